@@ -1,0 +1,34 @@
+// Buckets: the flat gradient buffer cut into ranges of whole blocks that are communicated as units. The model
+// and the option collectives.bucket_mb alone fix them, so they are the same for every number of ranks.
+//
+// A rank's shard is the union of its pieces of all buckets; shard memory is packed: bucket after bucket.
+#ifndef LOCKSTEP_COLLECTIVES_BUCKETS_H
+#define LOCKSTEP_COLLECTIVES_BUCKETS_H
+
+#include "collectives/plan.h"
+
+typedef struct LsBucket {
+    size_t first_block, blocks; // in the flat buffer
+} LsBucket;
+
+typedef struct LsBuckets {
+    size_t count;
+    size_t blocks;    // of the whole flat buffer
+    LsBucket *bucket; // in the order in which backward finishes them: from the end of the buffer to its start
+} LsBuckets;
+
+// Cuts `blocks` blocks into buckets of about `bucket_bytes` bytes of FP32 gradients, from the end of the
+// buffer (whose gradients are final first). The first bucket is smaller (a quarter), so that communication
+// starts early. Freed by ls_buckets_free.
+LsStatus ls_buckets_create(size_t blocks, size_t bucket_bytes, LsBuckets *out);
+void ls_buckets_free(LsBuckets *buckets);
+
+// The blocks of bucket `b` that `rank` owns, as positions in the flat buffer.
+LsBlockRange ls_bucket_piece(const LsBuckets *buckets, size_t b, uint32_t ranks, uint32_t rank);
+
+// Blocks owned by `rank` in all buckets, and in the buckets before `b`: the place of b's piece in the packed
+// shard.
+size_t ls_shard_blocks(const LsBuckets *buckets, uint32_t ranks, uint32_t rank);
+size_t ls_shard_offset(const LsBuckets *buckets, size_t b, uint32_t ranks, uint32_t rank);
+
+#endif

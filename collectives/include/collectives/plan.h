@@ -1,0 +1,98 @@
+// The lane plan: which rank computes which lanes, and how their gradients become one sum, as data.
+//
+// The global batch is cut into L lanes, a power of two. The gradient is defined as a balanced binary tree
+// over lanes: node(i, j) = node(i, m) + node(m, j), m = (i + j) / 2, leaves being single lanes. W <= L ranks
+// compute contiguous lanes. A rank's lanes form at most three maximal aligned subtrees; it adds those up
+// alone (local steps). What is left of the tree, its top, crosses ranks: for each bucket, split in W pieces
+// of whole blocks, the owner of a piece receives every rank's partial sums over the piece and adds them in
+// the tree's order (phases of sends, receives and additions). The sum's bits therefore depend on L and never
+// on W.
+//
+// A plan is data, compiled once per rank and executed by every backend; tests interpret it serially and prove
+// that it computes the tree.
+#ifndef LOCKSTEP_COLLECTIVES_PLAN_H
+#define LOCKSTEP_COLLECTIVES_PLAN_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+
+enum { LS_LANES_MAX = 4096, LS_SUBTREES_MAX = 3 };
+
+// One maximal aligned subtree of a rank's lanes, node(first, first + count): count is a power of two that
+// divides first.
+typedef struct LsSubtree {
+    uint32_t first, count;
+} LsSubtree;
+
+typedef struct LsLaneShare {
+    uint32_t first, count; // the rank's lanes
+    uint32_t subtrees;
+    LsSubtree subtree[LS_SUBTREES_MAX]; // from left to right
+} LsLaneShare;
+
+// The lanes of `rank`. Lanes are dealt in units of the smallest power of two with which no rank holds more
+// than LS_SUBTREES_MAX subtrees; the first ranks get one unit more when the units do not divide. LS_CONFIG if
+// L is not a power of two up to LS_LANES_MAX, or W is 0 or above L.
+LsStatus ls_lane_share(uint32_t lanes, uint32_t ranks, uint32_t rank, LsLaneShare *out);
+
+// Local work in order: compute lane `lane` into slot `slot`, then `adds` times slot[top - 1] += slot[top],
+// from the top of the stack down (slots form a stack, slot is its top; after the additions the top is slot -
+// adds). At the end slot s holds the rank's s-th subtree.
+typedef struct LsLaneStep {
+    uint32_t lane, slot, adds;
+} LsLaneStep;
+
+typedef enum LsTransferKind { LS_SEND, LS_RECEIVE } LsTransferKind;
+
+// A transfer of the pieces [first_piece, first_piece + pieces) of one slot's bucket with one peer. Transfers
+// between the same two ranks in one phase match in the order in which they are listed.
+typedef struct LsTransfer {
+    LsTransferKind kind;
+    uint32_t peer, slot, first_piece, pieces;
+} LsTransfer;
+
+// slot[into] += slot[from] over the same pieces.
+typedef struct LsPlanAdd {
+    uint32_t into, from, first_piece, pieces;
+} LsPlanAdd;
+
+// All transfers of a phase are concurrent; its additions follow when they are done.
+typedef struct LsPlanPhase {
+    size_t first_transfer, transfers; // in LsPlan.transfer
+    size_t first_add, adds;           // in LsPlan.add
+} LsPlanPhase;
+
+typedef struct LsPlan {
+    uint32_t lanes, ranks, rank;
+    LsLaneShare share;
+    uint32_t lane_slots;  // gradient buffers that the local steps need (whole model each); >= share.subtrees
+    uint32_t slots;       // all slots: [0, lane_slots) are gradient buffers, the rest are staging areas for
+                          // received pieces
+    uint32_t result_slot; // holds the rank's own piece of the sum at the end
+    size_t lane_steps, phases, transfers, adds;
+    LsLaneStep *lane_step;
+    LsPlanPhase *phase;
+    LsTransfer *transfer;
+    LsPlanAdd *add;
+} LsPlan;
+
+// Compiles the plan of one rank: direct exchange (one phase, every rank sends its subtrees' partials of a
+// piece to the piece's owner). The plan is freed by ls_plan_free. A staging slot holds only the rank's own
+// piece.
+LsStatus ls_plan_compile(uint32_t lanes, uint32_t ranks, uint32_t rank, LsPlan *out);
+void ls_plan_free(LsPlan *plan);
+
+// Bytes the rank sends for a bucket, as a multiple of what a ring reduce-scatter sends ((W-1)/W of the
+// bucket); 1.0 for W = 1.
+double ls_plan_send_ratio(const LsPlan *plan);
+
+// Piece `piece` of `blocks` blocks cut for `ranks` owners: the range [first, first + count), floor(piece *
+// blocks / ranks) on.
+typedef struct LsBlockRange {
+    size_t first, count;
+} LsBlockRange;
+LsBlockRange ls_piece(size_t blocks, uint32_t ranks, uint32_t piece);
+
+#endif

@@ -1,0 +1,70 @@
+// The model interface. A model knows its parameters, its activations and the order of its operations. It
+// knows nothing of ranks, lanes or communication: gradients go into a flat buffer that it is handed, and it
+// says when ranges of that buffer are final.
+#ifndef LOCKSTEP_MODELS_MODEL_H
+#define LOCKSTEP_MODELS_MODEL_H
+
+#include "base/config.h"
+#include "device/device.h"
+#include "models/parameters.h"
+
+typedef struct LsModel LsModel;
+
+// What the data set looks like to a model. Filled from the data file.
+typedef struct LsDataShape {
+    size_t features; // values of one sample
+    size_t outputs;  // classes, or regression outputs; 1 for binary cross-entropy
+    bool classes;    // targets are class labels (int32), else float values [outputs]
+} LsDataShape;
+
+// One microbatch in device memory.
+typedef struct LsBatch {
+    size_t rows;
+    const void *inputs;        // [rows][features], of the device's compute type
+    const int32_t *labels;     // [rows] or NULL
+    const float *targets;      // [rows][outputs] or NULL
+    const uint64_t *positions; // [rows] stream positions, the randomness of dropout
+} LsBatch;
+
+// Called when the gradient elements [first, ∞) of the flat buffer have been enqueued to their end: backward
+// runs from the last parameter to the first, so `first` only falls, down to 0. A failure ends backward.
+typedef LsStatus (*LsGradientsReady)(void *context, size_t first);
+
+typedef struct LsModelOps {
+    const char *name;
+    // Activations for at most max_rows rows are allocated at creation. One forward's activations serve the
+    // backward that follows it. forward: outputs() then gives [rows][outputs] of the compute type. train:
+    // dropout is on.
+    LsStatus (*forward)(LsModel *model, const void *weights, const LsBatch *batch, bool train);
+    // Adds the batch's loss sum to *loss_sum (device float) when not NULL, writes row losses to row_loss
+    // [rows] (device) when not NULL, and, with gradient_scale not 0, prepares the output gradient for
+    // backward.
+    LsStatus (*loss)(LsModel *model, const LsBatch *batch, float gradient_scale, const float *loss_scale,
+        float *loss_sum, float *row_loss);
+    // gradients[i] (+)= d loss / d parameter i, F32, whole flat buffer. accumulate: add to what is there.
+    LsStatus (*backward)(LsModel *model, const void *weights, const LsBatch *batch, float *gradients,
+        bool accumulate, LsGradientsReady ready, void *context);
+    const void *(*outputs)(const LsModel *model);
+    void (*destroy)(LsModel *model);
+} LsModelOps;
+
+// Models extend this struct: the first member of theirs is an LsModel.
+struct LsModel {
+    const LsModelOps *ops;
+    LsDevice *device;        // lent
+    LsParameters parameters; // owned
+    LsDataShape shape;
+    LsLossKind loss_kind; // never auto
+    size_t max_rows;
+    size_t activation_bytes; // device memory held
+    double flops_per_sample; // forward and backward of one sample: 6 × multiply-adds of the products
+};
+
+// Builds the model that the configuration names. max_rows is the largest microbatch (training or evaluation).
+// With device NULL only the parameter table, flops_per_sample and activation_bytes are made (--dry-run).
+// LS_CONFIG if model and data do not fit.
+LsStatus ls_model_create(
+    const LsConfig *config, const LsDataShape *shape, LsDevice *device, size_t max_rows, LsModel **out);
+void ls_model_destroy(LsModel *model);
+
+#endif

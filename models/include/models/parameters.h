@@ -1,0 +1,52 @@
+// The parameter table: every tensor of a model with its place in the flat buffers.
+#ifndef LOCKSTEP_MODELS_PARAMETERS_H
+#define LOCKSTEP_MODELS_PARAMETERS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+
+enum { LS_NAME_MAX = 64, LS_DIMENSIONS_MAX = 4 };
+
+// How a parameter gets its first values (see ls_parameter_initialize).
+typedef enum LsInit { LS_INIT_ZERO, LS_INIT_ONE, LS_INIT_NORMAL, LS_INIT_UNIFORM } LsInit;
+
+typedef struct LsParameter {
+    char name[LS_NAME_MAX]; // "layers.0.weight"
+    int dimensions;
+    size_t shape[LS_DIMENSIONS_MAX];
+    size_t elements;
+    size_t offset; // in elements, a multiple of LS_BLOCK
+    bool decay;    // weight decay applies
+    LsInit init;
+    float init_scale; // standard deviation (normal) or bound (uniform)
+} LsParameter;
+
+typedef struct LsParameters {
+    size_t count, capacity;
+    LsParameter *list; // in the order of the forward pass
+    size_t blocks;     // of the flat buffer
+} LsParameters;
+
+// Appends a tensor behind the last one, on a fresh block. Names are unique.
+LsStatus ls_parameters_add(LsParameters *table, const LsParameter *parameter);
+void ls_parameters_free(LsParameters *table);
+
+// NULL if there is none of that name.
+const LsParameter *ls_parameters_find(const LsParameters *table, const char *name);
+
+// Number of elements without padding.
+size_t ls_parameters_elements(const LsParameters *table);
+
+// decay[b] = 1 for blocks of tensors with weight decay; table->blocks entries.
+void ls_parameters_block_decay(const LsParameters *table, uint8_t *decay);
+
+// Writes the initial values of flat elements [first, first + count) to host memory `out`, padding as zeros.
+// Element e of tensor t draws from (seed, LS_RNG_INITIALIZE, index t, element e): any rank can initialise any
+// range.
+void ls_parameters_initialize(
+    const LsParameters *table, uint64_t seed, size_t first, size_t count, float *out);
+
+#endif

@@ -1,0 +1,41 @@
+// Files: whole reads, writes that are either complete or not there, directories.
+#ifndef LOCKSTEP_BASE_FILE_H
+#define LOCKSTEP_BASE_FILE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+
+enum { LS_PATH_MAX = 4096 };
+
+// Joins with '/' into `path`; LS_CONFIG if it does not fit LS_PATH_MAX.
+LsStatus ls_path_join(char path[LS_PATH_MAX], const char *directory, const char *name);
+
+bool ls_file_exists(const char *path);
+
+// Reads a whole file into a fresh NUL-terminated buffer that the caller frees. LS_NO_INPUT if it is missing,
+// LS_BAD_DATA if it is larger than `limit`, LS_IO otherwise.
+LsStatus ls_file_read(const char *path, size_t limit, char **data, size_t *size);
+
+// Replaces a file atomically: temporary name beside it, write, fsync, rename, fsync of the directory.
+LsStatus ls_file_replace(const char *path, const void *data, size_t size);
+
+// pread and pwrite of exactly `size` bytes; a short or failed transfer is LS_IO (reading past the end of the
+// file is LS_BAD_DATA) and names the path and the offset.
+LsStatus ls_file_read_at(int fd, const char *path, void *data, size_t size, uint64_t offset);
+LsStatus ls_file_write_at(int fd, const char *path, const void *data, size_t size, uint64_t offset);
+
+// fsync of a directory, so that a rename in it lasts.
+LsStatus ls_directory_sync(const char *path);
+
+// mkdir -p.
+LsStatus ls_directory_create(const char *path);
+
+// Removes a directory and all in it; a missing one is fine. Never follows symbolic links.
+LsStatus ls_directory_remove(const char *path);
+
+// Turns errno into LS_NO_INPUT (ENOENT) or LS_IO and a sentence: "cannot <action> <path>: <reason>".
+LsStatus ls_file_fail(const char *action, const char *path);
+
+#endif

@@ -1,0 +1,66 @@
+// A data set on disk: one HDF5 file, read by offset.
+//
+// File (docs/data.md has all of it):
+//   /train/x, /train/y, /validation/x, …, /test/x …   rows of features, rows of labels or targets
+//   /schema     scalar string: JSON with the schema, statistics, import options, source and content hash
+// x is uint8 or float32 [samples][features…]; y is int32 [samples] (classes) or float32 [samples][outputs].
+// Data sets are stored contiguous and little-endian, or chunked with deflate; then /train/x.chunks [chunks]
+// {offset, bytes, hash} says where the chunks lie and what they hash to, and rows are found without HDF5. The
+// root hash covers schema and the hash of every 1 MiB of every data set (stored as /train/x.hashes).
+#ifndef LOCKSTEP_DATA_DATASET_H
+#define LOCKSTEP_DATA_DATASET_H
+
+#include "base/hash.h"
+#include "base/json.h"
+#include "base/status.h"
+
+typedef struct LsDataset LsDataset;
+
+typedef enum LsSplit { LS_TRAIN, LS_VALIDATION, LS_TEST, LS_SPLITS } LsSplit;
+
+const char *ls_split_name(LsSplit split); // "train", "validation", "test"
+
+typedef enum LsColumnType { LS_COLUMN_U8, LS_COLUMN_F32, LS_COLUMN_I32 } LsColumnType;
+
+// What every reader of a split needs to know.
+typedef struct LsDatasetInfo {
+    size_t features; // values of one sample (product of its shape)
+    size_t feature_shape[4];
+    int feature_dimensions;
+    LsColumnType feature_type;  // U8 or F32
+    bool classes;               // labels are int32 classes
+    size_t outputs;             // classes, or regression outputs
+    size_t samples[LS_SPLITS];  // 0: no such split
+    bool uniform;               // shift and scale hold one value for all features
+    const float *shift, *scale; // inputs = (x - shift) * scale; owned by the data set
+    char root_hash[LS_HASH128_TEXT];
+    const json_t *schema; // owned by the data set
+} LsDatasetInfo;
+
+// Opens and checks structure and bounds (not contents: ls_dataset_verify does). Does not grow with the file.
+// LS_NO_INPUT, or LS_BAD_DATA with what is wrong.
+LsStatus ls_dataset_open(const char *path, LsDataset **out);
+void ls_dataset_close(LsDataset *dataset);
+const LsDatasetInfo *ls_dataset_info(const LsDataset *dataset);
+const char *ls_dataset_path(const LsDataset *dataset);
+
+// A reader has the scratch memory that one thread needs (the last chunks inflated). Any number of readers may
+// read one data set at the same time.
+typedef struct LsReader LsReader;
+LsStatus ls_reader_create(const LsDataset *dataset, LsSplit split, LsReader **out);
+void ls_reader_destroy(LsReader *reader);
+
+// Reads `count` samples of the split by index into x [count][features] (feature_type) and y [count] int32 or
+// [count][outputs] float32; y may be NULL. Checks labels against the classes and floats for NaN and infinity:
+// LS_BAD_DATA names file, split and sample.
+LsStatus ls_reader_read(LsReader *reader, const uint64_t *samples, size_t count, void *x, void *y);
+
+// Reads everything: block hashes, chunk hashes, root hash, label range, NaN. LS_BAD_DATA at the first
+// difference.
+LsStatus ls_dataset_verify(const LsDataset *dataset);
+
+// Prints shapes, classes with counts, means, deviations and missing values of each column, hashes and source
+// for people.
+LsStatus ls_dataset_inspect(const LsDataset *dataset, FILE *out);
+
+#endif

@@ -1,0 +1,61 @@
+// Importers: files as people have them to one data set file. What was learnt from the training split (means,
+// deviations, categories, filling values) is stored in the file's schema, so that whoever predicts later
+// applies the same.
+#ifndef LOCKSTEP_DATA_IMPORT_H
+#define LOCKSTEP_DATA_IMPORT_H
+
+#include "data/dataset.h"
+
+typedef enum LsMissingPolicy {
+    LS_MISSING_ERROR, // a missing value is LS_BAD_DATA
+    LS_MISSING_DROP,  // the row is left out and counted
+    LS_MISSING_FILL   // numeric: the training split's mean; categorical: a category of its own
+} LsMissingPolicy;
+
+typedef struct LsImportOptions {
+    const char *output;
+    uint64_t seed;           // of the split
+    double validation, test; // fractions of the rows; stratified by class
+    bool force;              // import again even when the output has the same inputs and options
+    bool compress;           // chunked with deflate
+    // csv
+    const char *label; // column name (or number when there is no header)
+    bool regression;   // label is a number, not a class
+    const char
+        *numeric; // comma-separated column names; columns named nowhere are found out from the training split
+    const char *categorical;
+    const char *ignore;
+    char delimiter; // ','
+    bool header;    // first line has names
+    LsMissingPolicy missing;
+    const char
+        *missing_values; // comma-separated texts that mean missing besides the empty field, e.g. "NA,?"
+} LsImportOptions;
+
+void ls_import_defaults(LsImportOptions *options);
+
+// *unchanged: the output already held exactly this import (same input hashes, same options) and nothing was
+// written. IDX (LeCun's MNIST format, plain or gzip): files are recognised by their dimensions; images and
+// labels are paired by count; a pair with "t10k" or "test" in its name becomes the test split. LS_NO_INPUT,
+// LS_BAD_DATA (file, offset, what), LS_IO.
+LsStatus ls_import_idx(
+    const char *const *inputs, size_t count, const LsImportOptions *options, bool *unchanged);
+
+// CSV (RFC 4180, plain or gzip), several files with the same columns are joined. LS_BAD_DATA names file, line
+// and column.
+LsStatus ls_import_csv(
+    const char *const *inputs, size_t count, const LsImportOptions *options, bool *unchanged);
+
+// New data through the stored preprocessing: rows in the model's raw feature layout of `dataset` schema.
+typedef struct LsRows {
+    size_t rows;
+    void *x; // [rows][features] of the schema's feature type
+    void *y; // labels or targets when the input has them (as in the data set), else NULL
+} LsRows;
+
+// Reads CSV or IDX input (recognised by content) according to `schema` (a data set's or the copy stored in a
+// checkpoint). The label column may be missing. Freed by ls_rows_free.
+LsStatus ls_rows_read(const json_t *schema, const char *path, LsRows *out);
+void ls_rows_free(LsRows *rows);
+
+#endif

@@ -1,0 +1,54 @@
+// The loader: worker threads that bring the next microbatches while the rank computes.
+//
+// The stream of training samples is endless: position p lies in epoch p / N and is sample permute(seed,
+// epoch, N)[p mod N]. Batches cross epochs. A step's global batch is the positions [cursor, cursor + batch);
+// lane l of L gets the l-th contiguous L-th of it, microbatch a of A the a-th part of that.
+#ifndef LOCKSTEP_DATA_LOADER_H
+#define LOCKSTEP_DATA_LOADER_H
+
+#include "data/dataset.h"
+
+// The sample at a stream position: O(1).
+uint64_t ls_stream_sample(uint64_t seed, uint64_t samples, uint64_t position);
+
+// One microbatch as raw rows in host memory; owned by the loader, valid until it is returned.
+typedef struct LsHostBatch {
+    size_t rows;
+    uint64_t *positions; // [rows]
+    void *x;             // [rows][features] of the file's type
+    void *y;             // [rows] int32 or [rows][outputs] float32
+} LsHostBatch;
+
+typedef struct LsLoader LsLoader;
+
+// Memory that batches are made of, for instance pinned memory of a device. NULL functions: ordinary memory.
+typedef struct LsHostMemory {
+    LsStatus (*allocate)(void *context, size_t bytes, void **out);
+    void (*release)(void *context, void *memory);
+    void *context;
+} LsHostMemory;
+
+typedef struct LsLoaderOptions {
+    uint64_t seed;
+    uint64_t cursor;                      // first stream position of the next step
+    size_t batch;                         // global
+    size_t lanes, first_lane, lane_count; // of the global batch, and this rank's
+    size_t accumulation;                  // microbatches per lane
+    int workers;                          // threads, at least 1; they unbind themselves from the rank's core
+    int prefetch;                         // microbatches ahead, at least 1
+    LsHostMemory memory;
+} LsLoaderOptions;
+
+// Starts the workers on the training split. They bring, step after step, this rank's microbatches in the
+// order (step, lane, part).
+LsStatus ls_loader_create(const LsDataset *dataset, const LsLoaderOptions *options, LsLoader **out);
+void ls_loader_destroy(LsLoader *loader);
+
+// The next microbatch in order; waits for it. A worker's failure is returned here. *waited (may be NULL)
+// grows by the seconds spent waiting.
+LsStatus ls_loader_next(LsLoader *loader, const LsHostBatch **out, double *waited);
+
+// Gives the microbatch back for refilling.
+void ls_loader_return(LsLoader *loader, const LsHostBatch *batch);
+
+#endif

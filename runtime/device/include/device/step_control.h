@@ -1,0 +1,23 @@
+// What one step decided, alike on every rank: read by the optimizer pass on the device in the same step, by
+// the host one step later, and stored in every checkpoint. Fixed width, no pointers.
+#ifndef LOCKSTEP_DEVICE_STEP_CONTROL_H
+#define LOCKSTEP_DEVICE_STEP_CONTROL_H
+
+#include <stdint.h>
+
+typedef struct LsStepControl {
+    int64_t step;           // steps done, skipped ones included
+    int64_t updates;        // updates applied: Adam's t
+    float loss;             // mean over the global batch of the newest step
+    float gradient_norm;    // of its unscaled gradient, before clipping
+    float learning_rate;    // of the newest step
+    float gradient_factor;  // what the optimizer multiplies gradients by: unscale × clip
+    float bias_correction1; // Adam: 1 - beta1^t of the newest update
+    float bias_correction2;
+    float loss_scale;       // 1 unless the precision is FP16
+    int32_t good_steps;     // since the loss scale last changed
+    int32_t skip;           // 1: the newest step's gradients were not finite and no update was made
+    int32_t skipped_in_row; // skips since the last update
+} LsStepControl;
+
+#endif

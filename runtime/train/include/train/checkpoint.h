@@ -1,0 +1,93 @@
+// Checkpoints: step-00001200/ with one HDF5 file, written by all ranks at the file offsets of its data sets,
+// and manifest.json, written last.
+//
+// The format knows nothing of ranks: tensors have names and shapes, blocks of LS_BLOCK elements have hashes
+// (XXH3-64; a tensor's hash is XXH3-128 over its block hashes in order), the manifest has a checksum of its
+// own. A directory without a valid manifest is not a checkpoint. docs/checkpoints.md has the whole format.
+#ifndef LOCKSTEP_TRAIN_CHECKPOINT_H
+#define LOCKSTEP_TRAIN_CHECKPOINT_H
+
+#include "base/config.h"
+#include "base/json.h"
+#include "collectives/comm.h"
+#include "device/step_control.h"
+#include "models/parameters.h"
+#include "train/run_dir.h"
+
+// Early stopping and "keep best": a part of the state, since it decides when a run ends.
+typedef struct LsBestMetric {
+    bool known;
+    double value;
+    int64_t step;
+    int64_t stale; // evaluations since
+} LsBestMetric;
+
+// State that is not tensors. Everything here is in `checkpoint hash`.
+typedef struct LsRunState {
+    LsStepControl control;
+    uint64_t cursor; // stream position of the next step
+    LsBestMetric best;
+} LsRunState;
+
+// One kind of per-parameter tensor: "parameters", "optimizer/moment1", "optimizer/moment2". FP32, held as
+// this rank's packed shard.
+typedef struct LsStateArray {
+    const char *group;
+    float *shard; // host memory, ls_shard_blocks blocks
+} LsStateArray;
+
+typedef struct LsCheckpointContent {
+    const LsParameters *parameters;
+    const LsBuckets *buckets;
+    size_t arrays;
+    LsStateArray *array;
+    LsRunState *state;
+    const LsConfig *config;
+    const char *data_root_hash;
+    const json_t *data_schema; // copied, so that predict needs no data file
+    const char *fingerprint;   // of the device
+} LsCheckpointContent;
+
+// Collective. Saves to <run>/checkpoints/step-N: temporary name with the incarnation, rank 0 creates the
+// file, all ranks write their blocks and fsync, agree, rank 0 writes the manifest, renames, fsyncs. Any
+// rank's failure is everybody's LS_IO and nothing is left behind. A save in three parts, so that writing can
+// move to a thread: begin (collective: files, offsets) → write (this rank's bytes; no MPI) → commit
+// (collective).
+typedef struct LsSave LsSave;
+LsStatus ls_save_begin(const LsRunDir *run, LsComm *comm, const LsCheckpointContent *content, LsSave **out);
+LsStatus ls_save_write(LsSave *save);
+LsStatus ls_save_commit(
+    LsSave *save, LsStatus written, char path[LS_PATH_MAX]); // consumes the save, also on failure
+
+// A checkpoint opened for reading: its manifest is checked, its tensors are not yet.
+typedef struct LsCheckpoint LsCheckpoint;
+LsStatus ls_checkpoint_open(const char *directory, LsCheckpoint **out); // LS_NO_INPUT, LS_CHECKPOINT
+void ls_checkpoint_close(LsCheckpoint *checkpoint);
+const json_t *ls_checkpoint_manifest(const LsCheckpoint *checkpoint);
+LsStatus ls_checkpoint_config(const LsCheckpoint *checkpoint, LsConfig *config);
+LsStatus ls_checkpoint_state(const LsCheckpoint *checkpoint, LsRunState *state);
+
+// Checks every block of every tensor (each rank a part when comm is given, collective). LS_CHECKPOINT names
+// the tensor and block.
+LsStatus ls_checkpoint_verify(const LsCheckpoint *checkpoint, LsComm *comm);
+
+// LS_CHECKPOINT when the tensors are not those of the table, by name and shape.
+LsStatus ls_checkpoint_matches(const LsCheckpoint *checkpoint, const LsParameters *parameters);
+
+// Reads blocks [first, first + count) of the flat buffer of group `group` to host memory, hashes checked,
+// padding as zeros.
+LsStatus ls_checkpoint_read(const LsCheckpoint *checkpoint, const LsParameters *parameters, const char *group,
+    size_t first, size_t count, float *out);
+
+// The SHA-256 of the contract.
+LsStatus ls_checkpoint_hash(const LsCheckpoint *checkpoint, char text[65]);
+
+// Steps of the run's checkpoint directories with a manifest, ascending, in *steps (freed by the caller).
+LsStatus ls_checkpoint_list(const char *run, int64_t **steps, size_t *count);
+void ls_checkpoint_path(char path[LS_PATH_MAX], const char *run, int64_t step);
+
+// Applies retention: keeps the last keep_last, multiples of keep_every, best_step, and always the newest two;
+// removes the others and what dead attempts left. Rank 0.
+LsStatus ls_checkpoint_retain(const LsRunDir *run, int64_t keep_last, int64_t keep_every, int64_t best_step);
+
+#endif

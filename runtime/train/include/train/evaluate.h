@@ -1,0 +1,51 @@
+// Evaluation: fixed blocks of samples in a fixed shape, dealt to the ranks, combined in the order of the
+// blocks; so its numbers, too, do not depend on the number of ranks.
+#ifndef LOCKSTEP_TRAIN_EVALUATE_H
+#define LOCKSTEP_TRAIN_EVALUATE_H
+
+#include "base/json.h"
+#include "collectives/comm.h"
+#include "data/dataset.h"
+#include "models/model.h"
+
+typedef struct LsEvaluation {
+    LsSplit split;
+    size_t samples;
+    bool classes; // accuracy, macro_f1 are set
+    bool binary;  // roc_auc is set
+    double loss, accuracy, macro_f1, roc_auc;
+} LsEvaluation;
+
+// Metrics of one set of predictions, on the host. scores: [samples][outputs] logits. macro_f1: mean F1 over
+// classes that occur in labels or predictions. roc_auc: two classes, by ranks with ties averaged
+// (Mann-Whitney).
+void ls_metrics_classification(
+    const float *scores, const int32_t *labels, size_t samples, size_t outputs, LsEvaluation *out);
+
+// A stratified, seeded choice of `count` samples of the split, sorted (the "quick" part): the same for every
+// rank and step. Writes indexes [count].
+LsStatus ls_evaluate_choose(
+    const LsDataset *dataset, LsSplit split, uint64_t seed, size_t count, uint64_t *indexes);
+
+typedef struct LsEvaluateOptions {
+    LsComm *comm;
+    LsDevice *device;
+    LsModel *model;
+    const LsDataset *dataset;
+    LsSplit split;
+    const uint64_t *indexes; // NULL: the whole split
+    size_t count;            // of indexes
+    size_t batch;            // rows of a block, at most model->max_rows
+    const void *weights;     // compute type, whole model, device
+} LsEvaluateOptions;
+
+// Collective; the result is the same on all ranks.
+LsStatus ls_evaluate(const LsEvaluateOptions *options, LsEvaluation *out);
+
+// {"split": …, "loss": …, "accuracy": …} as status.json and events carry it.
+json_t *ls_evaluation_json(const LsEvaluation *evaluation);
+
+// The value of the metric that eval.metric names; *better_is_higher says which way is better.
+double ls_evaluation_metric(const LsEvaluation *evaluation, int metric, bool *better_is_higher);
+
+#endif

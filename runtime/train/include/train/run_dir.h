@@ -1,0 +1,37 @@
+// A run's directory: claimed by one attempt at a time, on storage that all hosts see.
+//
+//   runs/NAME/  config.yaml  env.json  status.json  metrics.jsonl  events.jsonl  log/rank-0000.log
+//   checkpoints/step-00001200/
+//               attempts/000001/ (made by mkdir: whoever makes it owns that number)  lock (held by flock
+//               while an attempt lives)
+#ifndef LOCKSTEP_TRAIN_RUN_DIR_H
+#define LOCKSTEP_TRAIN_RUN_DIR_H
+
+#include <stdint.h>
+
+#include "base/file.h"
+#include "base/json.h"
+#include "collectives/comm.h"
+
+typedef struct LsRunDir {
+    char path[LS_PATH_MAX];
+    char run_id[33]; // random, made with the directory; same for all attempts
+    int attempt;     // 1, 2, …
+    int lock;        // descriptor on rank 0, -1 elsewhere
+} LsRunDir;
+
+// Collective. Creates or enters the directory, takes the lock (LS_IO "in use by process …" when a living
+// attempt holds it), makes the next attempt's number and checks that all ranks see the same storage (LS_IO
+// names the host that does not).
+LsStatus ls_run_dir_claim(LsRunDir *run, const char *path, LsComm *comm);
+void ls_run_dir_release(LsRunDir *run);
+
+// True when an attempt with a higher number has claimed the directory: this one must stop without writing.
+// Rank 0 only.
+bool ls_run_dir_superseded(const LsRunDir *run);
+
+// Moves what an earlier run left (all but the lock) into archive/NNN/ and starts a new run id. Rank 0 only,
+// after the claim.
+LsStatus ls_run_dir_archive(LsRunDir *run);
+
+#endif

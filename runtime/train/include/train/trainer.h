@@ -1,0 +1,30 @@
+// The trainer: everything a run owns, and the step.
+//
+// One step: microbatches of this rank's lanes → forward → backward, which hands out finished gradient ranges
+// → each bucket is reduced along the lane plan → one small exchange (lane losses, block norms, votes) → the
+// step's decision, on the device → one optimizer pass over this rank's shard → parameters gathered.
+#ifndef LOCKSTEP_TRAIN_TRAINER_H
+#define LOCKSTEP_TRAIN_TRAINER_H
+
+#include "base/config.h"
+#include "collectives/comm.h"
+#include "train/checkpoint.h"
+
+typedef struct LsTrainOptions {
+    const LsConfig *config; // validated
+    const char *run_dir;
+    const char *resume; // "auto", "never" or a checkpoint directory
+    int profile_steps;  // 0: none; else write <run>/profile/rank-NNNN.json, a Chrome trace of that many steps
+    LsComm *comm;
+    const volatile int *stop_signal; // set by a signal handler; 0: none
+} LsTrainOptions;
+
+// Trains to the end. LS_OK: done. LS_STOPPED: asked to stop, a durable checkpoint is there. LS_DIVERGED and
+// other failures as they come; status.json says so in every case.
+LsStatus ls_train(const LsTrainOptions *options);
+
+// Prints what a run would do on `ranks` ranks: lanes per rank and balance, rows per product, bytes sent,
+// memory by purpose. No run directory, no MPI traffic.
+LsStatus ls_train_dry_run(const LsConfig *config, int ranks, FILE *out);
+
+#endif
