@@ -19,6 +19,7 @@ bool ls_file_exists(const char *path);
 LsStatus ls_file_read(const char *path, size_t limit, char **data, size_t *size);
 
 // Replaces a file atomically: temporary name beside it, write, fsync, rename, fsync of the directory.
+// LS_IO on failure, and then the old file is as it was.
 LsStatus ls_file_replace(const char *path, const void *data, size_t size);
 
 // pread and pwrite of exactly `size` bytes; a short or failed transfer is LS_IO (reading past the end of the
@@ -32,7 +33,8 @@ LsStatus ls_directory_sync(const char *path);
 // mkdir -p.
 LsStatus ls_directory_create(const char *path);
 
-// Removes a directory and all in it; a missing one is fine. Never follows symbolic links.
+// Removes a directory and all in it; a missing one is fine. Never follows symbolic links:
+// those inside are unlinked, and a `path` that is one itself is refused.
 LsStatus ls_directory_remove(const char *path);
 
 // Turns errno into LS_NO_INPUT (ENOENT) or LS_IO and a sentence: "cannot <action> <path>: <reason>".

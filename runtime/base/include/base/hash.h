@@ -25,10 +25,11 @@ bool ls_hash128_equal(LsHash128 a, LsHash128 b);
 // 32 lower-case hexadecimal digits and a NUL.
 void ls_hash128_text(LsHash128 hash, char text[LS_HASH128_TEXT]);
 
-// Reads 32 hexadecimal digits; false if `text` is anything else.
+// Reads 32 hexadecimal digits; of either case; false if `text` is anything else.
 bool ls_hash128_parse(const char *text, LsHash128 *hash);
 
 // SHA-256 over bytes given piece by piece. Create, update any number of times, finish (which frees).
+// These cannot fail, but end the process (abort) where a few hundred bytes of memory cannot be had.
 typedef struct LsSha256 LsSha256;
 LsSha256 *ls_sha256_create(void);
 void ls_sha256_update(LsSha256 *sha, const void *data, size_t size);

@@ -13,9 +13,11 @@ json_t *ls_json_number(double value);
 
 // One line of JSON without the newline, for metrics and events; the caller frees. Keys keep their order of
 // insertion; reals have 9 significant digits, enough for a float32 to read back to the same float.
+// NULL when there is no memory left.
 char *ls_json_line(const json_t *value);
 
 // Sorted keys, no spaces, 17 significant digits: what checksums are taken over. The caller frees.
+// NULL when there is no memory left.
 char *ls_json_canonical(const json_t *value);
 
 // Reads a JSON object from a file of at most `limit` bytes. LS_NO_INPUT if it is missing; otherwise a

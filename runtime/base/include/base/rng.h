@@ -29,19 +29,47 @@ typedef struct LsRngKey {
 // Mixes seed and purpose to a key (two rounds of the SplitMix64 finaliser).
 LsRngKey ls_rng_key(uint64_t seed, uint32_t purpose);
 
-// The four numbers of counter (index, block).
-void ls_rng_block(LsRngKey key, uint64_t index, uint64_t block, uint32_t out[4]);
+// The four numbers of counter (index, block). In the header so that loops over elements are vectorised.
+static inline void ls_rng_block(LsRngKey key, uint64_t index, uint64_t block, uint32_t out[4])
+{
+    uint32_t c0 = (uint32_t)index, c1 = (uint32_t)(index >> 32);
+    uint32_t c2 = (uint32_t)block, c3 = (uint32_t)(block >> 32);
+    uint32_t k0 = key.word[0], k1 = key.word[1];
+    for (int round = 0; round < 10; round++) {
+        uint64_t product0 = (uint64_t)0xD2511F53u * c0;
+        uint64_t product1 = (uint64_t)0xCD9E8D57u * c2;
+        c0 = (uint32_t)(product1 >> 32) ^ c1 ^ k0;
+        c1 = (uint32_t)product1;
+        c2 = (uint32_t)(product0 >> 32) ^ c3 ^ k1;
+        c3 = (uint32_t)product0;
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+    out[0] = c0;
+    out[1] = c1;
+    out[2] = c2;
+    out[3] = c3;
+}
 
 // One 32-bit number for (index, element).
-uint32_t ls_rng_u32(LsRngKey key, uint64_t index, uint64_t element);
+static inline uint32_t ls_rng_u32(LsRngKey key, uint64_t index, uint64_t element)
+{
+    uint32_t word[4];
+    ls_rng_block(key, index, element / 4, word);
+    return word[element % 4];
+}
 
 // Uniform in [0, 1), 24 bits.
-float ls_rng_uniform(LsRngKey key, uint64_t index, uint64_t element);
+static inline float ls_rng_uniform(LsRngKey key, uint64_t index, uint64_t element)
+{
+    return (float)(ls_rng_u32(key, index, element) >> 8) * 0x1p-24f;
+}
 
 // Standard normal (Box-Muller in float64 over the element pair), rounded to float.
 float ls_rng_normal(LsRngKey key, uint64_t index, uint64_t element);
 
-// Uniform integer in [0, bound), bound > 0, by 64-bit multiply-shift.
+// Uniform integer in [0, bound), bound > 0, by 64-bit multiply-shift. Two elements share a counter value, so
+// it must not be mixed with the others under one key.
 uint64_t ls_rng_below(LsRngKey key, uint64_t index, uint64_t element, uint64_t bound);
 
 // A stateless bijection of [0, count): the image of `position`. A balanced Feistel network over the next
