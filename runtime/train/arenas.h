@@ -1,0 +1,65 @@
+// The flat buffers of a training run and this rank's shard of them.
+//
+// Whole model on every rank: weights (compute type) and gradient slots (F32). This rank's shard, packed
+// bucket after bucket: master weights and the optimizer's moments (F32; ZeRO-1, Rajbhandari et al., SC 2020).
+// In FP32 the weights are their own master, so the shard of them lies in `weights`.
+#ifndef LOCKSTEP_TRAIN_ARENAS_H
+#define LOCKSTEP_TRAIN_ARENAS_H
+
+#include "base/config.h"
+#include "collectives/comm.h"
+#include "models/model.h"
+#include "train/checkpoint.h"
+
+enum { LS_STATE_ARRAYS = 3, LS_LANE_SLOTS_MAX = 16 };
+
+typedef struct LsArenas {
+    LsComm *comm; // lent, as are the next three
+    LsDevice *device;
+    const LsParameters *parameters;
+    const LsBuckets *buckets;
+    uint32_t ranks, rank;
+    LsDtype type; // of weights
+    size_t slots; // gradient buffers
+    size_t shard_blocks;
+    void *weights;
+    float *gradient[LS_LANE_SLOTS_MAX];
+    float *master;    // NULL in FP32
+    float *moment[2]; // NULL where the optimizer has none
+    uint8_t *decay;   // [shard_blocks] device
+    LsStateArray
+        array[LS_STATE_ARRAYS]; // host copies of the shard, one per group: what checkpoints read and write
+    size_t arrays;
+} LsArenas;
+
+// Bytes of the buffers, for --dry-run; the arenas allocate exactly these.
+typedef struct LsArenaBytes {
+    size_t weights, gradients, optimizer, host;
+} LsArenaBytes;
+LsArenaBytes ls_arenas_bytes(const LsConfig *config, LsDtype type, const LsParameters *parameters,
+    const LsBuckets *buckets, const LsPlan *plan);
+
+// Gradient buffers that the plan's local steps need: one when the library reduces.
+size_t ls_arenas_slots(const LsConfig *config, const LsPlan *plan);
+
+LsStatus ls_arenas_create(const LsConfig *config, LsComm *comm, LsModel *model, const LsBuckets *buckets,
+    const LsPlan *plan, LsArenas *out);
+void ls_arenas_destroy(LsArenas *arenas);
+
+// This rank's piece of bucket b.
+typedef struct LsPieceView {
+    size_t elements;
+    float *master, *gradient, *moment1, *moment2; // gradient: in slot 0
+    void *weights;
+    uint8_t *decay;
+} LsPieceView;
+LsPieceView ls_arenas_piece(const LsArenas *arenas, size_t b);
+
+// Device → host copies of master weights and moments, into `array`.
+LsStatus ls_arenas_snapshot(LsArenas *arenas);
+
+// Host → device: takes `array` as the state of this rank's shard, rounds the working weights and gathers
+// them. Collective.
+LsStatus ls_arenas_restore(LsArenas *arenas);
+
+#endif
