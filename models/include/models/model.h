@@ -33,8 +33,8 @@ typedef LsStatus (*LsGradientsReady)(void *context, size_t first);
 typedef struct LsModelOps {
     const char *name;
     // Activations for at most max_rows rows are allocated at creation. One forward's activations serve the
-    // backward that follows it. forward: outputs() then gives [rows][outputs] of the compute type. train:
-    // dropout is on.
+    // backward that follows it. forward: outputs() then gives [rows][outputs], F32 whatever the compute
+    // type is. train: dropout is on.
     LsStatus (*forward)(LsModel *model, const void *weights, const LsBatch *batch, bool train);
     // Adds the batch's loss sum to *loss_sum (device float) when not NULL, writes row losses to row_loss
     // [rows] (device) when not NULL, and, with gradient_scale not 0, prepares the output gradient for
@@ -57,12 +57,14 @@ struct LsModel {
     LsLossKind loss_kind; // never auto
     size_t max_rows;
     size_t activation_bytes; // device memory held
-    double flops_per_sample; // forward and backward of one sample: 6 × multiply-adds of the products
+    double flops_per_sample; // of the products that forward and backward do for one sample: 2 for each
+                             // multiply-add
 };
 
-// Builds the model that the configuration names. max_rows is the largest microbatch (training or evaluation).
-// With device NULL only the parameter table, flops_per_sample and activation_bytes are made (--dry-run).
-// LS_CONFIG if model and data do not fit.
+// Builds the model that the configuration names, for data of the given shape (see ls_data_shape in
+// train/batch.h: binary cross-entropy on two classes has one output and float targets). max_rows is the
+// largest microbatch (training or evaluation). With device NULL only the parameter table, flops_per_sample
+// and activation_bytes are made (--dry-run). LS_CONFIG if model and data do not fit.
 LsStatus ls_model_create(
     const LsConfig *config, const LsDataShape *shape, LsDevice *device, size_t max_rows, LsModel **out);
 void ls_model_destroy(LsModel *model);

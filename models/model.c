@@ -1,0 +1,51 @@
+#include "models/model.h"
+
+#include "models.h"
+
+// The loss that train.loss means for targets of this shape.
+static LsStatus resolve_loss(int requested, const LsDataShape *shape, LsLossKind *out)
+{
+    LsLossKind kind = (LsLossKind)requested;
+    if (kind == LS_LOSS_AUTO)
+        kind = shape->classes ? LS_LOSS_CROSS_ENTROPY : LS_LOSS_MSE;
+    if (shape->classes && kind != LS_LOSS_CROSS_ENTROPY)
+        return LS_FAIL(LS_CONFIG, "train.loss: the data's targets are %zu classes, which need cross-entropy",
+            shape->outputs);
+    if (!shape->classes && kind == LS_LOSS_CROSS_ENTROPY)
+        return LS_FAIL(LS_CONFIG, "train.loss: cross-entropy needs class labels, the data's targets are "
+                                  "numbers; use mse or binary_cross_entropy");
+    *out = kind;
+    return LS_OK;
+}
+
+static LsStatus check(const LsConfig *config, const LsModel *base)
+{
+    if (base->shape.features == 0 || base->shape.outputs == 0 || base->max_rows == 0)
+        return LS_FAIL(LS_INTERNAL, "a model needs features, outputs and rows, it got %zu, %zu and %zu",
+            base->shape.features, base->shape.outputs, base->max_rows);
+    if (base->loss_kind == LS_LOSS_CROSS_ENTROPY && base->shape.outputs < 2)
+        return LS_FAIL(
+            LS_CONFIG, "cross-entropy needs at least 2 classes, the data has %zu", base->shape.outputs);
+    if (base->loss_kind != LS_LOSS_CROSS_ENTROPY && config->train.label_smoothing > 0)
+        return LS_FAIL(LS_CONFIG, "train.label_smoothing: only cross-entropy smooths labels; set it to 0");
+    return LS_OK;
+}
+
+LsStatus ls_model_create(
+    const LsConfig *config, const LsDataShape *shape, LsDevice *device, size_t max_rows, LsModel **out)
+{
+    LsModel base = {.device = device, .shape = *shape, .max_rows = max_rows};
+    LS_TRY(resolve_loss(config->train.loss, shape, &base.loss_kind));
+    LS_TRY(check(config, &base));
+    switch ((LsModelKind)config->model.kind) {
+    case LS_MODEL_MLP:
+        return ls_mlp_create(config, &base, out);
+    }
+    return LS_FAIL(LS_INTERNAL, "model.kind has no constructor for value %d", config->model.kind);
+}
+
+void ls_model_destroy(LsModel *model)
+{
+    if (model)
+        model->ops->destroy(model);
+}
