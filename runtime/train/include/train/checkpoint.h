@@ -2,8 +2,9 @@
 // and manifest.json, written last.
 //
 // The format knows nothing of ranks: tensors have names and shapes, blocks of LS_BLOCK elements have hashes
-// (XXH3-64; a tensor's hash is XXH3-128 over its block hashes in order), the manifest has a checksum of its
-// own. A directory without a valid manifest is not a checkpoint. docs/checkpoints.md has the whole format.
+// (XXH3-64; a tensor's hash is XXH3-128 over its block hashes in order), the rest of the HDF5 file has one,
+// and so has the manifest. A directory without a manifest is not a checkpoint. docs/checkpoints.md has the
+// whole format.
 #ifndef LOCKSTEP_TRAIN_CHECKPOINT_H
 #define LOCKSTEP_TRAIN_CHECKPOINT_H
 
@@ -44,15 +45,17 @@ typedef struct LsCheckpointContent {
     LsRunState *state;
     const LsConfig *config;
     const char *data_root_hash;
-    const json_t *data_schema; // copied, so that predict needs no data file
+    const json_t *data_schema; // copied, so that predict needs no data file; may be NULL
     const char *fingerprint;   // of the device
 } LsCheckpointContent;
 
 // Collective. Saves to <run>/checkpoints/step-N: temporary name with the incarnation, rank 0 creates the
 // file, all ranks write their blocks and fsync, agree, rank 0 writes the manifest, renames, fsyncs. Any
-// rank's failure is everybody's LS_IO and nothing is left behind. A save in three parts, so that writing can
-// move to a thread: begin (collective: files, offsets) → write (this rank's bytes; no MPI) → commit
-// (collective).
+// rank's failure is everybody's LS_IO and nothing is left behind. A checkpoint of the same step, which a
+// resume may make again, is replaced. A save in three parts, so that writing can move to a thread: begin
+// (collective: files, offsets) → write (this rank's bytes; no MPI) → commit (collective). State,
+// configuration and schema are copied at begin; run, comm, parameters, buckets and the shards are lent until
+// the commit.
 typedef struct LsSave LsSave;
 LsStatus ls_save_begin(const LsRunDir *run, LsComm *comm, const LsCheckpointContent *content, LsSave **out);
 LsStatus ls_save_write(LsSave *save);
@@ -61,9 +64,17 @@ LsStatus ls_save_commit(
 
 // A checkpoint opened for reading: its manifest is checked, its tensors are not yet.
 typedef struct LsCheckpoint LsCheckpoint;
-LsStatus ls_checkpoint_open(const char *directory, LsCheckpoint **out); // LS_NO_INPUT, LS_CHECKPOINT
+// LS_NO_INPUT when there is no such directory; LS_CHECKPOINT when it is no checkpoint, or manifest and file
+// do not fit each other.
+LsStatus ls_checkpoint_open(const char *directory, LsCheckpoint **out);
 void ls_checkpoint_close(LsCheckpoint *checkpoint);
 const json_t *ls_checkpoint_manifest(const LsCheckpoint *checkpoint);
+int64_t ls_checkpoint_step(const LsCheckpoint *checkpoint);
+const char *ls_checkpoint_run_id(const LsCheckpoint *checkpoint);
+const char *ls_checkpoint_fingerprint(const LsCheckpoint *checkpoint);
+const char *ls_checkpoint_data_hash(const LsCheckpoint *checkpoint);
+const json_t *ls_checkpoint_data_schema(const LsCheckpoint *checkpoint); // JSON null if none was given
+bool ls_checkpoint_has_group(const LsCheckpoint *checkpoint, const char *group);
 LsStatus ls_checkpoint_config(const LsCheckpoint *checkpoint, LsConfig *config);
 LsStatus ls_checkpoint_state(const LsCheckpoint *checkpoint, LsRunState *state);
 
@@ -79,15 +90,22 @@ LsStatus ls_checkpoint_matches(const LsCheckpoint *checkpoint, const LsParameter
 LsStatus ls_checkpoint_read(const LsCheckpoint *checkpoint, const LsParameters *parameters, const char *group,
     size_t first, size_t count, float *out);
 
-// The SHA-256 of the contract.
+// One SHA-256 over every tensor's name, type, shape and bytes in name order and over the run state; nothing
+// in it depends on the number of ranks. Block hashes are checked on the way.
 LsStatus ls_checkpoint_hash(const LsCheckpoint *checkpoint, char text[65]);
+
+// What a person wants to know of a checkpoint, and of how two differ: for each tensor the number of elements
+// whose bits differ and the largest absolute difference, then the state and the configuration. *equal: same
+// tensors, same state.
+LsStatus ls_checkpoint_info(const LsCheckpoint *checkpoint, FILE *out);
+LsStatus ls_checkpoint_diff(const LsCheckpoint *a, const LsCheckpoint *b, FILE *out, bool *equal);
 
 // Steps of the run's checkpoint directories with a manifest, ascending, in *steps (freed by the caller).
 LsStatus ls_checkpoint_list(const char *run, int64_t **steps, size_t *count);
 void ls_checkpoint_path(char path[LS_PATH_MAX], const char *run, int64_t step);
 
-// Applies retention: keeps the last keep_last, multiples of keep_every, best_step, and always the newest two;
-// removes the others and what dead attempts left. Rank 0.
+// Applies retention: keeps the last keep_last, multiples of keep_every (0: none), best_step (-1: none), and
+// always the newest two; removes the others and what earlier attempts left unfinished. Rank 0.
 LsStatus ls_checkpoint_retain(const LsRunDir *run, int64_t keep_last, int64_t keep_every, int64_t best_step);
 
 #endif

@@ -3,6 +3,8 @@
 #ifndef LOCKSTEP_TRAIN_METRICS_H
 #define LOCKSTEP_TRAIN_METRICS_H
 
+#include <stdio.h>
+
 #include "base/json.h"
 #include "train/run_dir.h"
 
@@ -16,29 +18,45 @@ typedef struct LsStepRecord {
 } LsStepRecord;
 
 typedef struct LsProgress {
-    int64_t total_steps; // 0: unknown
-    double epoch, eta_seconds;
-    size_t memory_bytes;
+    int64_t total_steps;       // 0: unknown
+    double epoch, eta_seconds; // eta < 0: unknown
+    size_t memory_bytes;       // 0: not shown
 } LsProgress;
 
-LsStatus ls_metrics_open(const LsRunDir *run, LsMetrics **out);
+// The progress line, without an end of line:
+// step 1200/5000 24% | epoch 0.71 | loss 3.412 | gnorm 0.84 | lr 2.9e-04 | 412.3k tok/s | mfu 41% | …
+void ls_progress_line(const LsStepRecord *record, const LsProgress *progress, size_t tokens_per_sample,
+    char *text, size_t size);
+
+typedef struct LsMetricsOptions {
+    bool quiet;               // no progress line
+    size_t tokens_per_sample; // 0: the samples are no sequences, the rate is in samples
+    FILE *progress;           // where the progress line goes; NULL: standard output
+} LsMetricsOptions;
+
+// Opens the files for appending; a line that a dead attempt left unfinished is removed. `options` NULL: all
+// zero.
+LsStatus ls_metrics_open(const LsRunDir *run, const LsMetricsOptions *options, LsMetrics **out);
 void ls_metrics_close(LsMetrics *metrics);
 
-// Removes lines of metrics.jsonl past `step` (a resume there); a torn last line goes too.
+// Removes the lines of metrics.jsonl past `step`, because the run resumes there.
 LsStatus ls_metrics_rewind(LsMetrics *metrics, int64_t step);
 
-// Appends a line and shows the progress line (in place on a terminal).
+// Appends a line and shows the progress line (in place on a terminal). status.json follows every few
+// seconds.
 LsStatus ls_metrics_step(LsMetrics *metrics, const LsStepRecord *record, const LsProgress *progress);
 
-// Appends an event: `kind` is start, resume, checkpoint, preempt, restart, skip, eval or stop; takes
-// `details` (an object, may be NULL).
+// Appends an event {"time", "event", "attempt", "step", …}: `kind` is start, resume, checkpoint, preempt,
+// restart, skip, eval or stop; takes `details` (an object whose members are added, may be NULL).
 LsStatus ls_metrics_event(LsMetrics *metrics, const char *kind, int64_t step, json_t *details);
 
 // Everything is on disk (fsync) when this returns: called before a checkpoint is committed.
 LsStatus ls_metrics_sync(LsMetrics *metrics);
 
-// Replaces status.json: `fields` (an object, borrowed) are merged over the last ones written; state, step and
-// so on as in the contract.
+// Replaces status.json: `fields` (an object, borrowed, may be NULL) are merged over the last ones written.
+// Every key is always there, null while it is unknown: state, step, epoch, world_size, attempt, train_loss,
+// eval, samples_per_second, tokens_per_second, checkpoint, message, updated_at. attempt, updated_at and what
+// ls_metrics_step is told are filled in here.
 LsStatus ls_metrics_status(LsMetrics *metrics, const json_t *fields);
 
 #endif
