@@ -1,0 +1,46 @@
+// Creates a data set file, for the importers (docs/data.md describes the format).
+//
+// The rows go to a temporary file beside the final one, which takes its name only in ls_writer_commit: after
+// a failure, a full disk or a kill the old file, or none, is there. One thread.
+//
+//     LsWriter *writer = NULL;
+//     LS_TRY(ls_writer_begin(path, &shape, &writer));
+//     LsStatus status = ls_writer_append(writer, LS_TRAIN, x, y, rows); // as often as needed, splits in any
+//     order if (status == LS_OK)
+//         status = ls_writer_commit(writer, schema);
+//     ls_writer_destroy(writer); // removes the temporary file unless it was committed
+#ifndef LOCKSTEP_DATA_WRITER_H
+#define LOCKSTEP_DATA_WRITER_H
+
+#include "data/dataset.h"
+
+// What must be known before the first row.
+typedef struct LsWriterShape {
+    LsColumnType feature_type; // LS_COLUMN_U8 or LS_COLUMN_F32
+    size_t feature_shape[4];
+    int feature_dimensions; // 1 to 4
+    bool classes;           // y is int32 classes; else float32 targets
+    size_t outputs;         // classes, or targets of a row
+    size_t samples[LS_SPLITS];
+    bool compress; // x in deflated chunks
+} LsWriterShape;
+
+typedef struct LsWriter LsWriter;
+
+// LS_IO when the file cannot be created or the disk has no room for it (the space is reserved here, so that a
+// full disk shows before the work is done); LS_BAD_DATA for a shape that overflows or has no training rows.
+LsStatus ls_writer_begin(const char *path, const LsWriterShape *shape, LsWriter **out);
+
+// Appends rows to a split: x [rows][features] of the feature type, y [rows] int32 or [rows][outputs] float32.
+// Both are checked: a class outside [0, outputs), a NaN or an infinity is LS_BAD_DATA. LS_IO.
+LsStatus ls_writer_append(LsWriter *writer, LsSplit split, const void *x, const void *y, size_t rows);
+
+// Ends the file, makes it durable and gives it its name. `schema` is the importer's part of the schema (the
+// keys of import_common.h); the writer adds its own keys (format, feature_type, feature_shape, outputs,
+// splits, root_hash) to the object. Every split must be complete.
+LsStatus ls_writer_commit(LsWriter *writer, json_t *schema);
+
+// Frees; removes the temporary file unless it was committed. Accepts NULL.
+void ls_writer_destroy(LsWriter *writer);
+
+#endif
