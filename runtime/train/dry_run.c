@@ -1,0 +1,123 @@
+// --dry-run: what a run would do on a number of ranks, from the plan alone.
+
+#include <math.h>
+
+#include "arenas.h"
+#include "data/dataset.h"
+#include "train/batch.h"
+#include "train/trainer.h"
+
+typedef struct DryRun {
+    const LsConfig *config;
+    LsDataset *dataset;
+    const LsDatasetInfo *info;
+    LsModel *model;
+    LsBuckets buckets;
+    LsDtype type;
+} DryRun;
+
+static double mebibytes(size_t bytes)
+{
+    return (double)bytes / (1024.0 * 1024.0);
+}
+
+static LsStatus set_up(DryRun *dry, const LsConfig *config)
+{
+    dry->config = config;
+    LS_TRY(ls_config_validate(config));
+    if (config->data.path[0] == '\0')
+        return LS_FAIL(
+            LS_CONFIG, "data.path is not set: it names the data set file that `lockstep data import` wrote");
+    LS_TRY(ls_dataset_open(config->data.path, &dry->dataset));
+    dry->info = ls_dataset_info(dry->dataset);
+    LsDevice *device = NULL;
+    LS_TRY(ls_device_open(&(LsDeviceOptions){.kind = config->runtime.device,
+                              .precision = config->runtime.precision,
+                              .threads = (int)config->runtime.threads,
+                              .isa = config->runtime.isa},
+        &device));
+    dry->type = ls_device_compute_type(device);
+    ls_device_close(device);
+    LsDataShape shape;
+    LS_TRY(ls_data_shape(config, dry->info, &shape));
+    int64_t microbatch = config->train.batch / (config->train.lanes * config->train.accumulation);
+    size_t rows = (size_t)(microbatch > config->eval.batch ? microbatch : config->eval.batch);
+    LS_TRY(ls_model_create(config, &shape, NULL, rows, &dry->model));
+    size_t bucket_bytes = (size_t)(config->collectives.bucket_mb * 1024 * 1024);
+    return ls_buckets_create(dry->model->parameters.blocks, bucket_bytes, &dry->buckets);
+}
+
+static void print_run(const DryRun *dry, int ranks, FILE *out)
+{
+    const LsConfig *config = dry->config;
+    double samples = (double)dry->info->samples[LS_TRAIN];
+    double steps = (double)config->train.max_steps;
+    if (config->train.max_epochs > 0) {
+        double by_epochs = ceil(config->train.max_epochs * samples / (double)config->train.batch);
+        steps = steps == 0 || by_epochs < steps ? by_epochs : steps;
+    }
+    fprintf(out, "model        %s, %zu parameters in %zu tensors, %.3g FLOP per sample\n",
+        dry->model->ops->name, ls_parameters_elements(&dry->model->parameters), dry->model->parameters.count,
+        dry->model->flops_per_sample);
+    fprintf(out, "data         %s: %.0f training samples of %zu values\n", config->data.path, samples,
+        dry->info->features);
+    fprintf(out, "steps        %.0f (%.2f epochs)\n", steps, steps * (double)config->train.batch / samples);
+    fprintf(out, "batch        %lld = %lld lanes x %lld microbatches x %lld rows per product\n",
+        (long long)config->train.batch, (long long)config->train.lanes, (long long)config->train.accumulation,
+        (long long)(config->train.batch / (config->train.lanes * config->train.accumulation)));
+    fprintf(out, "precision    %s, buckets: %zu\n", ls_dtype_name(dry->type), dry->buckets.count);
+    fprintf(out, "ranks        %d\n\n", ranks);
+}
+
+static LsStatus print_rank(const DryRun *dry, uint32_t ranks, uint32_t rank, FILE *out)
+{
+    LsPlan plan;
+    LS_TRY(ls_plan_compile((uint32_t)dry->config->train.lanes, ranks, rank, &plan));
+    LsArenaBytes bytes =
+        ls_arenas_bytes(dry->config, dry->type, &dry->model->parameters, &dry->buckets, &plan);
+    size_t shard = ls_shard_blocks(&dry->buckets, ranks, rank) * LS_BLOCK * sizeof(float);
+    size_t staging = (plan.slots - plan.lane_slots) * shard;
+    size_t total = bytes.weights + bytes.gradients + bytes.optimizer + bytes.host + staging +
+                   dry->model->activation_bytes;
+    fprintf(out, "%4u  %4u-%-4u %8u %8.2f %9.1f %9.1f %9.1f %9.1f %9.1f %9.1f %9.1f\n", rank,
+        plan.share.first, plan.share.first + plan.share.count - 1, plan.share.subtrees,
+        ls_plan_send_ratio(&plan), mebibytes(bytes.weights), mebibytes(bytes.gradients),
+        mebibytes(bytes.optimizer), mebibytes(staging), mebibytes(dry->model->activation_bytes),
+        mebibytes(bytes.host), mebibytes(total));
+    ls_plan_free(&plan);
+    return LS_OK;
+}
+
+static LsStatus print_ranks(const DryRun *dry, uint32_t ranks, FILE *out)
+{
+    uint32_t lanes = (uint32_t)dry->config->train.lanes, most = 0;
+    fprintf(out, "rank  lanes     subtrees sent/ring   weights gradients optimizer   staging  activat.      "
+                 "host     total  (MiB)\n");
+    for (uint32_t r = 0; r < ranks; r++) {
+        LsLaneShare share;
+        LS_TRY(ls_lane_share(lanes, ranks, r, &share));
+        most = share.count > most ? share.count : most;
+        LS_TRY(print_rank(dry, ranks, r, out));
+    }
+    fprintf(out, "\nbalance      %.0f%%: the busiest rank computes %u of %u lanes, an even share is %.2f\n",
+        100.0 * lanes / ((double)most * ranks), most, lanes, (double)lanes / ranks);
+    return LS_OK;
+}
+
+LsStatus ls_train_dry_run(const LsConfig *config, int ranks, FILE *out)
+{
+    DryRun dry = {0};
+    LsStatus status = LS_OK;
+    if (ranks < 1 || ranks > config->train.lanes)
+        return LS_FAIL(LS_CONFIG, "%d ranks cannot share train.lanes = %lld lanes: plan for 1 to %lld ranks",
+            ranks, (long long)config->train.lanes, (long long)config->train.lanes);
+    status = set_up(&dry, config);
+    if (status == LS_OK) {
+        print_run(&dry, ranks, out);
+        status = print_ranks(&dry, (uint32_t)ranks, out);
+    }
+    ls_buckets_free(&dry.buckets);
+    ls_model_destroy(dry.model);
+    ls_dataset_close(dry.dataset);
+    return status;
+}

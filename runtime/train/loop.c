@@ -1,0 +1,283 @@
+// The loop around the step. At a step's end the order is: update, log, evaluate, decide, checkpoint.
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "trainer_state.h"
+
+// ---- Logging --------------------------------------------------------------------------------------------
+
+static double epoch_of(const LsTrainer *t)
+{
+    return (double)t->state.cursor / (double)t->info->samples[LS_TRAIN];
+}
+
+static size_t device_memory(const LsTrainer *t)
+{
+    LsArenaBytes bytes =
+        ls_arenas_bytes(t->config, t->arenas.type, &t->model->parameters, &t->buckets, &t->plan);
+    return bytes.weights + bytes.gradients + bytes.optimizer + ls_reducer_bytes(t->reducer) +
+           t->model->activation_bytes + ls_device_batch_bytes(t->batch);
+}
+
+static void restart_window(LsTrainer *t)
+{
+    t->times = (LsStepTimes){.start = ls_clock_seconds()};
+}
+
+static LsStatus log_steps(LsTrainer *t)
+{
+    if (!t->metrics)
+        return LS_OK;
+    const LsStepControl *control = &t->state.control;
+    double steps = (double)t->times.steps;
+    double seconds = (ls_clock_seconds() - t->times.start) / steps;
+    double rate = (double)t->config->train.batch / seconds;
+    double peak = t->peak_flops * ls_comm_size(t->comm);
+    LsStepRecord record = {
+        .step = control->step,
+        .loss = control->loss,
+        .lr = control->learning_rate,
+        .gradient_norm = control->gradient_norm,
+        .loss_scale = control->loss_scale,
+        .step_seconds = seconds,
+        .data_seconds = t->times.data / steps,
+        .comm_seconds = t->times.comm / steps,
+        .samples_per_second = rate,
+        .mfu = peak > 0 ? t->model->flops_per_sample * rate / peak : -1,
+    };
+    LsProgress progress = {
+        .total_steps = t->total_steps,
+        .epoch = epoch_of(t),
+        .eta_seconds = seconds * (double)(t->total_steps - control->step),
+        .memory_bytes = device_memory(t),
+    };
+    return ls_metrics_step(t->metrics, &record, &progress);
+}
+
+LsStatus ls_trainer_status(LsTrainer *t, const char *state, const char *message)
+{
+    if (!t->metrics)
+        return LS_OK;
+    json_t *fields = json_pack("{s:s, s:I, s:i, s:s}", "state", state, "step",
+        (json_int_t)t->state.control.step, "world_size", ls_comm_size(t->comm), "message", message);
+    if (t->info)
+        json_object_set_new(fields, "epoch", ls_json_number(epoch_of(t)));
+    if (t->state.control.step > 0)
+        json_object_set_new(fields, "train_loss", ls_json_number(t->state.control.loss));
+    if (t->evaluated)
+        json_object_set_new(fields, "eval", ls_evaluation_json(&t->newest_evaluation));
+    if (t->saved_step >= 0) {
+        char path[LS_PATH_MAX];
+        ls_checkpoint_path(path, t->run.path, t->saved_step);
+        json_object_set_new(fields, "checkpoint", json_string(path));
+    }
+    LsStatus status = ls_metrics_status(t->metrics, fields);
+    json_decref(fields);
+    return status;
+}
+
+// ---- Evaluation -----------------------------------------------------------------------------------------
+
+static LsStatus evaluate(LsTrainer *t, LsSplit split, const uint64_t *indexes, size_t count)
+{
+    ls_trace_begin(t->trace, "evaluate");
+    LsStatus status = ls_evaluate(&(LsEvaluateOptions){.comm = t->comm,
+                                      .device = t->device,
+                                      .model = t->model,
+                                      .dataset = t->dataset,
+                                      .split = split,
+                                      .indexes = indexes,
+                                      .count = count,
+                                      .batch = (size_t)t->config->eval.batch,
+                                      .weights = t->arenas.weights},
+        &t->newest_evaluation);
+    ls_trace_end(t->trace);
+    LS_TRY(status);
+    t->evaluated = true;
+    if (!t->metrics)
+        return LS_OK;
+    json_t *details = ls_evaluation_json(&t->newest_evaluation);
+    char *line = ls_json_line(details);
+    ls_info("evaluation at step %lld: %s", (long long)t->state.control.step, line ? line : "");
+    free(line);
+    return ls_metrics_event(t->metrics, "eval", t->state.control.step, details);
+}
+
+// Keeps the best value seen and counts the evaluations since.
+static void watch_metric(LsTrainer *t)
+{
+    bool higher = false;
+    double value = ls_evaluation_metric(&t->newest_evaluation, t->config->eval.metric, &higher);
+    LsBestMetric *best = &t->state.best;
+    bool better = isfinite(value) && (!best->known || (higher ? value > best->value : value < best->value));
+    if (better)
+        *best = (LsBestMetric){.known = true, .value = value, .step = t->state.control.step};
+    else
+        best->stale++;
+}
+
+static bool stopped_early(const LsTrainer *t)
+{
+    return t->config->train.early_stopping > 0 && t->state.best.stale >= t->config->train.early_stopping;
+}
+
+// ---- Checkpoints ----------------------------------------------------------------------------------------
+
+static LsStatus write_checkpoint(LsTrainer *t, char path[LS_PATH_MAX])
+{
+    LsCheckpointContent content = {
+        .parameters = &t->model->parameters,
+        .buckets = &t->buckets,
+        .arrays = t->arenas.arrays,
+        .array = t->arenas.array,
+        .state = &t->state,
+        .config = t->config,
+        .data_root_hash = t->info->root_hash,
+        .data_schema = t->info->schema,
+        .fingerprint = t->fingerprint,
+    };
+    LsSave *save = NULL;
+    LS_TRY(ls_comm_agree(t->comm, ls_arenas_snapshot(&t->arenas)));
+    LS_TRY(ls_save_begin(&t->run, t->comm, &content, &save));
+    LsStatus written = ls_save_write(save);
+    if (written == LS_OK)
+        written = ls_metrics_sync(t->metrics);
+    return ls_save_commit(save, written, path);
+}
+
+LsStatus ls_trainer_save(LsTrainer *t)
+{
+    char path[LS_PATH_MAX];
+    double start = ls_clock_seconds();
+    ls_trace_begin(t->trace, "checkpoint");
+    LsStatus status = write_checkpoint(t, path);
+    ls_trace_end(t->trace);
+    LS_TRY(status);
+    t->saved_step = t->state.control.step;
+    if (ls_comm_rank(t->comm) == 0) {
+        int64_t best = t->config->checkpoint.keep_best && t->state.best.known ? t->state.best.step : -1;
+        status = ls_checkpoint_retain(
+            &t->run, t->config->checkpoint.keep_last, t->config->checkpoint.keep_every, best);
+        if (status == LS_OK)
+            status = ls_metrics_event(t->metrics, "checkpoint", t->saved_step,
+                json_pack("{s:s, s:f}", "path", path, "seconds", ls_clock_seconds() - start));
+        if (status == LS_OK)
+            status = ls_trainer_status(t, "running", "");
+    }
+    return ls_comm_agree(t->comm, status);
+}
+
+// ---- The loop -------------------------------------------------------------------------------------------
+
+static bool due(int64_t every, int64_t step)
+{
+    return every > 0 && step % every == 0;
+}
+
+// A skipped step is an event; too many in a row end the run.
+static LsStatus check_divergence(LsTrainer *t)
+{
+    const LsStepControl *control = &t->state.control;
+    if (!control->skip)
+        return LS_OK;
+    LS_TRY(ls_comm_agree(t->comm, ls_metrics_event(t->metrics, "skip", control->step,
+                                      json_pack("{s:o, s:o}", "loss", ls_json_number(control->loss),
+                                          "grad_norm", ls_json_number(control->gradient_norm)))));
+    if (control->skipped_in_row <= t->config->train.max_skipped)
+        return LS_OK;
+    return LS_FAIL(LS_DIVERGED,
+        "training diverged: loss %g, gradient norm %g at step %lld after %d skipped steps; lower "
+        "optimizer.lr or set "
+        "optimizer.clip_norm",
+        (double)control->loss, (double)control->gradient_norm, (long long)control->step,
+        control->skipped_in_row);
+}
+
+static LsStatus stop_here(LsTrainer *t, uint32_t stop)
+{
+    const char *why = stop == LS_STOP_TIME ? "train.max_time is over" : "asked to stop by a signal";
+    LS_TRY(ls_comm_agree(t->comm,
+        ls_metrics_event(t->metrics, "preempt", t->state.control.step, json_pack("{s:s}", "reason", why))));
+    return LS_FAIL(LS_STOPPED, "%s: checkpoint of step %lld is durable, run again to go on", why,
+        (long long)t->state.control.step);
+}
+
+static bool finished(const LsTrainer *t)
+{
+    return t->state.control.step >= t->total_steps || stopped_early(t);
+}
+
+// What follows a step: its log line, an evaluation, a checkpoint.
+static LsStatus after_step(LsTrainer *t, uint32_t stop)
+{
+    int64_t step = t->state.control.step;
+    LS_TRY(check_divergence(t));
+    bool last = step >= t->total_steps;
+    if (due(t->config->log.every, step) || last || stop) {
+        LS_TRY(ls_comm_agree(t->comm, log_steps(t)));
+        restart_window(t);
+    }
+    bool evaluated = due(t->config->eval.every, step);
+    if (evaluated) {
+        LS_TRY(evaluate(t, t->watched, t->quick, t->quick_count));
+        watch_metric(t);
+    }
+    bool best = evaluated && t->config->checkpoint.keep_best && t->state.best.step == step;
+    if (due(t->config->checkpoint.every, step) || finished(t) || stop || best)
+        LS_TRY(ls_trainer_save(t));
+    if (evaluated || t->saved_step == step)
+        restart_window(t);
+    return LS_OK;
+}
+
+static LsStatus write_profile(LsTrainer *t)
+{
+    char directory[LS_PATH_MAX];
+    LsStatus status = ls_path_join(directory, t->run.path, "profile");
+    if (status == LS_OK)
+        status = ls_trace_write(t->trace, directory);
+    return ls_comm_agree(t->comm, status);
+}
+
+static LsStatus run_steps(LsTrainer *t)
+{
+    restart_window(t);
+    while (!finished(t)) {
+        uint32_t stop = LS_STOP_NONE;
+        ls_trace_begin(t->trace, "step");
+        LsStatus status = ls_trainer_step(t, &stop);
+        ls_trace_end(t->trace);
+        LS_TRY(status);
+        LS_TRY(after_step(t, stop));
+        if (ls_trace_step(t->trace))
+            LS_TRY(write_profile(t));
+        if (stop && !finished(t))
+            return stop_here(t, stop);
+    }
+    return LS_OK;
+}
+
+// The run's last numbers: every split that is not trained on, in full; the test split, if there is one, last.
+static LsStatus evaluate_in_full(LsTrainer *t)
+{
+    static const LsSplit order[] = {LS_VALIDATION, LS_TEST};
+    for (size_t i = 0; i < sizeof order / sizeof *order; i++)
+        if (t->info->samples[order[i]] > 0)
+            LS_TRY(evaluate(t, order[i], NULL, 0));
+    return LS_OK;
+}
+
+LsStatus ls_trainer_run(LsTrainer *t)
+{
+    LS_TRY(run_steps(t));
+    LS_TRY(evaluate_in_full(t));
+    const char *why = t->state.control.step >= t->total_steps ? "the last step is done" : "early stopping";
+    LsStatus status =
+        ls_metrics_event(t->metrics, "stop", t->state.control.step, json_pack("{s:s}", "reason", why));
+    if (status == LS_OK)
+        status = ls_trainer_status(t, "completed", why);
+    return ls_comm_agree(t->comm, status);
+}

@@ -1,0 +1,269 @@
+// Where a run begins: at the newest checkpoint that verifies, at another run's parameters, or afresh.
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/memory.h"
+#include "trainer_state.h"
+
+// ---- Choosing a checkpoint ------------------------------------------------------------------------------
+
+// Rank 0's list counts, so that all ranks try the same checkpoints.
+static LsStatus list_checkpoints(LsTrainer *t, int64_t **steps, size_t *count)
+{
+    int64_t *list = NULL;
+    uint64_t length = 0;
+    LsStatus status = LS_OK;
+    if (ls_comm_rank(t->comm) == 0) {
+        size_t found = 0;
+        status = ls_checkpoint_list(t->run.path, &list, &found);
+        length = found;
+    }
+    LS_TRY(ls_comm_agree(t->comm, status));
+    LS_TRY(ls_comm_broadcast(t->comm, &length, sizeof length, 0));
+    if (!list && length > 0)
+        status = ls_memory_allocate(length * sizeof *list, (void **)&list);
+    LS_TRY(ls_comm_agree(t->comm, status));
+    if (length > 0)
+        LS_TRY(ls_comm_broadcast(t->comm, list, length * sizeof *list, 0));
+    *steps = list;
+    *count = length;
+    return LS_OK;
+}
+
+static LsStatus open_verified(LsTrainer *t, const char *path, LsCheckpoint **out)
+{
+    LsCheckpoint *checkpoint = NULL;
+    LsStatus status = ls_comm_agree(t->comm, ls_checkpoint_open(path, &checkpoint));
+    if (status == LS_OK)
+        status = ls_checkpoint_verify(checkpoint, t->comm);
+    if (status != LS_OK) {
+        ls_checkpoint_close(checkpoint);
+        return status;
+    }
+    *out = checkpoint;
+    return LS_OK;
+}
+
+static void report_unusable(LsTrainer *t, int64_t step)
+{
+    if (ls_comm_rank(t->comm) != 0)
+        return;
+    ls_warn("checkpoint of step %lld is left aside: %s", (long long)step, ls_status_message());
+    json_t *details = json_pack("{s:s, s:s}", "checkpoint", "unusable", "reason", ls_status_message());
+    ls_metrics_event(t->metrics, "checkpoint", step, details);
+}
+
+// The newest checkpoint that verifies; *out stays NULL when the run has none.
+static LsStatus choose_newest(LsTrainer *t, LsCheckpoint **out)
+{
+    int64_t *steps = NULL;
+    size_t count = 0;
+    LS_TRY(list_checkpoints(t, &steps, &count));
+    LsStatus status = LS_OK;
+    for (size_t i = count; i-- > 0;) {
+        char path[LS_PATH_MAX];
+        ls_checkpoint_path(path, t->run.path, steps[i]);
+        status = open_verified(t, path, out);
+        if (status == LS_OK)
+            break;
+        report_unusable(t, steps[i]);
+    }
+    free(steps);
+    if (status != LS_OK)
+        return LS_FAIL(LS_CHECKPOINT,
+            "%s: none of its %zu checkpoints is intact (the oldest: %s); start afresh with --resume never",
+            t->run.path, count, ls_status_message());
+    return LS_OK;
+}
+
+// ---- Whether the run may go on from it ------------------------------------------------------------------
+
+static LsStatus compare_options(LsTrainer *t, const LsConfig *before, json_t *changes)
+{
+    size_t count = 0;
+    const LsOption *options = ls_options(&count);
+    for (size_t i = 0; i < count; i++) {
+        char old_value[LS_CONFIG_TEXT], new_value[LS_CONFIG_TEXT];
+        ls_option_text(before, &options[i], old_value, sizeof old_value);
+        ls_option_text(t->config, &options[i], new_value, sizeof new_value);
+        if (strcmp(old_value, new_value) == 0 || options[i].class_ == LS_CLASS_FREE)
+            continue;
+        if (options[i].class_ == LS_CLASS_IDENTITY)
+            return LS_FAIL(LS_CHECKPOINT,
+                "%s is %s, but the checkpoint was trained with %s: use that, or another --run-dir, or "
+                "--resume never",
+                options[i].name, new_value, old_value);
+        json_object_set_new(changes, options[i].name, json_pack("[s, s]", old_value, new_value));
+    }
+    return LS_OK;
+}
+
+static LsStatus check_compatible(LsTrainer *t, const LsCheckpoint *checkpoint, json_t *changes)
+{
+    LsConfig before;
+    LS_TRY(ls_checkpoint_config(checkpoint, &before));
+    LS_TRY(compare_options(t, &before, changes));
+    const char *data = ls_checkpoint_data_hash(checkpoint);
+    if (strcmp(data, t->info->root_hash) != 0)
+        return LS_FAIL(LS_CHECKPOINT,
+            "%s has root hash %s, but the checkpoint was trained on %s: set data.path to that data, or use "
+            "--resume never",
+            t->config->data.path, t->info->root_hash, data);
+    LS_TRY(ls_checkpoint_matches(checkpoint, &t->model->parameters));
+    if (strcmp(ls_checkpoint_fingerprint(checkpoint), t->fingerprint) != 0)
+        json_object_set_new(changes, "fingerprint",
+            json_pack("[s, s]", ls_checkpoint_fingerprint(checkpoint), t->fingerprint));
+    return LS_OK;
+}
+
+static void report_changes(json_t *changes)
+{
+    const char *name = NULL;
+    json_t *pair = NULL;
+    json_object_foreach(changes, name, pair)
+    {
+        ls_warn("resuming with another %s (%s, before %s): the run goes on, but not with the bits it would "
+                "have had",
+            name, json_string_value(json_array_get(pair, 1)), json_string_value(json_array_get(pair, 0)));
+    }
+}
+
+// ---- Filling the arenas ---------------------------------------------------------------------------------
+
+// Reads this rank's pieces of one group; a group that the checkpoint lacks (momentum switched on) stays zero.
+static LsStatus read_group(LsTrainer *t, const LsCheckpoint *checkpoint, const LsStateArray *array)
+{
+    if (!ls_checkpoint_has_group(checkpoint, array->group))
+        return LS_OK;
+    for (size_t b = 0; b < t->buckets.count; b++) {
+        LsBlockRange piece = ls_bucket_piece(&t->buckets, b, t->plan.ranks, t->plan.rank);
+        size_t place = ls_shard_offset(&t->buckets, b, t->plan.ranks, t->plan.rank);
+        if (piece.count > 0)
+            LS_TRY(ls_checkpoint_read(checkpoint, &t->model->parameters, array->group, piece.first,
+                piece.count, array->shard + place * LS_BLOCK));
+    }
+    return LS_OK;
+}
+
+static LsStatus read_state(LsTrainer *t, const LsCheckpoint *checkpoint)
+{
+    for (size_t a = 0; a < t->arenas.arrays; a++)
+        LS_TRY(read_group(t, checkpoint, &t->arenas.array[a]));
+    return ls_checkpoint_state(checkpoint, &t->state);
+}
+
+static void initialize_parameters(LsTrainer *t)
+{
+    for (size_t b = 0; b < t->buckets.count; b++) {
+        LsBlockRange piece = ls_bucket_piece(&t->buckets, b, t->plan.ranks, t->plan.rank);
+        size_t place = ls_shard_offset(&t->buckets, b, t->plan.ranks, t->plan.rank);
+        ls_parameters_initialize(&t->model->parameters, (uint64_t)t->config->train.seed,
+            piece.first * LS_BLOCK, piece.count * LS_BLOCK, t->arenas.array[0].shard + place * LS_BLOCK);
+    }
+}
+
+// Parameters of another run's checkpoint, everything else fresh.
+static LsStatus read_initial_parameters(LsTrainer *t)
+{
+    LsCheckpoint *checkpoint = NULL;
+    LS_TRY(ls_checkpoint_open(t->config->train.init_from, &checkpoint));
+    LsStatus status = ls_checkpoint_matches(checkpoint, &t->model->parameters);
+    if (status == LS_OK)
+        status = read_group(t, checkpoint, &t->arenas.array[0]);
+    ls_checkpoint_close(checkpoint);
+    return status;
+}
+
+static LsStatus start_fresh(LsTrainer *t)
+{
+    t->state = (LsRunState){.control.loss_scale = 1.0f, .best.step = -1};
+    t->saved_step = -1;
+    LsStatus status = LS_OK;
+    if (t->config->train.init_from[0])
+        status = read_initial_parameters(t);
+    else
+        initialize_parameters(t);
+    LS_TRY(ls_comm_agree(t->comm, status));
+    return ls_metrics_event(t->metrics, "start", 0,
+        json_pack("{s:i, s:s}", "world_size", ls_comm_size(t->comm), "fingerprint", t->fingerprint));
+}
+
+static LsStatus restore(LsTrainer *t, const LsCheckpoint *checkpoint)
+{
+    json_t *changes = json_object();
+    LsStatus status = ls_comm_agree(t->comm, check_compatible(t, checkpoint, changes));
+    if (status == LS_OK)
+        status = ls_comm_agree(t->comm, read_state(t, checkpoint));
+    if (status == LS_OK && ls_comm_rank(t->comm) == 0) {
+        t->saved_step = ls_checkpoint_step(checkpoint);
+        report_changes(changes);
+        ls_info("resuming at step %lld on %d rank%s", (long long)t->state.control.step, ls_comm_size(t->comm),
+            ls_comm_size(t->comm) == 1 ? "" : "s");
+        status = ls_metrics_rewind(t->metrics, t->state.control.step);
+        if (status == LS_OK)
+            status = ls_metrics_event(t->metrics, "resume", t->state.control.step,
+                json_pack("{s:i, s:O}", "world_size", ls_comm_size(t->comm), "changes", changes));
+    }
+    json_decref(changes);
+    return ls_comm_agree(t->comm, status);
+}
+
+// Checkpoints of this run past the step at which --resume CHECKPOINT starts belong to a future that will be
+// trained again; they move out of the way of a later automatic resume.
+static LsStatus set_aside_later(LsTrainer *t)
+{
+    int64_t *steps = NULL;
+    size_t count = 0;
+    LS_TRY(ls_checkpoint_list(t->run.path, &steps, &count));
+    char folder[LS_PATH_MAX], from[LS_PATH_MAX], to[LS_PATH_MAX], name[64];
+    snprintf(name, sizeof name, "archive/before-attempt-%06d", t->run.attempt);
+    LsStatus status = ls_path_join(folder, t->run.path, name);
+    for (size_t i = 0; i < count && status == LS_OK; i++) {
+        if (steps[i] <= t->state.control.step)
+            continue;
+        status = ls_directory_create(folder);
+        ls_checkpoint_path(from, t->run.path, steps[i]);
+        if (status == LS_OK)
+            status = ls_path_join(to, folder, strrchr(from, '/') + 1);
+        if (status == LS_OK && rename(from, to) != 0)
+            status = ls_file_fail("move", from);
+    }
+    free(steps);
+    return status;
+}
+
+static LsStatus resume_from(LsTrainer *t, const char *path)
+{
+    LsCheckpoint *checkpoint = NULL;
+    LS_TRY(open_verified(t, path, &checkpoint));
+    LsStatus status = restore(t, checkpoint);
+    ls_checkpoint_close(checkpoint);
+    LS_TRY(status);
+    return ls_comm_agree(t->comm, ls_comm_rank(t->comm) == 0 ? set_aside_later(t) : LS_OK);
+}
+
+static LsStatus resume_newest(LsTrainer *t)
+{
+    LsCheckpoint *checkpoint = NULL;
+    LS_TRY(choose_newest(t, &checkpoint));
+    LsStatus status = checkpoint ? restore(t, checkpoint) : start_fresh(t);
+    ls_checkpoint_close(checkpoint);
+    return status;
+}
+
+LsStatus ls_trainer_resume(LsTrainer *t)
+{
+    const char *how = t->options->resume ? t->options->resume : "auto";
+    if (strcmp(how, "never") == 0)
+        LS_TRY(start_fresh(t));
+    else if (strcmp(how, "auto") == 0)
+        LS_TRY(resume_newest(t));
+    else
+        LS_TRY(resume_from(t, how));
+    LS_TRY(ls_arenas_restore(&t->arenas));
+    LS_TRY(t->device->ops->copy_in(t->device, t->control, &t->state.control, sizeof t->state.control));
+    return t->device->ops->synchronize(t->device);
+}

@@ -1,0 +1,304 @@
+// Creates what a run needs in order, runs it, and destroys it in reverse.
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "trainer_state.h"
+
+// ---- What all ranks must have in common -----------------------------------------------------------------
+
+// LS_CONFIG when `text` differs between ranks; `what` names it.
+static LsStatus require_same(LsComm *comm, const char *what, const char *text)
+{
+    char first[LS_FINGERPRINT_MAX] = "";
+    snprintf(first, sizeof first, "%s", text);
+    LS_TRY(ls_comm_broadcast(comm, first, sizeof first, 0));
+    LsStatus status = LS_OK;
+    if (strncmp(first, text, sizeof first - 1) != 0)
+        status =
+            LS_FAIL(LS_CONFIG, "%s on host %s is \"%s\", but on rank 0 it is \"%s\"; ranks must not differ",
+                what, ls_comm_host(comm), text, first);
+    return ls_comm_agree(comm, status);
+}
+
+// A hash of every option that decides bits.
+static LsStatus require_same_config(LsComm *comm, const LsConfig *config)
+{
+    LsSha256 *sha = ls_sha256_create();
+    size_t count = 0;
+    const LsOption *options = ls_options(&count);
+    for (size_t i = 0; i < count; i++) {
+        char value[LS_CONFIG_TEXT];
+        ls_option_text(config, &options[i], value, sizeof value);
+        if (options[i].class_ != LS_CLASS_FREE)
+            ls_sha256_update(sha, value, strlen(value) + 1);
+    }
+    char text[LS_SHA256_TEXT];
+    ls_sha256_finish(sha, text);
+    return require_same(comm, "the configuration's hash", text);
+}
+
+// ---- Parts of the set-up, in order ----------------------------------------------------------------------
+
+static LsStatus write_config(const LsTrainer *t)
+{
+    char path[LS_PATH_MAX];
+    LS_TRY(ls_path_join(path, t->run.path, "config.yaml"));
+    char *text = NULL;
+    size_t size = 0;
+    FILE *memory = open_memstream(&text, &size);
+    if (!memory)
+        return LS_FAIL(LS_INTERNAL, "out of memory");
+    ls_config_write_yaml(t->config, memory);
+    fclose(memory);
+    LsStatus status = ls_file_replace(path, text, size);
+    free(text);
+    return status;
+}
+
+static LsStatus open_log(const LsTrainer *t)
+{
+    char name[64], path[LS_PATH_MAX];
+    snprintf(name, sizeof name, "log/rank-%04d.log", ls_comm_rank(t->comm));
+    LS_TRY(ls_path_join(path, t->run.path, name));
+    return ls_log_open(path);
+}
+
+static LsStatus open_run_on_rank_0(LsTrainer *t)
+{
+    if (ls_comm_rank(t->comm) != 0)
+        return LS_OK;
+    if (t->options->resume && strcmp(t->options->resume, "never") == 0)
+        LS_TRY(ls_run_dir_archive(&t->run));
+    LS_TRY(write_config(t));
+    return ls_metrics_open(&t->run, &(LsMetricsOptions){.quiet = t->options->quiet}, &t->metrics);
+}
+
+static LsStatus open_run(LsTrainer *t)
+{
+    LS_TRY(ls_run_dir_claim(&t->run, t->options->run_dir, t->comm));
+    LS_TRY(ls_comm_agree(t->comm, open_run_on_rank_0(t)));
+    LS_TRY(ls_comm_agree(t->comm, open_log(t)));
+    return ls_comm_agree(t->comm, ls_trainer_status(t, "running", "starting"));
+}
+
+static LsStatus open_data(LsTrainer *t)
+{
+    if (t->config->data.path[0] == '\0')
+        return LS_FAIL(
+            LS_CONFIG, "data.path is not set: it names the data set file that `lockstep data import` wrote");
+    LS_TRY(ls_dataset_open(t->config->data.path, &t->dataset));
+    t->info = ls_dataset_info(t->dataset);
+    if (t->info->samples[LS_TRAIN] == 0)
+        return LS_FAIL(LS_BAD_DATA, "%s has no training samples", t->config->data.path);
+    return LS_OK;
+}
+
+// Evaluations during training look at the validation split, or at the test split when there is no other; a
+// part of it when that is enough.
+static LsStatus choose_evaluation(LsTrainer *t)
+{
+    t->watched = t->info->samples[LS_VALIDATION] > 0 ? LS_VALIDATION : LS_TEST;
+    size_t samples = t->info->samples[t->watched];
+    size_t quick = (size_t)t->config->eval.quick_samples;
+    bool wanted = t->config->eval.every > 0 || t->config->train.early_stopping > 0;
+    if (wanted && samples == 0)
+        return LS_FAIL(LS_CONFIG, "eval.every is set, but %s has neither a validation nor a test split",
+            t->config->data.path);
+    if (quick == 0 || quick >= samples)
+        return LS_OK;
+    LS_TRY(ls_memory_allocate(quick * sizeof *t->quick, (void **)&t->quick));
+    t->quick_count = quick;
+    return ls_evaluate_choose(t->dataset, t->watched, (uint64_t)t->config->train.seed, quick, t->quick);
+}
+
+static LsStatus open_device(LsTrainer *t)
+{
+    const LsConfig *config = t->config;
+    LS_TRY(ls_device_open(&(LsDeviceOptions){.kind = config->runtime.device,
+                              .precision = config->runtime.precision,
+                              .threads = (int)config->runtime.threads,
+                              .isa = config->runtime.isa},
+        &t->device));
+    ls_device_fingerprint(t->device, t->fingerprint, sizeof t->fingerprint);
+    return ls_device_measure_peak(t->device, &t->peak_flops);
+}
+
+static LsStatus build_model(LsTrainer *t)
+{
+    const LsConfig *config = t->config;
+    LsDataShape shape;
+    LS_TRY(ls_data_shape(config, t->info, &shape));
+    t->microbatch = (size_t)(config->train.batch / (config->train.lanes * config->train.accumulation));
+    size_t rows = t->microbatch > (size_t)config->eval.batch ? t->microbatch : (size_t)config->eval.batch;
+    LS_TRY(ls_model_create(config, &shape, t->device, rows, &t->model));
+    return ls_device_batch_create(t->device, t->info, &shape, t->microbatch, &t->batch);
+}
+
+static LsStatus plan_communication(LsTrainer *t)
+{
+    const LsConfig *config = t->config;
+    LS_TRY(ls_plan_compile((uint32_t)config->train.lanes, (uint32_t)ls_comm_size(t->comm),
+        (uint32_t)ls_comm_rank(t->comm), &t->plan));
+    size_t bucket_bytes = (size_t)(config->collectives.bucket_mb * 1024 * 1024);
+    LS_TRY(ls_buckets_create(t->model->parameters.blocks, bucket_bytes, &t->buckets));
+    LS_TRY(ls_arenas_create(config, t->comm, t->model, &t->buckets, &t->plan, &t->arenas));
+    LS_TRY(ls_reducer_create(t->comm,
+        &(LsReducerOptions){.device = t->device,
+            .plan = &t->plan,
+            .buckets = &t->buckets,
+            .slot = t->arenas.gradient,
+            .reduction = config->collectives.reduction},
+        &t->reducer));
+    LS_TRY(ls_exchange_create(t->comm, t->device, &t->plan, &t->buckets, &t->exchange));
+    return t->device->ops->allocate(t->device, sizeof *t->control, (void **)&t->control);
+}
+
+static int64_t steps_of_run(const LsTrainer *t)
+{
+    const LsConfig *config = t->config;
+    int64_t steps = config->train.max_steps;
+    if (config->train.max_epochs > 0) {
+        double samples = config->train.max_epochs * (double)t->info->samples[LS_TRAIN];
+        int64_t by_epochs = (int64_t)ceil(samples / (double)config->train.batch);
+        steps = steps == 0 || by_epochs < steps ? by_epochs : steps;
+    }
+    return steps;
+}
+
+static LsStatus host_memory_allocate(void *context, size_t bytes, void **out)
+{
+    LsDevice *device = context;
+    return device->ops->allocate_host(device, bytes, out);
+}
+
+static void host_memory_release(void *context, void *memory)
+{
+    LsDevice *device = context;
+    device->ops->release_host(device, memory);
+}
+
+static LsStatus start_loader(LsTrainer *t)
+{
+    const LsConfig *config = t->config;
+    LsLoaderOptions options = {
+        .seed = (uint64_t)config->train.seed,
+        .cursor = t->state.cursor,
+        .batch = (size_t)config->train.batch,
+        .lanes = (size_t)config->train.lanes,
+        .first_lane = t->plan.share.first,
+        .lane_count = t->plan.share.count,
+        .accumulation = (size_t)config->train.accumulation,
+        .workers = (int)config->data.workers,
+        .prefetch = (int)config->data.prefetch,
+        .memory = {.allocate = host_memory_allocate, .release = host_memory_release, .context = t->device},
+    };
+    return ls_loader_create(t->dataset, &options, &t->loader);
+}
+
+static LsStatus write_environment(const LsTrainer *t)
+{
+    if (ls_comm_rank(t->comm) != 0)
+        return LS_OK;
+    char host[256] = "";
+    gethostname(host, sizeof host - 1);
+    json_t *environment = json_pack("{s:s, s:i, s:s, s:s, s:s, s:f}", "host", host, "world_size",
+        ls_comm_size(t->comm), "communicator", ls_comm_name(t->comm), "fingerprint", t->fingerprint,
+        "data_root_hash", t->info->root_hash, "peak_flops_per_rank", t->peak_flops);
+    LsStatus status = ls_run_dir_write_env(&t->run, environment);
+    json_decref(environment);
+    return status;
+}
+
+// Every part that may fail on some ranks only is followed by an agreement, so that all ranks end together.
+static LsStatus set_up(LsTrainer *t)
+{
+    LsComm *comm = t->comm;
+    LS_TRY(ls_comm_agree(comm, ls_config_validate(t->config)));
+    if (ls_comm_size(comm) > t->config->train.lanes)
+        return LS_FAIL(LS_CONFIG,
+            "%d ranks cannot share train.lanes = %lld lanes: start at most %lld ranks or raise train.lanes",
+            ls_comm_size(comm), (long long)t->config->train.lanes, (long long)t->config->train.lanes);
+    LS_TRY(require_same_config(comm, t->config));
+    LS_TRY(ls_comm_agree(comm, open_data(t)));
+    LS_TRY(require_same(comm, "the data set's root hash", t->info->root_hash));
+    LS_TRY(ls_comm_agree(comm, choose_evaluation(t)));
+    LS_TRY(ls_comm_agree(comm, open_device(t)));
+    if (t->config->collectives.reduction == LS_REDUCTION_EXACT)
+        LS_TRY(require_same(comm, "the machine's fingerprint", t->fingerprint));
+    LS_TRY(ls_comm_agree(comm, build_model(t)));
+    LS_TRY(ls_comm_agree(comm, plan_communication(t)));
+    t->total_steps = steps_of_run(t);
+    LS_TRY(open_run(t));
+    LS_TRY(ls_comm_agree(comm, write_environment(t)));
+    if (t->options->profile_steps > 0)
+        LS_TRY(
+            ls_comm_agree(comm, ls_trace_create(ls_comm_rank(comm), t->options->profile_steps, &t->trace)));
+    LS_TRY(ls_trainer_resume(t));
+    return ls_comm_agree(comm, start_loader(t));
+}
+
+static void tear_down(LsTrainer *t)
+{
+    ls_loader_destroy(t->loader);
+    ls_trace_destroy(t->trace);
+    if (t->control)
+        t->device->ops->release(t->device, t->control);
+    ls_exchange_destroy(&t->exchange);
+    ls_reducer_destroy(t->reducer);
+    ls_arenas_destroy(&t->arenas);
+    ls_buckets_free(&t->buckets);
+    ls_plan_free(&t->plan);
+    ls_device_batch_destroy(t->batch);
+    ls_model_destroy(t->model);
+    ls_device_close(t->device);
+    free(t->quick);
+    ls_dataset_close(t->dataset);
+    ls_metrics_close(t->metrics);
+    ls_log_close();
+    ls_run_dir_release(&t->run);
+}
+
+// ---- The end --------------------------------------------------------------------------------------------
+
+static const char *state_name(LsStatus status)
+{
+    switch (status) {
+    case LS_STOPPED:
+        return "preempted";
+    case LS_DIVERGED:
+        return "diverged";
+    default:
+        return "failed";
+    }
+}
+
+LsStatus ls_train(const LsTrainOptions *options)
+{
+    LsTrainer trainer = {
+        .options = options,
+        .config = options->config,
+        .comm = options->comm,
+        .run.lock = -1,
+        .saved_step = -1,
+    };
+    if (options->config->train.max_time > 0)
+        trainer.deadline = ls_clock_seconds() + options->config->train.max_time;
+    LsStatus status = set_up(&trainer);
+    if (status == LS_OK)
+        status = ls_trainer_run(&trainer);
+    if (status != LS_OK) {
+        // Writing the status may fail as well; what counts is the first sentence.
+        char message[1024];
+        snprintf(message, sizeof message, "%s", ls_status_message());
+        ls_trainer_status(&trainer, state_name(status), message);
+        ls_status_adopt(status, message);
+    }
+    tear_down(&trainer);
+    return status;
+}
