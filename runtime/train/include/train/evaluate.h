@@ -16,14 +16,27 @@ typedef struct LsEvaluation {
     double loss, accuracy, macro_f1, roc_auc;
 } LsEvaluation;
 
-// Metrics of one set of predictions, on the host. scores: [samples][outputs] logits. macro_f1: mean F1 over
-// classes that occur in labels or predictions. roc_auc: two classes, by ranks with ties averaged
-// (Mann-Whitney).
-void ls_metrics_classification(
-    const float *scores, const int32_t *labels, size_t samples, size_t outputs, LsEvaluation *out);
+// What one sample contributes to every metric.
+typedef struct LsPrediction {
+    float loss;
+    int32_t label;     // the true class
+    int32_t predicted; // the class of the highest output, the lowest one when several are equal
+    float score;       // evidence for class 1, when there are two
+} LsPrediction;
+
+// Sets predicted and score from one sample's outputs: `columns` logits of classes, or the one logit of binary
+// cross-entropy. A NaN never wins.
+void ls_predict_class(const float *outputs, size_t columns, LsPrediction *prediction);
+
+// Metrics of one set of predictions, on the host. macro_f1: mean F1 over classes that occur in labels or
+// predictions. roc_auc (binary when classes is 2): by ranks with ties averaged (Mann-Whitney); NaN when only
+// one class occurs.
+LsStatus ls_metrics_classification(
+    const LsPrediction *predictions, size_t samples, size_t classes, LsEvaluation *out);
 
 // A stratified, seeded choice of `count` samples of the split, sorted (the "quick" part): the same for every
-// rank and step. Writes indexes [count].
+// rank and step. Classes get their share by largest remainders. Writes indexes [count]; LS_CONFIG when the
+// split has fewer samples.
 LsStatus ls_evaluate_choose(
     const LsDataset *dataset, LsSplit split, uint64_t seed, size_t count, uint64_t *indexes);
 
