@@ -1,0 +1,180 @@
+// The table of options: the only place that names one.
+#include "base/config.h"
+
+#include <string.h>
+
+static const char *const model_kinds[] = {"mlp", NULL};
+static const char *const activations[] = {"relu", "gelu", NULL};
+static const char *const losses[] = {"auto", "cross_entropy", "binary_cross_entropy", "mse", NULL};
+static const char *const optimizers[] = {"sgd", "adamw", NULL};
+static const char *const schedules[] = {"constant", "cosine", "linear", "step", "wsd", NULL};
+static const char *const metrics[] = {"loss", "accuracy", "macro_f1", "roc_auc", NULL};
+static const char *const devices[] = {"auto", "cpu", "cuda", "ref", NULL};
+static const char *const precisions[] = {"auto", "fp32", "bf16", "fp16", NULL};
+static const char *const instruction_sets[] = {"auto", "avx2", "avx512", "avx512_bf16", "amx", NULL};
+static const char *const comm_backends[] = {"auto", "mpi", "nccl", NULL};
+static const char *const reductions[] = {"exact", "fast", NULL};
+
+#define COUNT_MAX 9007199254740992.0 // 2^53: every count up to it is exact as a bound and in JSON
+
+// One row each. The field's type is the option's: int64_t, double, bool, char[], int (choice), LsIntList.
+#define AT(field) offsetof(LsConfig, field)
+#define INT(name, field, initial, low, high, class, help)                                                    \
+    {                                                                                                        \
+        name, LS_OPTION_INT, AT(field), initial, low, high, NULL, LS_CLASS_##class, help                     \
+    }
+#define REAL(name, field, initial, low, high, class, help)                                                   \
+    {                                                                                                        \
+        name, LS_OPTION_REAL, AT(field), initial, low, high, NULL, LS_CLASS_##class, help                    \
+    }
+#define BOOL(name, field, initial, class, help)                                                              \
+    {                                                                                                        \
+        name, LS_OPTION_BOOL, AT(field), initial, 0, 1, NULL, LS_CLASS_##class, help                         \
+    }
+#define TEXT(name, field, initial, class, help)                                                              \
+    {                                                                                                        \
+        name, LS_OPTION_TEXT, AT(field), initial, 0, 0, NULL, LS_CLASS_##class, help                         \
+    }
+#define CHOICE(name, field, initial, choices, class, help)                                                   \
+    {                                                                                                        \
+        name, LS_OPTION_CHOICE, AT(field), initial, 0, 0, choices, LS_CLASS_##class, help                    \
+    }
+#define INTS(name, field, initial, low, high, class, help)                                                   \
+    {                                                                                                        \
+        name, LS_OPTION_INTS, AT(field), initial, low, high, NULL, LS_CLASS_##class, help                    \
+    }
+
+// clang-format off
+static const LsOption options[] = {
+    CHOICE("model.kind", model.kind, "mlp", model_kinds, IDENTITY,
+        "Architecture of the network."),
+    INTS("model.hidden", model.hidden, "[512, 512]", 1, 1 << 20, IDENTITY,
+        "Widths of the hidden layers; an empty list is a linear model."),
+    CHOICE("model.activation", model.activation, "relu", activations, IDENTITY,
+        "Non-linearity after each hidden layer."),
+    REAL("model.dropout", model.dropout, "0", 0, 0.99, NUMERIC,
+        "Probability with which a hidden value is dropped while training."),
+    BOOL("model.residual", model.residual, "false", IDENTITY,
+        "Adds a hidden layer's input to its output where both have the same width."),
+
+    TEXT("data.path", data.path, "", FREE,
+        "Data set, as `lockstep data import` writes it; a resume compares its contents, not its name."),
+    INT("data.workers", data.workers, "1", 1, 64, FREE,
+        "Threads of each rank that read and prepare microbatches."),
+    INT("data.prefetch", data.prefetch, "4", 1, 1024, FREE,
+        "Microbatches that each rank prepares ahead of the step."),
+
+    CHOICE("train.loss", train.loss, "auto", losses, IDENTITY,
+        "Loss; `auto` is cross-entropy for classes and mean squared error for other targets."),
+    REAL("train.label_smoothing", train.label_smoothing, "0", 0, 0.99, NUMERIC,
+        "Share of each label's probability that cross-entropy spreads evenly over all classes."),
+    INT("train.batch", train.batch, "256", 1, 1 << 30, NUMERIC,
+        "Samples of one step over all ranks; a multiple of lanes × accumulation."),
+    INT("train.lanes", train.lanes, "8", 1, 4096, NUMERIC,
+        "Fixed parts that the batch is cut into, a power of two and the most ranks that can train; the sum "
+        "over them has the same bits on any number of ranks."),
+    INT("train.accumulation", train.accumulation, "1", 1, 65536, NUMERIC,
+        "Microbatches that a lane computes one after the other, so that activations need less memory."),
+    INT("train.max_steps", train.max_steps, "0", 0, COUNT_MAX, NUMERIC,
+        "Steps after which training is done; 0: `train.max_epochs` alone decides."),
+    REAL("train.max_epochs", train.max_epochs, "0", 0, 1e9, NUMERIC,
+        "Passes over the training split after which training is done, fractions too; 0: `train.max_steps` "
+        "alone decides."),
+    REAL("train.max_time", train.max_time, "0", 0, 1e9, FREE,
+        "Seconds after which an attempt saves and stops with exit code 75; 0: no limit."),
+    INT("train.seed", train.seed, "1", 0, COUNT_MAX, IDENTITY,
+        "Seed of everything random: initialisation, order of the samples, dropout."),
+    INT("train.early_stopping", train.early_stopping, "0", 0, 1000000, NUMERIC,
+        "Evaluations in a row without a better `eval.metric` that end training; 0: never."),
+    INT("train.max_skipped", train.max_skipped, "20", 1, 1000000, FREE,
+        "Steps in a row skipped for gradients that are not finite that end the run as diverged."),
+    TEXT("train.init_from", train.init_from, "", FREE,
+        "Checkpoint directory that a new run takes its initial weights from; empty: random."),
+
+    CHOICE("optimizer.kind", optimizer.kind, "adamw", optimizers, IDENTITY,
+        "Optimizer."),
+    REAL("optimizer.lr", optimizer.lr, "0.001", 0, 1000, NUMERIC,
+        "Learning rate at the height of the schedule."),
+    REAL("optimizer.momentum", optimizer.momentum, "0.9", 0, 0.9999, NUMERIC,
+        "Momentum of `sgd`; 0: none."),
+    BOOL("optimizer.nesterov", optimizer.nesterov, "false", NUMERIC,
+        "Nesterov's form of the momentum of `sgd`."),
+    REAL("optimizer.beta1", optimizer.beta1, "0.9", 0, 0.999999, NUMERIC,
+        "Decay of the first moment of `adamw`."),
+    REAL("optimizer.beta2", optimizer.beta2, "0.999", 0, 0.999999, NUMERIC,
+        "Decay of the second moment of `adamw`."),
+    REAL("optimizer.epsilon", optimizer.epsilon, "1e-8", 1e-30, 1, NUMERIC,
+        "What `adamw` adds to the root of the second moment."),
+    REAL("optimizer.weight_decay", optimizer.weight_decay, "0.01", 0, 10, NUMERIC,
+        "Weight decay of matrices (decoupled in `adamw`); biases have none."),
+    REAL("optimizer.clip_norm", optimizer.clip_norm, "0", 0, 1e9, NUMERIC,
+        "Global norm that gradients are scaled down to; 0: no clipping."),
+
+    CHOICE("schedule.kind", schedule.kind, "constant", schedules, NUMERIC,
+        "Course of the learning rate after warm-up; `wsd` is constant, then linear decay."),
+    INT("schedule.warmup_steps", schedule.warmup_steps, "0", 0, COUNT_MAX, NUMERIC,
+        "Steps in which the learning rate rises linearly to its height."),
+    REAL("schedule.min_ratio", schedule.min_ratio, "0", 0, 1, NUMERIC,
+        "Learning rate at the end of `cosine`, `linear` and `wsd`, as a part of its height."),
+    INT("schedule.step_every", schedule.step_every, "1000", 1, COUNT_MAX, NUMERIC,
+        "Steps after which `step` multiplies the learning rate by its factor, again and again."),
+    REAL("schedule.step_factor", schedule.step_factor, "0.1", 0, 1, NUMERIC,
+        "Factor of `step`."),
+    INT("schedule.decay_steps", schedule.decay_steps, "0", 0, COUNT_MAX, NUMERIC,
+        "Last steps of the run over which `wsd` decays; `wsd` needs at least 1."),
+
+    INT("checkpoint.every", checkpoint.every, "1000", 0, COUNT_MAX, FREE,
+        "Steps between checkpoints; 0: only at the end and when the run is stopped, where there always is one."),
+    INT("checkpoint.keep_last", checkpoint.keep_last, "3", 1, 1000000, FREE,
+        "Newest checkpoints that are kept; never fewer than two, so that there is one to fall back to."),
+    INT("checkpoint.keep_every", checkpoint.keep_every, "0", 0, COUNT_MAX, FREE,
+        "Checkpoints at multiples of this step are kept for good; 0: none."),
+    BOOL("checkpoint.keep_best", checkpoint.keep_best, "false", FREE,
+        "Keeps the checkpoint of the best evaluation by `eval.metric`."),
+
+    INT("eval.every", eval.every, "500", 0, COUNT_MAX, NUMERIC,
+        "Steps between evaluations on the quick part of the validation split; 0: only the full one at the end."),
+    INT("eval.quick_samples", eval.quick_samples, "2000", 0, COUNT_MAX, NUMERIC,
+        "Samples of the quick part, a fixed stratified choice; 0: the whole split."),
+    INT("eval.batch", eval.batch, "500", 1, 1 << 24, NUMERIC,
+        "Samples that a rank evaluates at a time."),
+    CHOICE("eval.metric", eval.metric, "loss", metrics, IDENTITY,
+        "What early stopping and `checkpoint.keep_best` compare."),
+
+    INT("log.every", log.every, "50", 1, COUNT_MAX, FREE,
+        "Steps between lines of metrics.jsonl and of the progress shown."),
+
+    CHOICE("runtime.device", runtime.device, "auto", devices, NUMERIC,
+        "Where a rank computes; `auto` is a GPU where there is one, `ref` the slow reference."),
+    CHOICE("runtime.precision", runtime.precision, "auto", precisions, NUMERIC,
+        "Type of activations and matrix products; `auto` is `bf16` where products in it are fast, else `fp32`."),
+    INT("runtime.threads", runtime.threads, "1", 1, 1024, NUMERIC,
+        "Threads of each rank that compute; never taken from the number of cores, since it decides bits."),
+    CHOICE("runtime.isa", runtime.isa, "auto", instruction_sets, NUMERIC,
+        "Highest CPU instruction set to use, a common level for machines that differ."),
+
+    CHOICE("collectives.backend", collectives.backend, "auto", comm_backends, FREE,
+        "Library that moves gradients between ranks; `auto` is `mpi` on CPUs."),
+    CHOICE("collectives.reduction", collectives.reduction, "exact", reductions, NUMERIC,
+        "`exact` sums along the tree of lanes: the same bits on any number of ranks; `fast` is the library's "
+        "own all-reduce."),
+    REAL("collectives.bucket_mb", collectives.bucket_mb, "25", 0.0625, 1024, FREE,
+        "Mebibytes of gradients that are reduced together."),
+    REAL("collectives.timeout", collectives.timeout, "300", 0.1, 1e6, FREE,
+        "Seconds that a rank waits for the others before the run ends with exit code 124."),
+};
+// clang-format on
+
+const LsOption *ls_options(size_t *count)
+{
+    *count = sizeof options / sizeof options[0];
+    return options;
+}
+
+const LsOption *ls_option_find(const char *name)
+{
+    for (size_t i = 0; i < sizeof options / sizeof options[0]; i++)
+        if (strcmp(options[i].name, name) == 0)
+            return &options[i];
+    return NULL;
+}
