@@ -1,0 +1,198 @@
+#include "data/dataset.h"
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/memory.h"
+#include "dataset_format.h"
+#include "dataset_hdf5.h"
+
+const char *ls_split_name(LsSplit split)
+{
+    static const char *const names[LS_SPLITS] = {"train", "validation", "test"};
+    return names[split];
+}
+
+size_t ls_dataset_x_bytes(const LsDatasetInfo *info)
+{
+    return info->features * (info->feature_type == LS_COLUMN_U8 ? 1 : sizeof(float));
+}
+
+size_t ls_dataset_y_bytes(const LsDatasetInfo *info)
+{
+    return info->classes ? sizeof(int32_t) : info->outputs * sizeof(float);
+}
+
+uint64_t ls_stored_blocks(uint64_t rows, size_t row_bytes)
+{
+    return (rows * row_bytes + LS_BLOCK_BYTES - 1) / LS_BLOCK_BYTES;
+}
+
+size_t ls_stored_chunk_rows(size_t row_bytes)
+{
+    return row_bytes < LS_CHUNK_BYTES ? LS_CHUNK_BYTES / row_bytes : 1;
+}
+
+static LsStatus find(LsHdf5 *file, const char *path, const char *name, LsHdf5Set *set)
+{
+    bool found = false;
+    LS_TRY(ls_hdf5_find(file, name, set, &found));
+    if (!found)
+        return LS_FAIL(
+            LS_BAD_DATA, "%s has no %s; is it a data set? Import it with 'lockstep data import'", path, name);
+    return LS_OK;
+}
+
+static LsStatus read_schema(LsHdf5 *file, LsDataset *dataset)
+{
+    LsHdf5Set set;
+    LS_TRY(find(file, dataset->path, "/schema", &set));
+    if (set.type != LS_HDF5_TEXT || set.chunk_rows != 0 || set.bytes > LS_SCHEMA_LIMIT)
+        return LS_FAIL(LS_BAD_DATA, "%s: /schema is no plain string of at most %d bytes", dataset->path,
+            LS_SCHEMA_LIMIT);
+    char *text = malloc(set.bytes);
+    if (text == NULL)
+        return LS_FAIL(LS_INTERNAL, "%s: no memory for a schema of %llu bytes", dataset->path,
+            (unsigned long long)set.bytes);
+    LsStatus status = ls_file_read_at(dataset->fd, dataset->path, text, set.bytes, set.offset);
+    if (status == LS_OK)
+        status = ls_schema_read(text, set.bytes, dataset->path, dataset);
+    free(text);
+    return status;
+}
+
+// The set that belongs to a set of values: "/train/x" + ".hashes" with `rows` rows of the given type.
+static LsStatus find_table(LsHdf5 *file, const LsDataset *dataset, const LsStored *stored, const char *suffix,
+    LsHdf5Type type, uint64_t rows, uint64_t *offset)
+{
+    char name[64];
+    snprintf(name, sizeof name, "%s.%s", stored->name, suffix);
+    LsHdf5Set set;
+    LS_TRY(find(file, dataset->path, name, &set));
+    bool hashes = type == LS_HDF5_U8;
+    if (set.type != type || set.chunk_rows != 0 || set.dimensions != (hashes ? 2 : 1) ||
+        set.shape[0] != rows || (hashes && set.shape[1] != sizeof(LsHash128)))
+        return LS_FAIL(LS_BAD_DATA, "%s: %s does not fit %s", dataset->path, name, stored->name);
+    *offset = set.offset;
+    return LS_OK;
+}
+
+// Finds the values and their tables. `shape` is what the schema says, samples first.
+static LsStatus locate(LsHdf5 *file, const LsDataset *dataset, LsHdf5Type type, const uint64_t *shape,
+    int dimensions, LsStored *stored)
+{
+    LsHdf5Set set;
+    LS_TRY(find(file, dataset->path, stored->name, &set));
+    bool same = set.type == type && set.dimensions == dimensions;
+    for (int i = 0; same && i < dimensions; i++)
+        same = set.shape[i] == shape[i];
+    if (!same)
+        return LS_FAIL(LS_BAD_DATA, "%s: %s has not the type and shape that the schema says", dataset->path,
+            stored->name);
+    size_t bytes;
+    if (!ls_size_multiply(shape[0], stored->row_bytes, &bytes))
+        return LS_FAIL(LS_BAD_DATA, "%s: %s has an impossible size", dataset->path, stored->name);
+    stored->rows = shape[0];
+    stored->offset = set.offset;
+    stored->blocks = ls_stored_blocks(stored->rows, stored->row_bytes);
+    LS_TRY(find_table(file, dataset, stored, "hashes", LS_HDF5_U8, stored->blocks, &stored->hashes));
+    if (set.chunk_rows == 0)
+        return LS_OK;
+    if (set.bytes > LS_CHUNK_BYTES && set.chunk_rows > 1)
+        return LS_FAIL(LS_BAD_DATA, "%s: %s has chunks of %llu bytes; they have at most %d", dataset->path,
+            stored->name, (unsigned long long)set.bytes, LS_CHUNK_BYTES);
+    stored->chunk_rows = set.chunk_rows;
+    stored->chunks = (stored->rows + set.chunk_rows - 1) / set.chunk_rows;
+    return find_table(file, dataset, stored, "chunks", LS_HDF5_CHUNK, stored->chunks, &stored->table);
+}
+
+static LsStatus locate_split(LsHdf5 *file, LsDataset *dataset, LsSplit split)
+{
+    const LsDatasetInfo *info = &dataset->info;
+    LsStored *x = &dataset->x[split], *y = &dataset->y[split];
+    snprintf(x->name, sizeof x->name, "/%s/x", ls_split_name(split));
+    snprintf(y->name, sizeof y->name, "/%s/y", ls_split_name(split));
+    x->row_bytes = ls_dataset_x_bytes(info);
+    y->row_bytes = ls_dataset_y_bytes(info);
+    uint64_t shape[LS_HDF5_DIMENSIONS] = {info->samples[split]};
+    for (int i = 0; i < info->feature_dimensions; i++)
+        shape[i + 1] = info->feature_shape[i];
+    LsHdf5Type type = info->feature_type == LS_COLUMN_U8 ? LS_HDF5_U8 : LS_HDF5_F32;
+    LS_TRY(locate(file, dataset, type, shape, info->feature_dimensions + 1, x));
+    uint64_t targets[2] = {info->samples[split], info->outputs};
+    LS_TRY(
+        locate(file, dataset, info->classes ? LS_HDF5_I32 : LS_HDF5_F32, targets, info->classes ? 1 : 2, y));
+    if (y->chunk_rows != 0)
+        return LS_FAIL(LS_BAD_DATA, "%s: %s is chunked; labels are contiguous", dataset->path, y->name);
+    return LS_OK;
+}
+
+// Takes a descriptor of its own, so that HDF5 has closed the file before the first row is read.
+static LsStatus take_descriptor(const LsHdf5 *file, LsDataset *dataset)
+{
+    struct stat information;
+    dataset->fd = fcntl(ls_hdf5_descriptor(file), F_DUPFD_CLOEXEC, 0);
+    if (dataset->fd < 0 || fstat(dataset->fd, &information) != 0)
+        return ls_file_fail("open", dataset->path);
+    dataset->size = (uint64_t)information.st_size;
+    return LS_OK;
+}
+
+static LsStatus open_parts(LsHdf5 *file, LsDataset *dataset)
+{
+    LS_TRY(take_descriptor(file, dataset));
+    LS_TRY(read_schema(file, dataset));
+    for (LsSplit split = LS_TRAIN; split < LS_SPLITS; split++)
+        if (dataset->info.samples[split] > 0)
+            LS_TRY(locate_split(file, dataset, split));
+    return LS_OK;
+}
+
+LsStatus ls_dataset_open(const char *path, LsDataset **out)
+{
+    LsDataset *dataset = calloc(1, sizeof *dataset);
+    char *copy = strdup(path);
+    if (dataset == NULL || copy == NULL) {
+        free(dataset);
+        free(copy);
+        return LS_FAIL(LS_INTERNAL, "%s: out of memory", path);
+    }
+    dataset->path = copy;
+    dataset->fd = -1;
+    LsHdf5 *file = NULL;
+    LsStatus status = ls_hdf5_open(path, &file);
+    if (status == LS_OK)
+        status = open_parts(file, dataset);
+    ls_hdf5_close(file);
+    if (status != LS_OK) {
+        ls_dataset_close(dataset);
+        return status;
+    }
+    *out = dataset;
+    return LS_OK;
+}
+
+void ls_dataset_close(LsDataset *dataset)
+{
+    if (dataset == NULL)
+        return;
+    ls_schema_release(dataset);
+    if (dataset->fd >= 0)
+        close(dataset->fd);
+    free(dataset->path);
+    free(dataset);
+}
+
+const LsDatasetInfo *ls_dataset_info(const LsDataset *dataset)
+{
+    return &dataset->info;
+}
+
+const char *ls_dataset_path(const LsDataset *dataset)
+{
+    return dataset->path;
+}

@@ -26,9 +26,6 @@ LsStatus ls_idx_read(const char *path, LsIdx *out);
 // The same from memory; `name` stands for the path in messages.
 LsStatus ls_idx_parse(const void *data, size_t size, const char *name, LsIdx *out);
 
-// Do these first bytes look like IDX, or gzip (1f 8b)? A gzip file is looked into by ls_idx_recognize.
-bool ls_idx_magic(const uint8_t bytes[4]);
-
 // Does the file (plain or gzip) begin as an IDX file does? *idx is set on LS_OK. LS_NO_INPUT, LS_IO.
 LsStatus ls_idx_recognize(const char *path, bool *idx);
 

@@ -1,0 +1,78 @@
+// The inside of a data set, shared by reader, verifier and writer.
+#ifndef LOCKSTEP_DATA_DATASET_FORMAT_H
+#define LOCKSTEP_DATA_DATASET_FORMAT_H
+
+#include "data/dataset.h"
+
+enum {
+    LS_DATASET_FORMAT = 1,      // version of the format
+    LS_BLOCK_BYTES = 1 << 20,   // of values under one hash
+    LS_CHUNK_BYTES = 16 << 10,  // of values in a chunk, at least a row: what one random row costs to inflate
+    LS_SCHEMA_LIMIT = 64 << 20, // bytes of schema text
+    LS_OUTPUTS_LIMIT = 1 << 20, // classes or targets
+    LS_ROW_BYTES_LIMIT = 1 << 30, // of x or y
+};
+
+// One entry of the chunk table, as it lies in the file (little-endian).
+typedef struct LsChunkEntry {
+    uint64_t offset, bytes; // of the deflated chunk
+    uint8_t hash[16];       // XXH3-128 of the deflated bytes
+} LsChunkEntry;
+
+// Where the rows of x or y of one split lie.
+typedef struct LsStored {
+    char name[32]; // "/train/x"
+    uint64_t rows;
+    size_t row_bytes;
+    uint64_t offset;         // of row 0; contiguous only
+    size_t chunk_rows;       // 0: contiguous
+    uint64_t table, chunks;  // offset and length of the chunk table
+    uint64_t hashes, blocks; // offset and length of the array of block hashes
+    LsHash128 hashes_hash;   // of that array, from the schema
+} LsStored;
+
+struct LsDataset {
+    char *path;
+    int fd;
+    uint64_t size; // of the file
+    LsDatasetInfo info;
+    json_t *schema;
+    float *normalize; // shift, then scale
+    LsStored x[LS_SPLITS], y[LS_SPLITS];
+    uint64_t *counts[LS_SPLITS]; // per class, from the schema; NULL when not classes
+};
+
+// Checks a schema's text and fills everything of `dataset` that it decides: schema, normalize, counts and
+// info. `name` stands for the path in messages. LS_BAD_DATA.
+LsStatus ls_schema_read(const char *text, size_t size, const char *name, LsDataset *dataset);
+void ls_schema_release(LsDataset *dataset);
+
+// XXH3-128 of the canonical text without root_hash. LS_INTERNAL when memory is short.
+LsStatus ls_schema_hash(const json_t *schema, LsHash128 *out);
+
+// Bytes of one row.
+size_t ls_dataset_x_bytes(const LsDatasetInfo *info);
+size_t ls_dataset_y_bytes(const LsDatasetInfo *info);
+
+// Number of blocks of LS_BLOCK_BYTES in `rows` rows; and of rows in a chunk.
+uint64_t ls_stored_blocks(uint64_t rows, size_t row_bytes);
+size_t ls_stored_chunk_rows(size_t row_bytes);
+
+// Reads the table entry of a chunk and the chunk's deflated bytes, checks bounds and hash, and inflates
+// chunk_rows rows. `deflated` has room for ls_stored_deflated_bytes.
+LsStatus ls_stored_read_chunk(
+    const LsDataset *dataset, const LsStored *stored, uint64_t chunk, uint8_t *deflated, uint8_t *rows);
+size_t ls_stored_deflated_bytes(const LsStored *stored);
+
+// Checks rows as they were read: labels below the classes, targets and features finite. `first` and `samples`
+// name the row: samples[i], or first + i when samples is NULL. LS_BAD_DATA.
+typedef struct LsRowNames {
+    const char *path;
+    LsSplit split;
+    const uint64_t *samples;
+    uint64_t first;
+} LsRowNames;
+LsStatus ls_rows_check_x(const LsDatasetInfo *info, const LsRowNames *names, const void *x, size_t rows);
+LsStatus ls_rows_check_y(const LsDatasetInfo *info, const LsRowNames *names, const void *y, size_t rows);
+
+#endif

@@ -1,0 +1,212 @@
+// The schema of a data set: JSON text, distrusted until its hash and every value are checked.
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "dataset_format.h"
+
+static LsStatus fail(const char *name, const char *what)
+{
+    return LS_FAIL(LS_BAD_DATA, "%s: the schema %s; import the data again", name, what);
+}
+
+LsStatus ls_schema_hash(const json_t *schema, LsHash128 *out)
+{
+    json_t *copy = json_copy((json_t *)schema);
+    char *text = NULL;
+    if (copy != NULL) {
+        json_object_del(copy, "root_hash");
+        text = ls_json_canonical(copy);
+        json_decref(copy);
+    }
+    if (text == NULL)
+        return LS_FAIL(LS_INTERNAL, "cannot hash the schema: out of memory, or not JSON");
+    *out = ls_hash128(text, strlen(text));
+    free(text);
+    return LS_OK;
+}
+
+static bool read_hash(const json_t *object, const char *key, LsHash128 *out)
+{
+    const char *text = json_string_value(json_object_get(object, key));
+    return text != NULL && ls_hash128_parse(text, out);
+}
+
+// A whole number in [minimum, maximum].
+static bool read_count(const json_t *value, uint64_t minimum, uint64_t maximum, uint64_t *out)
+{
+    if (!json_is_integer(value) || json_integer_value(value) < 0)
+        return false;
+    *out = (uint64_t)json_integer_value(value);
+    return *out >= minimum && *out <= maximum;
+}
+
+// Text, root hash, and that the text is the canonical one: every flipped byte is seen.
+static LsStatus read_text(const char *text, size_t size, const char *name, LsDataset *dataset)
+{
+    json_error_t error;
+    json_t *schema = json_loadb(text, size, JSON_REJECT_DUPLICATES, &error);
+    if (schema == NULL)
+        return LS_FAIL(LS_BAD_DATA,
+            "%s: the schema is no JSON object (line %d, column %d: %s); import the data again", name,
+            error.line, error.column, error.text);
+    dataset->schema = schema;
+    LsHash128 stored, computed;
+    if (!json_is_object(schema) || !read_hash(schema, "root_hash", &stored))
+        return fail(name, "has no root hash");
+    LS_TRY(ls_schema_hash(schema, &computed));
+    if (!ls_hash128_equal(stored, computed))
+        return fail(name, "does not match its hash: it was changed or damaged");
+    char *canonical = ls_json_canonical(schema);
+    bool same = canonical != NULL && strlen(canonical) == size && memcmp(canonical, text, size) == 0;
+    free(canonical);
+    if (!same)
+        return fail(name, "is not in canonical form: it was changed or damaged");
+    ls_hash128_text(stored, dataset->info.root_hash);
+    return LS_OK;
+}
+
+static LsStatus read_features(const char *name, const json_t *schema, LsDatasetInfo *info)
+{
+    uint64_t number;
+    if (!read_count(json_object_get(schema, "format"), 1, UINT32_MAX, &number))
+        return fail(name, "has no format number");
+    if (number != LS_DATASET_FORMAT)
+        return LS_FAIL(LS_BAD_DATA,
+            "%s has data set format %llu, this program reads format %d; import the data again", name,
+            (unsigned long long)number, LS_DATASET_FORMAT);
+    const char *type = json_string_value(json_object_get(schema, "feature_type"));
+    if (type == NULL || (strcmp(type, "u8") != 0 && strcmp(type, "f32") != 0))
+        return fail(name, "has no feature_type \"u8\" or \"f32\"");
+    info->feature_type = strcmp(type, "u8") == 0 ? LS_COLUMN_U8 : LS_COLUMN_F32;
+    const json_t *shape = json_object_get(schema, "feature_shape");
+    if (!json_is_array(shape) || json_array_size(shape) < 1 || json_array_size(shape) > 4)
+        return fail(name, "has no feature_shape of one to four dimensions");
+    info->feature_dimensions = (int)json_array_size(shape);
+    info->features = 1;
+    for (int i = 0; i < info->feature_dimensions; i++) {
+        if (!read_count(json_array_get(shape, i), 1, LS_ROW_BYTES_LIMIT, &number) ||
+            !ls_size_multiply(info->features, number, &info->features) ||
+            info->features > LS_ROW_BYTES_LIMIT / sizeof(float))
+            return fail(name, "has an impossible feature_shape");
+        info->feature_shape[i] = number;
+    }
+    return LS_OK;
+}
+
+static LsStatus read_outputs(const char *name, const json_t *schema, LsDatasetInfo *info)
+{
+    uint64_t outputs;
+    if (!read_count(json_object_get(schema, "outputs"), 1, LS_OUTPUTS_LIMIT, &outputs))
+        return fail(name, "has impossible outputs");
+    info->outputs = outputs;
+    const json_t *classes = json_object_get(schema, "classes");
+    info->classes = classes != NULL;
+    if (classes == NULL)
+        return LS_OK;
+    if (!json_is_array(classes) || json_array_size(classes) != outputs)
+        return fail(name, "does not name every class");
+    for (size_t i = 0; i < outputs; i++)
+        if (!json_is_string(json_array_get(classes, i)))
+            return fail(name, "has a class without a name");
+    return LS_OK;
+}
+
+// Reads shift or scale; a scale of zero would lose a feature.
+static bool read_numbers(const json_t *array, size_t count, bool zero_allowed, float *out)
+{
+    if (!json_is_array(array) || json_array_size(array) != count)
+        return false;
+    for (size_t i = 0; i < count; i++) {
+        const json_t *value = json_array_get(array, i);
+        if (!json_is_number(value))
+            return false;
+        out[i] = (float)json_number_value(value);
+        if (!isfinite(out[i]) || (!zero_allowed && out[i] == 0.0f))
+            return false;
+    }
+    return true;
+}
+
+static LsStatus read_normalization(const char *name, const json_t *schema, LsDataset *dataset)
+{
+    LsDatasetInfo *info = &dataset->info;
+    const json_t *uniform = json_object_get(schema, "uniform");
+    if (!json_is_boolean(uniform))
+        return fail(name, "has no uniform");
+    info->uniform = json_is_true(uniform);
+    size_t count = info->uniform ? 1 : info->features;
+    // The arrays' lengths come first: memory is taken for what is there, not for what the shape says.
+    if (json_array_size(json_object_get(schema, "shift")) != count)
+        return fail(name, "has no shift for every feature");
+    dataset->normalize = malloc(2 * count * sizeof(float));
+    if (dataset->normalize == NULL)
+        return LS_FAIL(LS_INTERNAL, "%s: out of memory", name);
+    if (!read_numbers(json_object_get(schema, "shift"), count, true, dataset->normalize) ||
+        !read_numbers(json_object_get(schema, "scale"), count, false, dataset->normalize + count))
+        return fail(name, "has an impossible shift or scale");
+    info->shift = dataset->normalize;
+    info->scale = dataset->normalize + count;
+    return LS_OK;
+}
+
+static LsStatus read_counts(const char *name, const json_t *counts, LsSplit split, LsDataset *dataset)
+{
+    size_t outputs = dataset->info.outputs;
+    if (!json_is_array(counts) || json_array_size(counts) != outputs)
+        return fail(name, "does not count every class");
+    dataset->counts[split] = calloc(outputs, sizeof(uint64_t));
+    if (dataset->counts[split] == NULL)
+        return LS_FAIL(LS_INTERNAL, "%s: out of memory", name);
+    uint64_t left = dataset->info.samples[split];
+    for (size_t i = 0; i < outputs; i++) {
+        if (!read_count(json_array_get(counts, i), 0, left, &dataset->counts[split][i]))
+            return fail(name, "has impossible counts of classes");
+        left -= dataset->counts[split][i];
+    }
+    if (left != 0)
+        return fail(name, "has counts of classes that do not add up");
+    return LS_OK;
+}
+
+static LsStatus read_splits(const char *name, const json_t *schema, LsDataset *dataset)
+{
+    const json_t *splits = json_object_get(schema, "splits");
+    for (LsSplit split = LS_TRAIN; split < LS_SPLITS; split++) {
+        const json_t *entry = json_object_get(splits, ls_split_name(split));
+        if (entry == NULL)
+            continue;
+        uint64_t samples;
+        if (!read_count(json_object_get(entry, "samples"), 1, (uint64_t)1 << 48, &samples))
+            return fail(name, "has an impossible number of samples");
+        if (!read_hash(entry, "x_hash", &dataset->x[split].hashes_hash) ||
+            !read_hash(entry, "y_hash", &dataset->y[split].hashes_hash))
+            return fail(name, "lacks the hash of a split");
+        dataset->info.samples[split] = samples;
+        if (dataset->info.classes)
+            LS_TRY(read_counts(name, json_object_get(entry, "counts"), split, dataset));
+    }
+    if (dataset->info.samples[LS_TRAIN] == 0)
+        return fail(name, "has no training samples");
+    return LS_OK;
+}
+
+LsStatus ls_schema_read(const char *text, size_t size, const char *name, LsDataset *dataset)
+{
+    LS_TRY(read_text(text, size, name, dataset));
+    LS_TRY(read_features(name, dataset->schema, &dataset->info));
+    LS_TRY(read_outputs(name, dataset->schema, &dataset->info));
+    LS_TRY(read_normalization(name, dataset->schema, dataset));
+    LS_TRY(read_splits(name, dataset->schema, dataset));
+    dataset->info.schema = dataset->schema;
+    return LS_OK;
+}
+
+void ls_schema_release(LsDataset *dataset)
+{
+    json_decref(dataset->schema);
+    free(dataset->normalize);
+    for (LsSplit split = LS_TRAIN; split < LS_SPLITS; split++)
+        free(dataset->counts[split]);
+}

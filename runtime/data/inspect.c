@@ -1,0 +1,139 @@
+// What a data set holds, for people: all of it from the schema, so it is as fast for a large file as for a
+// small.
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "dataset_format.h"
+
+enum { CLASSES_SHOWN = 100 };
+
+static void print_number(FILE *out, const json_t *value, int width)
+{
+    if (json_is_integer(value))
+        fprintf(out, " %*" JSON_INTEGER_FORMAT, width, json_integer_value(value));
+    else if (json_is_number(value))
+        fprintf(out, " %*.6g", width, json_number_value(value));
+    else
+        fprintf(out, " %*s", width, "-");
+}
+
+// Text from a file, without what a terminal would obey.
+static void print_text(FILE *out, const json_t *value, int width)
+{
+    const char *text = json_string_value(value);
+    int printed = 0;
+    for (const unsigned char *c = (const unsigned char *)(text == NULL ? "-" : text); *c != '\0'; c++) {
+        fputc(*c < 0x20 || *c == 0x7f ? '?' : *c, out);
+        printed += (*c & 0xc0) != 0x80; // a UTF-8 character counts once
+    }
+    fprintf(out, "%*s", printed < width ? width - printed : 0, "");
+}
+
+static void print_shapes(const LsDataset *dataset, FILE *out)
+{
+    const LsDatasetInfo *info = &dataset->info;
+    fprintf(out, "features    ");
+    for (int i = 0; i < info->feature_dimensions; i++)
+        fprintf(out, "%s%zu", i == 0 ? "" : " x ", info->feature_shape[i]);
+    fprintf(out, " %s, %s\n", info->feature_type == LS_COLUMN_U8 ? "uint8" : "float32",
+        dataset->x[LS_TRAIN].chunk_rows > 0 ? "in deflated chunks" : "contiguous");
+    fprintf(out, "labels      %zu %s\n", info->outputs,
+        info->classes ? (info->outputs == 1 ? "class" : "classes")
+                      : (info->outputs == 1 ? "target" : "targets"));
+    fprintf(out, "samples    ");
+    for (LsSplit split = LS_TRAIN; split < LS_SPLITS; split++)
+        if (info->samples[split] > 0)
+            fprintf(out, " %s %zu", ls_split_name(split), info->samples[split]);
+    fputc('\n', out);
+    const json_t *mean = json_object_get(info->schema, "mean"),
+                 *deviation = json_object_get(info->schema, "deviation");
+    if (json_is_number(mean) && json_is_number(deviation))
+        fprintf(out, "values      mean %.6g, deviation %.6g (training split)\n", json_number_value(mean),
+            json_number_value(deviation));
+    if (json_object_get(info->schema, "dropped") != NULL) {
+        fprintf(out, "dropped    ");
+        print_number(out, json_object_get(info->schema, "dropped"), 0);
+        fprintf(out, " rows with missing values\n");
+    }
+}
+
+static void print_classes(const LsDataset *dataset, FILE *out)
+{
+    const LsDatasetInfo *info = &dataset->info;
+    if (!info->classes)
+        return;
+    const json_t *names = json_object_get(info->schema, "classes");
+    fprintf(out, "\n%-16s", "class");
+    for (LsSplit split = LS_TRAIN; split < LS_SPLITS; split++)
+        if (info->samples[split] > 0)
+            fprintf(out, " %12s", ls_split_name(split));
+    fputc('\n', out);
+    for (size_t i = 0; i < info->outputs && i < CLASSES_SHOWN; i++) {
+        print_text(out, json_array_get(names, i), 16);
+        for (LsSplit split = LS_TRAIN; split < LS_SPLITS; split++)
+            if (info->samples[split] > 0)
+                fprintf(out, " %12" PRIu64, dataset->counts[split][i]);
+        fputc('\n', out);
+    }
+    if (info->outputs > CLASSES_SHOWN)
+        fprintf(out, "and %zu more\n", info->outputs - CLASSES_SHOWN);
+}
+
+static void print_columns(const LsDataset *dataset, FILE *out)
+{
+    const json_t *columns = json_object_get(dataset->schema, "columns"), *column;
+    if (json_array_size(columns) == 0)
+        return;
+    fprintf(out, "\n%-24s %-12s %10s %12s %12s %10s\n", "column", "role", "missing", "mean", "deviation",
+        "categories");
+    size_t i;
+    json_array_foreach(columns, i, column)
+    {
+        print_text(out, json_object_get(column, "name"), 24);
+        fputc(' ', out);
+        print_text(out, json_object_get(column, "role"), 12);
+        print_number(out, json_object_get(column, "missing"), 10);
+        print_number(out, json_object_get(column, "mean"), 12);
+        print_number(out, json_object_get(column, "deviation"), 12);
+        const json_t *categories = json_object_get(column, "categories");
+        if (categories != NULL)
+            fprintf(out, " %10zu", json_array_size(categories));
+        else
+            fprintf(out, " %10s", "-");
+        fputc('\n', out);
+    }
+}
+
+static void print_source(const LsDataset *dataset, FILE *out)
+{
+    const json_t *import = json_object_get(dataset->schema, "import"), *input;
+    fprintf(out, "\nroot hash   %s\nimport key  ", dataset->info.root_hash);
+    print_text(out, json_object_get(import, "key"), 0);
+    size_t i;
+    json_array_foreach(json_object_get(import, "inputs"), i, input)
+    {
+        fprintf(out, "\ninput       ");
+        print_text(out, json_object_get(input, "name"), 0);
+        fprintf(out, ",");
+        print_number(out, json_object_get(input, "bytes"), 0);
+        fprintf(out, " bytes, sha256 ");
+        print_text(out, json_object_get(input, "sha256"), 0);
+    }
+    char *options = ls_json_line(json_object_get(import, "options"));
+    fprintf(out, "\noptions     %s\n", options == NULL ? "-" : options);
+    free(options);
+}
+
+LsStatus ls_dataset_inspect(const LsDataset *dataset, FILE *out)
+{
+    fprintf(out, "%s\nkind        ", dataset->path);
+    print_text(out, json_object_get(dataset->schema, "kind"), 0);
+    fputc('\n', out);
+    print_shapes(dataset, out);
+    print_classes(dataset, out);
+    print_columns(dataset, out);
+    print_source(dataset, out);
+    if (ferror(out))
+        return LS_FAIL(LS_IO, "cannot print what %s holds", dataset->path);
+    return LS_OK;
+}

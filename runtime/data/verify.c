@@ -1,0 +1,160 @@
+// Reads a whole data set and compares it with every hash: values, chunks, tables, and through them the root.
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "dataset_format.h"
+
+// Values arrive in pieces of any length and leave in blocks that are hashed, and in whole rows that are
+// checked.
+typedef struct Check {
+    const LsDataset *dataset;
+    const LsStored *stored;
+    LsSplit split;
+    bool features;     // x; else y
+    uint8_t *hashes;   // [blocks][16], as stored
+    uint8_t *block;    // LS_BLOCK_BYTES
+    uint8_t *deflated; // of a chunk
+    uint8_t *rows;     // whole rows: a chunk, or as many as fill about a block
+    size_t rows_count;
+    size_t filled;      // bytes in `block`
+    uint64_t blocks;    // done
+    uint64_t chunk_end; // where the last chunk ended in the file
+    uint64_t *counts;   // per class
+} Check;
+
+static LsStatus check_block(Check *check)
+{
+    LsHash128 hash = ls_hash128(check->block, check->filled);
+    if (memcmp(hash.bytes, check->hashes + check->blocks * sizeof hash, sizeof hash) != 0)
+        return LS_FAIL(LS_BAD_DATA,
+            "%s: block %llu of %s (%zu bytes) does not match its hash; import the data again",
+            check->dataset->path, (unsigned long long)check->blocks, check->stored->name, check->filled);
+    check->blocks++;
+    check->filled = 0;
+    return LS_OK;
+}
+
+static LsStatus hash_bytes(Check *check, const uint8_t *data, size_t bytes)
+{
+    while (bytes > 0) {
+        size_t take = bytes < LS_BLOCK_BYTES - check->filled ? bytes : LS_BLOCK_BYTES - check->filled;
+        memcpy(check->block + check->filled, data, take);
+        check->filled += take;
+        data += take;
+        bytes -= take;
+        if (check->filled == LS_BLOCK_BYTES)
+            LS_TRY(check_block(check));
+    }
+    return LS_OK;
+}
+
+static LsStatus check_rows(Check *check, uint64_t first, size_t rows)
+{
+    const LsDatasetInfo *info = &check->dataset->info;
+    LsRowNames names = {.path = check->dataset->path, .split = check->split, .first = first};
+    if (check->features)
+        return ls_rows_check_x(info, &names, check->rows, rows);
+    LS_TRY(ls_rows_check_y(info, &names, check->rows, rows));
+    for (size_t i = 0; info->classes && i < rows; i++)
+        check->counts[((const int32_t *)check->rows)[i]]++;
+    return LS_OK;
+}
+
+// Chunks lie one after the other, so that no two share bytes.
+static LsStatus check_chunk_place(Check *check, uint64_t chunk)
+{
+    LsChunkEntry entry;
+    const LsDataset *dataset = check->dataset;
+    LS_TRY(ls_file_read_at(
+        dataset->fd, dataset->path, &entry, sizeof entry, check->stored->table + chunk * sizeof entry));
+    if (entry.offset < check->chunk_end)
+        return LS_FAIL(LS_BAD_DATA, "%s: chunk %llu of %s lies before its predecessor; import the data again",
+            dataset->path, (unsigned long long)chunk, check->stored->name);
+    check->chunk_end = entry.offset + entry.bytes;
+    return LS_OK;
+}
+
+static LsStatus read_rows(Check *check, uint64_t first, size_t rows)
+{
+    const LsStored *stored = check->stored;
+    const LsDataset *dataset = check->dataset;
+    if (stored->chunk_rows == 0)
+        return ls_file_read_at(dataset->fd, dataset->path, check->rows, rows * stored->row_bytes,
+            stored->offset + first * stored->row_bytes);
+    uint64_t chunk = first / stored->chunk_rows;
+    LS_TRY(ls_stored_read_chunk(dataset, stored, chunk, check->deflated, check->rows));
+    return check_chunk_place(check, chunk);
+}
+
+static LsStatus check_values(Check *check)
+{
+    const LsStored *stored = check->stored;
+    const LsDataset *dataset = check->dataset;
+    size_t bytes = stored->blocks * sizeof(LsHash128);
+    LS_TRY(ls_file_read_at(dataset->fd, dataset->path, check->hashes, bytes, stored->hashes));
+    if (!ls_hash128_equal(ls_hash128(check->hashes, bytes), stored->hashes_hash))
+        return LS_FAIL(LS_BAD_DATA,
+            "%s: the block hashes of %s do not match the schema; import the data again", dataset->path,
+            stored->name);
+    for (uint64_t first = 0; first < stored->rows; first += check->rows_count) {
+        uint64_t left = stored->rows - first;
+        size_t rows = left < check->rows_count ? left : check->rows_count;
+        LS_TRY(read_rows(check, first, rows));
+        LS_TRY(hash_bytes(check, check->rows, rows * stored->row_bytes));
+        LS_TRY(check_rows(check, first, rows));
+    }
+    return check->filled > 0 ? check_block(check) : LS_OK;
+}
+
+static LsStatus compare_counts(const Check *check)
+{
+    const LsDataset *dataset = check->dataset;
+    for (size_t i = 0; i < dataset->info.outputs; i++)
+        if (check->counts[i] != dataset->counts[check->split][i])
+            return LS_FAIL(LS_BAD_DATA,
+                "%s: class %zu comes %llu times in %s, the schema says %llu; import the data again",
+                dataset->path, i, (unsigned long long)check->counts[i], ls_split_name(check->split),
+                (unsigned long long)dataset->counts[check->split][i]);
+    return LS_OK;
+}
+
+static LsStatus verify_stored(const LsDataset *dataset, LsSplit split, bool features)
+{
+    const LsStored *stored = features ? &dataset->x[split] : &dataset->y[split];
+    bool count = !features && dataset->info.classes;
+    Check check = {.dataset = dataset, .stored = stored, .split = split, .features = features};
+    check.rows_count = stored->chunk_rows > 0                ? stored->chunk_rows
+                       : stored->row_bytes >= LS_BLOCK_BYTES ? 1
+                                                             : LS_BLOCK_BYTES / stored->row_bytes;
+    check.hashes = malloc(stored->blocks * sizeof(LsHash128));
+    check.block = malloc(LS_BLOCK_BYTES);
+    check.rows = malloc(check.rows_count * stored->row_bytes);
+    check.deflated = malloc(stored->chunk_rows > 0 ? ls_stored_deflated_bytes(stored) : 1);
+    check.counts = calloc(count ? dataset->info.outputs : 1, sizeof *check.counts);
+    LsStatus status;
+    if (check.hashes == NULL || check.block == NULL || check.rows == NULL || check.deflated == NULL ||
+        check.counts == NULL)
+        status = LS_FAIL(LS_INTERNAL, "%s: out of memory", dataset->path);
+    else
+        status = check_values(&check);
+    if (status == LS_OK && count)
+        status = compare_counts(&check);
+    free(check.counts);
+    free(check.deflated);
+    free(check.rows);
+    free(check.block);
+    free(check.hashes);
+    return status;
+}
+
+LsStatus ls_dataset_verify(const LsDataset *dataset)
+{
+    for (LsSplit split = LS_TRAIN; split < LS_SPLITS; split++) {
+        if (dataset->info.samples[split] == 0)
+            continue;
+        LS_TRY(verify_stored(dataset, split, true));
+        LS_TRY(verify_stored(dataset, split, false));
+    }
+    return LS_OK;
+}
