@@ -195,6 +195,7 @@ typedef struct LsDevice LsDevice;
 typedef struct LsDeviceOps {
     const char *name;
     void (*close)(LsDevice *device);
+    void (*fingerprint)(const LsDevice *device, char *text, size_t size); // see ls_device_fingerprint
 
     // Memory. New memory has undefined contents. Sizes are bytes.
     LsStatus (*allocate)(LsDevice *device, size_t bytes, void **out);

@@ -1,0 +1,36 @@
+// What the backends share; no other layer sees this header.
+#ifndef LOCKSTEP_DEVICE_BACKEND_H
+#define LOCKSTEP_DEVICE_BACKEND_H
+
+#include "device/device.h"
+
+// Each backend's constructor. options->kind and options->precision are never auto.
+LsStatus ls_ref_open(const LsDeviceOptions *options, LsDevice **out);
+LsStatus ls_cpu_open(const LsDeviceOptions *options, LsDevice **out);
+
+// The reference table, from which other host backends start. Its functions need nothing of `device`.
+extern const LsDeviceOps ls_ref_ops;
+
+// LS_OK for F32 and BF16, else LS_UNSUPPORTED naming the op.
+LsStatus ls_require_float_type(const char *op, LsDtype type);
+
+// Checks the types and the combination of options of a product, and that a fused output is not accumulated.
+LsStatus ls_require_matmul(const LsMatmul *args);
+
+// LS_UNSUPPORTED for types that normalize has no loop for.
+LsStatus ls_require_normalize(const LsNormalize *args);
+
+// The type of the rounded weights, whole blocks, and the moments that the optimizer needs.
+LsStatus ls_require_optimizer_step(const LsOptimizerStep *args);
+
+// LS_BAD_DATA naming the row if a label is not a class.
+LsStatus ls_require_labels(const LsLossArgs *args);
+
+// Checks that a list of additions stays within its inputs.
+LsStatus ls_require_tree(const LsTreeAdd *args);
+
+// The threshold that dropout compares random words with, and the factor of what is kept.
+uint32_t ls_dropout_threshold(double rate);
+float ls_dropout_factor(double rate);
+
+#endif

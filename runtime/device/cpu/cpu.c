@@ -1,0 +1,167 @@
+// The cpu backend: the reference table with oneDNN products and vectorised loops put over it.
+#include <cpuid.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "../backend.h"
+#include "base/memory.h"
+#include "loops/loops.h"
+#include "onednn.h"
+
+typedef struct CpuDevice {
+    LsDevice base;
+    LsDeviceOps ops; // of this instruction set
+    LsOnednn *onednn;
+    const LsCpuLoops *loops;
+    LsIsa isa;
+    int threads;
+    LsTreeScratch tree_scratch;
+} CpuDevice;
+
+static void cpu_close(LsDevice *device)
+{
+    CpuDevice *cpu = (CpuDevice *)device;
+    ls_onednn_close(cpu->onednn);
+    free(cpu);
+}
+
+static const char *isa_name(LsIsa isa)
+{
+    static const char *const names[] = {
+        [LS_ISA_AUTO] = "baseline",
+        [LS_ISA_AVX2] = "avx2",
+        [LS_ISA_AVX512] = "avx512",
+        [LS_ISA_AVX512_BF16] = "avx512_bf16",
+        [LS_ISA_AMX] = "amx",
+    };
+    return names[isa];
+}
+
+// "AuthenticAMD": oneDNN reads the caches, by which it cuts products into blocks, on some makes only.
+static void processor_vendor(char text[13])
+{
+    unsigned most, words[3];
+    __cpuid(0, most, words[0], words[2], words[1]);
+    memcpy(text, words, 12);
+    text[12] = 0;
+}
+
+static void cpu_fingerprint(const LsDevice *device, char *text, size_t size)
+{
+    const CpuDevice *cpu = (const CpuDevice *)device;
+    char library[64], vendor[13];
+    ls_onednn_version(library, sizeof library);
+    processor_vendor(vendor);
+    snprintf(text, size, "cpu %s, %s, %s %s, caches %ld/%ld/%ld KiB, threads %d, compiler %s",
+        device->precision == LS_PRECISION_BF16 ? "bf16" : "fp32", library, vendor, isa_name(cpu->isa),
+        sysconf(_SC_LEVEL1_DCACHE_SIZE) / 1024, sysconf(_SC_LEVEL2_CACHE_SIZE) / 1024,
+        sysconf(_SC_LEVEL3_CACHE_SIZE) / 1024, cpu->threads, __VERSION__);
+}
+
+// A kept pre-activation is the product's output, and our own loop makes the activation from it; otherwise the
+// library applies bias and activation to the sums before it stores them.
+static LsStatus cpu_matmul(LsDevice *device, const LsMatmul *args)
+{
+    CpuDevice *cpu = (CpuDevice *)device;
+    LS_TRY(ls_require_matmul(args));
+    if (args->m == 0 || args->n == 0)
+        return LS_OK;
+    if (!args->pre_activation)
+        return ls_onednn_matmul(cpu->onednn, args);
+    LsMatmul product = *args;
+    product.c = args->pre_activation;
+    product.pre_activation = NULL;
+    product.activation = LS_IDENTITY;
+    LS_TRY(ls_onednn_matmul(cpu->onednn, &product));
+    cpu->loops->activate(
+        args->activation, args->m * args->n, args->pre_activation, args->c, args->output_type);
+    return LS_OK;
+}
+
+static LsStatus cpu_tree_add(LsDevice *device, const LsTreeAdd *args)
+{
+    CpuDevice *cpu = (CpuDevice *)device;
+    return cpu->loops->tree_add(args, cpu->tree_scratch);
+}
+
+static LsDeviceOps table_of(const LsCpuLoops *loops)
+{
+    LsDeviceOps ops = ls_ref_ops;
+    ops.name = "cpu";
+    ops.close = cpu_close;
+    ops.fingerprint = cpu_fingerprint;
+    ops.matmul = cpu_matmul;
+    ops.tree_add = cpu_tree_add;
+    ops.cast = loops->cast;
+    ops.normalize = loops->normalize;
+    ops.bias_gradient = loops->bias_gradient;
+    ops.activation_backward = loops->activation_backward;
+    ops.dropout = loops->dropout;
+    ops.add = loops->add;
+    ops.cross_entropy = loops->cross_entropy;
+    ops.binary_cross_entropy = loops->binary_cross_entropy;
+    ops.mean_squared_error = loops->mean_squared_error;
+    ops.sum = loops->sum;
+    ops.block_squares = loops->block_squares;
+    ops.optimizer_step = loops->optimizer_step;
+    return ops;
+}
+
+static LsStatus choose_isa(CpuDevice *cpu, int wanted)
+{
+    cpu->isa = ls_onednn_isa(cpu->onednn);
+    if (cpu->isa < LS_ISA_AVX2 || !__builtin_cpu_supports("fma"))
+        return LS_FAIL(LS_UNAVAILABLE,
+            "this processor has no AVX2 and FMA, which the cpu device needs; set runtime.device to ref");
+    if (wanted != LS_ISA_AUTO && cpu->isa < (LsIsa)wanted)
+        return LS_FAIL(LS_UNAVAILABLE,
+            "runtime.isa asks for %s and this processor has %s; set a lower one or auto",
+            isa_name((LsIsa)wanted), isa_name(cpu->isa));
+    cpu->loops = cpu->isa >= LS_ISA_AVX512 ? &ls_cpu_loops_avx512 : &ls_cpu_loops_avx2;
+    return LS_OK;
+}
+
+// BF16 by default only where the processor multiplies it: emulated products are slower than FP32.
+static LsStatus choose_precision(CpuDevice *cpu, int wanted)
+{
+    switch (wanted) {
+    case LS_PRECISION_FP16:
+        return LS_FAIL(LS_UNAVAILABLE,
+            "runtime.precision fp16 needs a CUDA device; set bf16, fp32 or auto for the cpu device");
+    case LS_PRECISION_BF16:
+        if (cpu->isa < LS_ISA_AVX512)
+            return LS_FAIL(LS_UNAVAILABLE,
+                "runtime.precision bf16 needs AVX-512 and %s is in use; set fp32 or auto",
+                isa_name(cpu->isa));
+        cpu->base.precision = LS_PRECISION_BF16;
+        return LS_OK;
+    case LS_PRECISION_FP32:
+        cpu->base.precision = LS_PRECISION_FP32;
+        return LS_OK;
+    default:
+        cpu->base.precision = cpu->isa >= LS_ISA_AVX512_BF16 ? LS_PRECISION_BF16 : LS_PRECISION_FP32;
+        return LS_OK;
+    }
+}
+
+LsStatus ls_cpu_open(const LsDeviceOptions *options, LsDevice **out)
+{
+    CpuDevice *cpu;
+    LS_TRY(ls_memory_allocate(sizeof *cpu, (void **)&cpu));
+    cpu->threads = options->threads;
+    LsStatus status = ls_onednn_open(options->isa, options->threads, &cpu->onednn);
+    if (status == LS_OK)
+        status = choose_isa(cpu, options->isa);
+    if (status == LS_OK)
+        status = choose_precision(cpu, options->precision);
+    if (status != LS_OK) {
+        cpu_close(&cpu->base);
+        return status;
+    }
+    cpu->ops = table_of(cpu->loops);
+    cpu->base.ops = &cpu->ops;
+    *out = &cpu->base;
+    return LS_OK;
+}

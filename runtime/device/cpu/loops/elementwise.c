@@ -1,0 +1,114 @@
+// Loops that work on each element by itself.
+#include "lanes.h"
+#include "parts.h"
+
+ALWAYS_INLINE void cast(const LsCast *args, LsDtype from_type, LsDtype to_type)
+{
+    ELEMENTWISE
+    for (size_t i = 0; i < args->n; i++)
+        store(args->to, to_type, i, load(args->from, from_type, i));
+}
+
+LsStatus LOOPS(cast)(LsDevice *device, const LsCast *args)
+{
+    (void)device;
+    LS_TRY(ls_require_float_type("cast", args->from_type));
+    LS_TRY(ls_require_float_type("cast", args->to_type));
+    if (args->from_type == args->to_type)
+        memcpy(args->to, args->from, args->n * ls_dtype_size(args->to_type));
+    else if (args->from_type == LS_F32)
+        cast(args, LS_F32, LS_BF16);
+    else
+        cast(args, LS_BF16, LS_F32);
+    return LS_OK;
+}
+
+ALWAYS_INLINE float raw(const void *x, LsDtype type, size_t i)
+{
+    return type == LS_U8 ? (float)((const uint8_t *)x)[i] : ((const float *)x)[i];
+}
+
+ALWAYS_INLINE void normalize(const LsNormalize *args, LsDtype x_type, LsDtype y_type)
+{
+    const float *shift = args->shift, *scale = args->scale;
+    size_t columns = args->columns;
+    if (args->uniform) {
+        float one_shift = *shift, one_scale = *scale;
+        ELEMENTWISE
+        for (size_t i = 0; i < args->rows * columns; i++)
+            store(args->y, y_type, i, (raw(args->x, x_type, i) - one_shift) * one_scale);
+        return;
+    }
+    for (size_t r = 0; r < args->rows; r++) {
+        size_t first = r * columns;
+        ELEMENTWISE
+        for (size_t c = 0; c < columns; c++)
+            store(args->y, y_type, first + c, (raw(args->x, x_type, first + c) - shift[c]) * scale[c]);
+    }
+}
+
+LsStatus LOOPS(normalize)(LsDevice *device, const LsNormalize *args)
+{
+    (void)device;
+    LS_TRY(ls_require_normalize(args));
+    if (args->x_type == LS_U8 && args->y_type == LS_F32)
+        normalize(args, LS_U8, LS_F32);
+    else if (args->x_type == LS_U8)
+        normalize(args, LS_U8, LS_BF16);
+    else if (args->y_type == LS_F32)
+        normalize(args, LS_F32, LS_F32);
+    else
+        normalize(args, LS_F32, LS_BF16);
+    return LS_OK;
+}
+
+ALWAYS_INLINE void add(const LsAdd *args, LsDtype type)
+{
+    ELEMENTWISE
+    for (size_t i = 0; i < args->n; i++)
+        store(args->y, type, i, load(args->a, type, i) + load(args->b, type, i));
+}
+
+LsStatus LOOPS(add)(LsDevice *device, const LsAdd *args)
+{
+    (void)device;
+    LS_TRY(ls_require_float_type("add", args->type));
+    if (args->type == LS_F32)
+        add(args, LS_F32);
+    else
+        add(args, LS_BF16);
+    return LS_OK;
+}
+
+enum { DROPOUT_TILE = 64 }; // elements whose random words are drawn at a time
+
+ALWAYS_INLINE void dropout(const LsDropout *args, LsDtype type)
+{
+    LsRngKey key = ls_rng_key(args->seed, args->purpose);
+    uint32_t threshold = ls_dropout_threshold(args->rate);
+    float factor = ls_dropout_factor(args->rate);
+    for (size_t r = 0; r < args->rows; r++)
+        for (size_t first = 0; first < args->columns; first += DROPOUT_TILE) {
+            uint32_t words[DROPOUT_TILE];
+            for (size_t block = 0; block < DROPOUT_TILE / 4; block++)
+                ls_rng_block(key, args->positions[r], first / 4 + block, words + 4 * block);
+            size_t count = args->columns - first < DROPOUT_TILE ? args->columns - first : DROPOUT_TILE;
+            size_t offset = r * args->columns + first;
+            ELEMENTWISE
+            for (size_t j = 0; j < count; j++) {
+                float scaled = load(args->x, type, offset + j) * factor;
+                store(args->y, type, offset + j, words[j] >= threshold ? scaled : 0.0f);
+            }
+        }
+}
+
+LsStatus LOOPS(dropout)(LsDevice *device, const LsDropout *args)
+{
+    (void)device;
+    LS_TRY(ls_require_float_type("dropout", args->type));
+    if (args->type == LS_F32)
+        dropout(args, LS_F32);
+    else
+        dropout(args, LS_BF16);
+    return LS_OK;
+}

@@ -1,0 +1,144 @@
+// What the loops are written with: loads and stores of both types, fixed lanes for sums, exponential and
+// logarithm that the compiler vectorises. LS_LOOPS_ISA is the suffix of the instruction set.
+#ifndef LOCKSTEP_DEVICE_CPU_LANES_H
+#define LOCKSTEP_DEVICE_CPU_LANES_H
+
+#include <string.h>
+
+#include "loops.h"
+
+#define LS_LOOPS_JOIN_(name, isa) name##_##isa
+#define LS_LOOPS_JOIN(name, isa) LS_LOOPS_JOIN_(name, isa)
+// The name of a function or table of this instruction set.
+#define LOOPS(name) LS_LOOPS_JOIN(ls_cpu_##name, LS_LOOPS_ISA)
+
+// Tells the compiler that iterations do not depend on each other: y may be x, but never overlaps it shifted.
+#ifdef __clang__
+#define ELEMENTWISE _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define ELEMENTWISE _Pragma("GCC ivdep")
+#endif
+
+// A loop body is written once and inlined with a constant type.
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+
+ALWAYS_INLINE float float_of_bits(uint32_t bits)
+{
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+ALWAYS_INLINE uint32_t bits_of_float(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+// ls_f32_to_bf16 without a branch.
+ALWAYS_INLINE uint16_t round_to_bf16(float value)
+{
+    uint32_t bits = bits_of_float(value);
+    uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    uint32_t quiet = (bits >> 16) | 0x40u;
+    return (uint16_t)((bits & 0x7fffffffu) > 0x7f800000u ? quiet : rounded);
+}
+
+ALWAYS_INLINE float load(const void *array, LsDtype type, size_t i)
+{
+    return type == LS_F32 ? ((const float *)array)[i]
+                          : float_of_bits((uint32_t)((const uint16_t *)array)[i] << 16);
+}
+
+ALWAYS_INLINE void store(void *array, LsDtype type, size_t i, float value)
+{
+    if (type == LS_F32)
+        ((float *)array)[i] = value;
+    else
+        ((uint16_t *)array)[i] = round_to_bf16(value);
+}
+
+// ---- Sums over a fixed number of lanes ------------------------------------------------------------------
+
+enum { LANES = 16 };
+typedef float FloatLanes __attribute__((vector_size(64)));
+typedef uint32_t WordLanes __attribute__((vector_size(64)));
+typedef uint16_t HalfLanes __attribute__((vector_size(32)));
+
+ALWAYS_INLINE FloatLanes load_lanes(const void *array, LsDtype type, size_t i)
+{
+    FloatLanes lanes;
+    if (type == LS_F32) {
+        memcpy(&lanes, (const float *)array + i, sizeof lanes);
+        return lanes;
+    }
+    HalfLanes halves;
+    memcpy(&halves, (const uint16_t *)array + i, sizeof halves);
+    WordLanes words = __builtin_convertvector(halves, WordLanes) << 16;
+    memcpy(&lanes, &words, sizeof lanes);
+    return lanes;
+}
+
+// The lanes' sum as a balanced tree.
+ALWAYS_INLINE float sum_lanes(const float lanes[LANES])
+{
+    float sums[LANES];
+    memcpy(sums, lanes, sizeof sums);
+    for (int half = LANES / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++)
+            sums[i] += sums[i + half];
+    return sums[0];
+}
+
+// ---- Transcendental functions ---------------------------------------------------------------------------
+
+// e^x within 2 units in the last place; 0 and infinity beyond the range of float, NaN for NaN. Argument
+// reduction by Cody and Waite, polynomial from Moshier's Cephes library.
+ALWAYS_INLINE float exponential(float x)
+{
+    const float shifter = 0x1.8p23f; // adding it rounds to an integer in the low bits of the mantissa
+    x = x < -104.0f ? -104.0f : x;
+    x = x > 89.0f ? 89.0f : x;
+    float shifted = __builtin_fmaf(x, 1.44269504089f, shifter);
+    float n = shifted - shifter;
+    float r = __builtin_fmaf(n, -0.693359375f, x);
+    r = __builtin_fmaf(n, 2.12194440e-4f, r);
+    float p = 1.9875691500e-4f;
+    p = __builtin_fmaf(p, r, 1.3981999507e-3f);
+    p = __builtin_fmaf(p, r, 8.3334519073e-3f);
+    p = __builtin_fmaf(p, r, 4.1665795894e-2f);
+    p = __builtin_fmaf(p, r, 1.6666665459e-1f);
+    p = __builtin_fmaf(p, r, 5.0000001201e-1f);
+    p = __builtin_fmaf(p, r * r, r) + 1.0f;
+    // 2^n in two factors, so that neither leaves the range of normal numbers before the product does.
+    int32_t exponent = (int32_t)(bits_of_float(shifted) - bits_of_float(shifter));
+    int32_t first = exponent >> 1, second = exponent - first;
+    return p * float_of_bits((uint32_t)(first + 127) << 23) * float_of_bits((uint32_t)(second + 127) << 23);
+}
+
+// Natural logarithm of a normal positive number within 2 units in the last place; NaN for infinity and NaN.
+// From Cephes.
+ALWAYS_INLINE float logarithm(float x)
+{
+    uint32_t bits = bits_of_float(x);
+    // The mantissa is brought into [sqrt(1/2), sqrt(2)).
+    uint32_t shifted = bits - 0x3f3504f3u;
+    float exponent = (float)((int32_t)shifted >> 23);
+    float m = float_of_bits((shifted & 0x7fffffu) + 0x3f3504f3u) - 1.0f;
+    float square = m * m;
+    float p = 7.0376836292e-2f;
+    p = __builtin_fmaf(p, m, -1.1514610310e-1f);
+    p = __builtin_fmaf(p, m, 1.1676998740e-1f);
+    p = __builtin_fmaf(p, m, -1.2420140846e-1f);
+    p = __builtin_fmaf(p, m, 1.4249322787e-1f);
+    p = __builtin_fmaf(p, m, -1.6668057665e-1f);
+    p = __builtin_fmaf(p, m, 2.0000714765e-1f);
+    p = __builtin_fmaf(p, m, -2.4999993993e-1f);
+    p = __builtin_fmaf(p, m, 3.3333331174e-1f);
+    float y = __builtin_fmaf(exponent, -2.12194440e-4f, m * square * p);
+    y = m + __builtin_fmaf(-0.5f, square, y);
+    return __builtin_fmaf(exponent, 0.693359375f, y) + (x - x);
+}
+
+#endif

@@ -1,0 +1,140 @@
+// Sums. Each has a fixed order: lanes side by side, then the lanes as a tree.
+#include "lanes.h"
+#include "parts.h"
+
+enum {
+    PANEL = 4 * LANES, // columns whose sums stay in registers
+    RUN = 64           // rows summed in float before they are added to the total, which bounds rounding
+};
+
+ALWAYS_INLINE void panel_gradient(const LsBiasGradient *args, size_t first, LsDtype type)
+{
+    float totals[PANEL] = {0};
+    for (size_t begin = 0; begin < args->rows; begin += RUN) {
+        size_t end = args->rows - begin < RUN ? args->rows : begin + RUN;
+        FloatLanes sums[PANEL / LANES] = {0};
+        for (size_t r = begin; r < end; r++)
+            for (size_t v = 0; v < PANEL / LANES; v++)
+                sums[v] += load_lanes(args->dy, type, r * args->columns + first + v * LANES);
+        for (size_t j = 0; j < PANEL; j++)
+            totals[j] += sums[j / LANES][j % LANES];
+    }
+    for (size_t j = 0; j < PANEL; j++)
+        args->db[first + j] = (args->accumulate ? args->db[first + j] : 0.0f) + totals[j];
+}
+
+// The columns behind the last whole panel, summed in the same order.
+ALWAYS_INLINE void rest_gradient(const LsBiasGradient *args, size_t first, LsDtype type)
+{
+    size_t count = args->columns - first;
+    float totals[PANEL] = {0};
+    for (size_t begin = 0; begin < args->rows; begin += RUN) {
+        size_t end = args->rows - begin < RUN ? args->rows : begin + RUN;
+        float sums[PANEL] = {0};
+        for (size_t r = begin; r < end; r++)
+            for (size_t j = 0; j < count; j++)
+                sums[j] += load(args->dy, type, r * args->columns + first + j);
+        for (size_t j = 0; j < count; j++)
+            totals[j] += sums[j];
+    }
+    for (size_t j = 0; j < count; j++)
+        args->db[first + j] = (args->accumulate ? args->db[first + j] : 0.0f) + totals[j];
+}
+
+ALWAYS_INLINE void bias_gradient(const LsBiasGradient *args, LsDtype type)
+{
+    size_t first = 0;
+    for (; first + PANEL <= args->columns; first += PANEL)
+        panel_gradient(args, first, type);
+    if (first < args->columns)
+        rest_gradient(args, first, type);
+}
+
+LsStatus LOOPS(bias_gradient)(LsDevice *device, const LsBiasGradient *args)
+{
+    (void)device;
+    LS_TRY(ls_require_float_type("bias_gradient", args->type));
+    if (args->type == LS_F32)
+        bias_gradient(args, LS_F32);
+    else
+        bias_gradient(args, LS_BF16);
+    return LS_OK;
+}
+
+typedef double DoubleLanes __attribute__((vector_size(128)));
+
+ALWAYS_INLINE double sum_double_lanes(DoubleLanes lanes)
+{
+    double sums[LANES];
+    memcpy(sums, &lanes, sizeof sums);
+    for (int half = LANES / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++)
+            sums[i] += sums[i + half];
+    return sums[0];
+}
+
+// Sum of x, or of its squares, in float64.
+ALWAYS_INLINE double sum_wide(const float *x, size_t n, bool squares)
+{
+    DoubleLanes lanes = {0};
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        DoubleLanes wide = __builtin_convertvector(load_lanes(x, LS_F32, i), DoubleLanes);
+        lanes += squares ? wide * wide : wide;
+    }
+    for (size_t lane = 0; i < n; i++, lane++)
+        lanes[lane] += squares ? (double)x[i] * x[i] : x[i];
+    return sum_double_lanes(lanes);
+}
+
+LsStatus LOOPS(sum)(LsDevice *device, const LsSum *args)
+{
+    (void)device;
+    double sum = sum_wide(args->x, args->n, false);
+    *args->y = (float)((args->accumulate ? *args->y : 0.0) + sum);
+    return LS_OK;
+}
+
+LsStatus LOOPS(block_squares)(LsDevice *device, const LsBlockSquares *args)
+{
+    (void)device;
+    for (size_t first = 0; first < args->n; first += LS_BLOCK) {
+        size_t count = args->n - first < LS_BLOCK ? args->n - first : LS_BLOCK;
+        args->sums[first / LS_BLOCK] = (float)sum_wide(args->x + first, count, true);
+    }
+    return LS_OK;
+}
+
+static void add_tile(float *to, const float *a, const float *b, size_t count)
+{
+    ELEMENTWISE
+    for (size_t i = 0; i < count; i++)
+        to[i] = a[i] + b[i];
+}
+
+// Runs all additions on one tile: a value that was added to lives in scratch, the last sum goes to the
+// output.
+static void add_tree_tile(const LsTreeAdd *args, LsTreeScratch scratch, size_t first, size_t count)
+{
+    const float *values[LS_TREE_INPUTS];
+    for (size_t i = 0; i < args->count; i++)
+        values[i] = args->inputs[i] + first;
+    float *output = args->output + first;
+    for (size_t i = 0; i < args->adds; i++) {
+        size_t into = args->pairs[i][0], from = args->pairs[i][1];
+        bool last = i + 1 == args->adds && into == args->result;
+        float *to = last ? output : scratch[into];
+        add_tile(to, values[into], values[from], count);
+        values[into] = to;
+    }
+    if (values[args->result] != output)
+        memmove(output, values[args->result], count * sizeof *output);
+}
+
+LsStatus LOOPS(tree_add)(const LsTreeAdd *args, LsTreeScratch scratch)
+{
+    LS_TRY(ls_require_tree(args));
+    for (size_t first = 0; first < args->n; first += LS_TREE_TILE)
+        add_tree_tile(args, scratch, first, args->n - first < LS_TREE_TILE ? args->n - first : LS_TREE_TILE);
+    return LS_OK;
+}

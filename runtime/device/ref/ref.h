@@ -1,0 +1,39 @@
+// The reference ops, one file per family. Everything is computed per element in the plainest way that is
+// right: values are loaded to float, sums and transcendental functions run in float64, and each result is
+// rounded once to its type.
+#ifndef LOCKSTEP_DEVICE_REF_H
+#define LOCKSTEP_DEVICE_REF_H
+
+#include "../backend.h"
+
+LsStatus ls_ref_cast(LsDevice *device, const LsCast *args);
+LsStatus ls_ref_normalize(LsDevice *device, const LsNormalize *args);
+LsStatus ls_ref_matmul(LsDevice *device, const LsMatmul *args);
+LsStatus ls_ref_bias_gradient(LsDevice *device, const LsBiasGradient *args);
+LsStatus ls_ref_activation_backward(LsDevice *device, const LsActivationBackward *args);
+LsStatus ls_ref_dropout(LsDevice *device, const LsDropout *args);
+LsStatus ls_ref_add(LsDevice *device, const LsAdd *args);
+LsStatus ls_ref_cross_entropy(LsDevice *device, const LsLossArgs *args);
+LsStatus ls_ref_binary_cross_entropy(LsDevice *device, const LsLossArgs *args);
+LsStatus ls_ref_mean_squared_error(LsDevice *device, const LsLossArgs *args);
+LsStatus ls_ref_sum(LsDevice *device, const LsSum *args);
+LsStatus ls_ref_block_squares(LsDevice *device, const LsBlockSquares *args);
+LsStatus ls_ref_tree_add(LsDevice *device, const LsTreeAdd *args);
+LsStatus ls_ref_decide_step(LsDevice *device, const LsDecideStep *args);
+LsStatus ls_ref_optimizer_step(LsDevice *device, const LsOptimizerStep *args);
+
+// Element i of an F32 or BF16 array.
+static inline float ls_ref_load(const void *array, LsDtype type, size_t i)
+{
+    return type == LS_F32 ? ((const float *)array)[i] : ls_bf16_to_f32(((const uint16_t *)array)[i]);
+}
+
+static inline void ls_ref_store(void *array, LsDtype type, size_t i, float value)
+{
+    if (type == LS_F32)
+        ((float *)array)[i] = value;
+    else
+        ((uint16_t *)array)[i] = ls_f32_to_bf16(value);
+}
+
+#endif
