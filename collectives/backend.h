@@ -1,0 +1,62 @@
+// What a backend of the communicator provides to comm.c and reducer.c. Private to this layer.
+//
+// A backend extends LsComm: the first member of its state is an LsComm.
+#ifndef LOCKSTEP_COLLECTIVES_BACKEND_H
+#define LOCKSTEP_COLLECTIVES_BACKEND_H
+
+#include "collectives/comm.h"
+
+enum { LS_HOST_NAME = 256 };
+
+// A set of concurrent transfers, prepared once and started any number of times. It is either any number of
+// sends and receives or one reduce-scatter.
+typedef struct LsExchange LsExchange;
+
+// Something to wait for. `poll` advances it and counts what is outstanding, 0 when it is over; the deadline
+// starts anew whenever the count changes. `mark_pending` sets pending[r] for each rank r whose data is
+// missing, or is NULL where that cannot be known. `what` completes the sentence "waited 5 s for …".
+typedef struct LsWait {
+    const char *what;
+    LsStatus (*poll)(void *context, size_t *outstanding);
+    void (*mark_pending)(void *context, bool *pending);
+    void *context;
+} LsWait;
+
+typedef struct LsCommOps {
+    const char *name;
+    void (*close)(LsComm *comm);
+    void (*abort)(LsComm *comm, int exit_code); // may return if the job cannot be ended that way
+
+    LsStatus (*barrier)(LsComm *comm);
+    LsStatus (*broadcast)(LsComm *comm, void *data, size_t bytes, int root);
+    LsStatus (*all_gather)(LsComm *comm, const void *mine, void *all, const size_t *sizes);
+    LsStatus (*gather_shards)(LsComm *comm, const LsBuckets *buckets, void *flat, size_t element);
+
+    // For up to `transfers` transfers of float blocks. Destroy only what is not under way.
+    LsStatus (*exchange_create)(LsComm *comm, size_t transfers, LsExchange **out);
+    void (*exchange_destroy)(LsExchange *exchange);
+    // Transfers between the same two ranks with the same tag match in the order in which they are added and
+    // started.
+    LsStatus (*exchange_add)(
+        LsExchange *exchange, LsTransferKind kind, float *data, size_t blocks, uint32_t peer, size_t tag);
+    // Sums `from` over the ranks; rank r gets blocks[r] blocks of the sum, rank after rank, in its `piece`.
+    LsStatus (*exchange_set_reduce_scatter)(
+        LsExchange *exchange, const float *from, float *piece, const size_t *blocks);
+    LsStatus (*exchange_start)(LsExchange *exchange);
+    LsStatus (*exchange_test)(LsExchange *exchange, size_t *outstanding);
+    void (*exchange_mark_pending)(const LsExchange *exchange, bool *pending);
+
+    LsStatus (*wait)(LsComm *comm, const LsWait *wait);
+} LsCommOps;
+
+struct LsComm {
+    const LsCommOps *ops;
+    int rank, size, local_rank, local_size;
+    double timeout; // seconds for one wait
+    char host[LS_HOST_NAME];
+};
+
+LsStatus ls_self_open(const LsCommOptions *options, LsComm **out);
+LsStatus ls_mpi_open(const LsCommOptions *options, LsComm **out);
+
+#endif

@@ -1,0 +1,320 @@
+// The `mpi` backend: opening and closing, ending the job, and what all ranks tell each other at once.
+//
+// Only nonblocking calls, each waited for by ls_mpi_wait with its deadline. Errors of MPI end the job.
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "base/memory.h"
+#include "device/tensor.h"
+#include "mpi_backend.h"
+
+// ---- Closing and ending the job -------------------------------------------------------------------------
+
+static void mpi_abort(LsComm *comm, int exit_code)
+{
+    MPI_Abort(mpi_comm(comm)->traffic, exit_code);
+}
+
+static void free_memory(MpiComm *mpi)
+{
+    free(mpi->gather_displacements);
+    free(mpi->gather_counts);
+    free(mpi->gather);
+    free(mpi->displacements);
+    free(mpi->counts);
+    free(mpi);
+}
+
+static LsStatus mpi_barrier(LsComm *comm)
+{
+    MpiComm *mpi = mpi_comm(comm);
+    MPI_Request request;
+    ls_mpi_check(mpi, MPI_Ibarrier(mpi->traffic, &request), "MPI_Ibarrier");
+    return ls_mpi_wait_requests(mpi, &request, 1, "all ranks at a barrier");
+}
+
+// The barrier comes first because MPI_Finalize waits for the others without a deadline.
+static void mpi_close(LsComm *comm)
+{
+    MpiComm *mpi = mpi_comm(comm);
+    mpi_barrier(comm);
+    ls_mpi_stop_listening(mpi);
+    for (int i = 0; i < BLOCK_TYPES; i++)
+        MPI_Type_free(&mpi->block[i]);
+    MPI_Comm_free(&mpi->pulse);
+    MPI_Comm_free(&mpi->traffic);
+    MPI_Finalize();
+    free_memory(mpi);
+}
+
+// ---- One to all, all to all -----------------------------------------------------------------------------
+
+static LsStatus mpi_broadcast(LsComm *comm, void *data, size_t bytes, int root)
+{
+    MpiComm *mpi = mpi_comm(comm);
+    for (size_t done = 0; done < bytes;) {
+        size_t part = bytes - done < INT_MAX ? bytes - done : INT_MAX; // counts are ints
+        MPI_Request request;
+        ls_mpi_check(mpi, MPI_Ibcast((char *)data + done, (int)part, MPI_BYTE, root, mpi->traffic, &request),
+            "MPI_Ibcast");
+        LS_TRY(ls_mpi_wait_requests(mpi, &request, 1, "a broadcast"));
+        done += part;
+    }
+    return LS_OK;
+}
+
+// For totals that do not fit an int.
+static LsStatus all_gather_by_broadcasts(LsComm *comm, const void *mine, char *all, const size_t *sizes)
+{
+    for (int r = 0; r < comm->size; r++) {
+        if (r == comm->rank && all != mine)
+            memcpy(all, mine, sizes[r]);
+        LS_TRY(mpi_broadcast(comm, all, sizes[r], r));
+        all += sizes[r];
+    }
+    return LS_OK;
+}
+
+static LsStatus mpi_all_gather(LsComm *comm, const void *mine, void *all, const size_t *sizes)
+{
+    MpiComm *mpi = mpi_comm(comm);
+    size_t total = 0;
+    const char *place = all;
+    for (int r = 0; r < comm->size; r++) {
+        if (sizes[r] > INT_MAX - total)
+            return all_gather_by_broadcasts(comm, mine, all, sizes);
+        mpi->counts[r] = (int)sizes[r];
+        mpi->displacements[r] = (int)total;
+        if (r < comm->rank)
+            place += sizes[r];
+        total += sizes[r];
+    }
+    MPI_Request request;
+    ls_mpi_check(mpi,
+        MPI_Iallgatherv(mine == place ? MPI_IN_PLACE : mine, (int)sizes[comm->rank], MPI_BYTE, all,
+            mpi->counts, mpi->displacements, MPI_BYTE, mpi->traffic, &request),
+        "MPI_Iallgatherv");
+    return ls_mpi_wait_requests(mpi, &request, 1, "an exchange with all ranks");
+}
+
+// ---- Parameters -----------------------------------------------------------------------------------------
+
+// MPI reads the counts until the gather is over, so every bucket has its own.
+static LsStatus reserve_gathers(MpiComm *mpi, size_t buckets)
+{
+    if (buckets <= mpi->gathers)
+        return LS_OK;
+    if (buckets > INT_MAX)
+        return LS_FAIL(LS_CONFIG, "%zu buckets are too many; raise collectives.bucket_mb", buckets);
+    size_t entries, bytes;
+    if (!ls_size_multiply(buckets, (size_t)mpi->base.size, &entries) ||
+        !ls_size_multiply(entries, sizeof(int), &bytes))
+        return LS_FAIL(LS_INTERNAL, "%zu buckets do not fit in memory", buckets);
+    free(mpi->gather_displacements);
+    free(mpi->gather_counts);
+    free(mpi->gather);
+    mpi->gather_displacements = mpi->gather_counts = NULL;
+    mpi->gather = NULL;
+    mpi->gathers = 0;
+    LS_TRY(ls_memory_allocate(buckets * sizeof(MPI_Request), (void **)&mpi->gather));
+    LS_TRY(ls_memory_allocate(bytes, (void **)&mpi->gather_counts));
+    LS_TRY(ls_memory_allocate(bytes, (void **)&mpi->gather_displacements));
+    mpi->gathers = buckets;
+    return LS_OK;
+}
+
+static void start_gather(MpiComm *mpi, LsBucket bucket, size_t b, char *flat, int type)
+{
+    int ranks = mpi->base.size;
+    int *counts = mpi->gather_counts + b * (size_t)ranks;
+    int *displacements = mpi->gather_displacements + b * (size_t)ranks;
+    for (int r = 0; r < ranks; r++) {
+        LsBlockRange piece = ls_piece(bucket.blocks, (uint32_t)ranks, (uint32_t)r);
+        counts[r] = (int)piece.count;
+        displacements[r] = (int)piece.first;
+    }
+    char *place = flat + bucket.first_block * ((size_t)LS_BLOCK << type);
+    ls_mpi_check(mpi,
+        MPI_Iallgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, place, counts, displacements, mpi->block[type],
+            mpi->traffic, &mpi->gather[b]),
+        "MPI_Iallgatherv");
+}
+
+static LsStatus mpi_gather_shards(LsComm *comm, const LsBuckets *buckets, void *flat, size_t element)
+{
+    MpiComm *mpi = mpi_comm(comm);
+    int type = 0;
+    while (type < BLOCK_TYPES && element != (size_t)1 << type)
+        type++;
+    if (type == BLOCK_TYPES)
+        return LS_FAIL(LS_UNSUPPORTED, "cannot gather elements of %zu bytes", element);
+    LS_TRY(reserve_gathers(mpi, buckets->count));
+    for (size_t b = 0; b < buckets->count; b++) {
+        if (buckets->bucket[b].blocks > INT_MAX)
+            return LS_FAIL(LS_CONFIG, "a bucket of %zu blocks is too large; lower collectives.bucket_mb",
+                buckets->bucket[b].blocks);
+        start_gather(mpi, buckets->bucket[b], b, flat, type);
+    }
+    return ls_mpi_wait_requests(mpi, mpi->gather, (int)buckets->count, "the updated parameters");
+}
+
+// ---- Opening --------------------------------------------------------------------------------------------
+
+// Containers often forbid one process to read another's memory. Open MPI 4 finds out only when a message is
+// under way, and complains on standard error for each; it is told beforehand instead.
+static void probe_single_copy(void)
+{
+    char from = 1, to = 0;
+    struct iovec local = {&to, 1}, remote = {&from, 1};
+    if (process_vm_readv(getpid(), &local, 1, &remote, 1, 0) != 1)
+        setenv("OMPI_MCA_btl_vader_single_copy_mechanism", "none", 0);
+}
+
+static LsStatus start_mpi(void)
+{
+    int initialized, finalized;
+    if (MPI_Initialized(&initialized) != MPI_SUCCESS || MPI_Finalized(&finalized) != MPI_SUCCESS ||
+        initialized || finalized)
+        return LS_FAIL(LS_INTERNAL, "MPI can be started once in a process");
+    probe_single_copy();
+    int provided;
+    if (MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided) != MPI_SUCCESS)
+        return LS_FAIL(LS_UNAVAILABLE, "MPI_Init_thread failed");
+    if (provided < MPI_THREAD_FUNNELED)
+        return LS_FAIL(LS_UNAVAILABLE, "this MPI supports no threads beside the one that calls it");
+    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+    return LS_OK;
+}
+
+// Another MPI's mpirun starts processes that do not find each other: each would train alone.
+static LsStatus check_launcher(int size)
+{
+    static const char *const variables[] = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"};
+    for (size_t i = 0; i < sizeof variables / sizeof *variables; i++) {
+        const char *promised = getenv(variables[i]);
+        if (promised && size == 1 && atol(promised) > 1)
+            return LS_FAIL(LS_UNAVAILABLE,
+                "%s promises %s ranks but MPI finds one; start with the mpirun of the MPI library that "
+                "lockstep was built with",
+                variables[i], promised);
+    }
+    return LS_OK;
+}
+
+static LsStatus duplicate_world(MpiComm *mpi, MPI_Comm *out)
+{
+    MPI_Comm duplicate;
+    MPI_Request request;
+    ls_mpi_check(mpi, MPI_Comm_idup(MPI_COMM_WORLD, &duplicate, &request), "MPI_Comm_idup");
+    LS_TRY(ls_mpi_wait_requests(mpi, &request, 1, "all ranks to start"));
+    ls_mpi_check(mpi, MPI_Comm_set_errhandler(duplicate, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
+    *out = duplicate;
+    return LS_OK;
+}
+
+static void create_block_types(MpiComm *mpi)
+{
+    for (int i = 0; i < BLOCK_TYPES; i++) {
+        ls_mpi_check(
+            mpi, MPI_Type_contiguous(LS_BLOCK << i, MPI_BYTE, &mpi->block[i]), "MPI_Type_contiguous");
+        ls_mpi_check(mpi, MPI_Type_commit(&mpi->block[i]), "MPI_Type_commit");
+    }
+}
+
+// Where a rank runs: the kernel's boot and the host name. Two machines may carry one name, and the
+// containers of one machine may not share memory.
+typedef struct Place {
+    char boot[64], host[LS_HOST_NAME];
+} Place;
+
+static LsStatus find_neighbours(LsComm *comm)
+{
+    size_t ranks = (size_t)comm->size;
+    Place mine = {0}, *all = NULL;
+    size_t *sizes = NULL;
+    FILE *boot = fopen("/proc/sys/kernel/random/boot_id", "r");
+    if (boot) {
+        if (!fgets(mine.boot, sizeof mine.boot, boot))
+            mine.boot[0] = '\0';
+        fclose(boot);
+    }
+    if (gethostname(mine.host, sizeof mine.host - 1) != 0)
+        strcpy(mine.host, "localhost");
+    memcpy(comm->host, mine.host, sizeof comm->host);
+
+    LS_TRY(ls_memory_allocate(ranks * sizeof *all, (void **)&all));
+    LsStatus status = ls_memory_allocate(ranks * sizeof *sizes, (void **)&sizes);
+    for (size_t r = 0; status == LS_OK && r < ranks; r++)
+        sizes[r] = sizeof mine;
+    if (status == LS_OK)
+        status = mpi_all_gather(comm, &mine, all, sizes);
+    comm->local_size = comm->local_rank = 0;
+    for (int r = 0; status == LS_OK && r < comm->size; r++) {
+        bool here = memcmp(&all[r], &mine, sizeof mine) == 0;
+        comm->local_size += here;
+        comm->local_rank += here && r < comm->rank;
+    }
+    free(sizes);
+    free(all);
+    return status;
+}
+
+static LsStatus connect_ranks(MpiComm *mpi)
+{
+    LS_TRY(duplicate_world(mpi, &mpi->traffic));
+    LS_TRY(duplicate_world(mpi, &mpi->pulse));
+    ls_mpi_listen(mpi);
+    create_block_types(mpi);
+    return find_neighbours(&mpi->base);
+}
+
+static const LsCommOps mpi_ops = {
+    .name = "mpi",
+    .close = mpi_close,
+    .abort = mpi_abort,
+    .barrier = mpi_barrier,
+    .broadcast = mpi_broadcast,
+    .all_gather = mpi_all_gather,
+    .gather_shards = mpi_gather_shards,
+    .exchange_create = ls_mpi_exchange_create,
+    .exchange_destroy = ls_mpi_exchange_destroy,
+    .exchange_add = ls_mpi_exchange_add,
+    .exchange_set_reduce_scatter = ls_mpi_exchange_set_reduce_scatter,
+    .exchange_start = ls_mpi_exchange_start,
+    .exchange_test = ls_mpi_exchange_test,
+    .exchange_mark_pending = ls_mpi_exchange_mark_pending,
+    .wait = ls_mpi_wait,
+};
+
+LsStatus ls_mpi_open(const LsCommOptions *options, LsComm **out)
+{
+    LS_TRY(start_mpi());
+    MpiComm *mpi;
+    LS_TRY(ls_memory_allocate(sizeof *mpi, (void **)&mpi));
+    mpi->base = (LsComm){.ops = &mpi_ops, .timeout = options->timeout};
+    mpi->traffic = MPI_COMM_WORLD; // for failures before there is a duplicate
+    mpi->question = MPI_REQUEST_NULL;
+    ls_mpi_check(mpi, MPI_Comm_rank(MPI_COMM_WORLD, &mpi->base.rank), "MPI_Comm_rank");
+    ls_mpi_check(mpi, MPI_Comm_size(MPI_COMM_WORLD, &mpi->base.size), "MPI_Comm_size");
+    size_t scratch = (size_t)mpi->base.size * sizeof(int);
+    LsStatus status = check_launcher(mpi->base.size);
+    if (status == LS_OK)
+        status = ls_memory_allocate(scratch, (void **)&mpi->counts);
+    if (status == LS_OK)
+        status = ls_memory_allocate(scratch, (void **)&mpi->displacements);
+    if (status != LS_OK) {
+        free_memory(mpi);
+        return status;
+    }
+    status = connect_ranks(mpi);
+    if (status != LS_OK) // the others may have got through, so there is no orderly way back
+        ls_comm_abort(&mpi->base, status, ls_status_message());
+    long processors = sysconf(_SC_NPROCESSORS_ONLN);
+    mpi->crowded = processors > 0 && mpi->base.local_size > processors;
+    *out = &mpi->base;
+    return LS_OK;
+}

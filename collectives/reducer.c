@@ -1,0 +1,313 @@
+// The executor of lane plans: for each bucket, phase after phase, an exchange and then the phase's additions.
+//
+// The additions of a phase over one range of pieces run as one device op per tree (tree_add), which reads
+// the partial sums where they are and writes the root alone. A slot that was added to another is spent: only
+// a later receive may give it contents again. The last root, the plan's result, is written to slot 0.
+#include <stdlib.h>
+#include <string.h>
+
+#include "backend.h"
+#include "base/memory.h"
+#include "device/tensor.h"
+#include "reducer_program.h"
+
+struct LsReducer {
+    LsComm *comm;
+    LsDevice *device;
+    const LsPlan *plan;
+    const LsBuckets *buckets;
+    float *const *slot;
+    bool fast;
+    size_t phases; // of a bucket
+    LsReducerProgram program;
+
+    // Staging: slot s >= lane_slots holds the pieces span[s - lane_slots] of every bucket, bucket b's from
+    // element offset[b * staging_slots + s - lane_slots] on.
+    size_t staging_slots, staging_bytes;
+    LsPieceSpan *span;
+    size_t *offset;
+    float *staging;
+
+    LsExchange **exchange; // [buckets × phases]; NULL where a phase moves nothing
+    size_t begun;          // buckets begun since the last finish
+    size_t *phase;         // [buckets] the phase under way; == phases: reduced
+};
+
+// ---- Places ---------------------------------------------------------------------------------------------
+
+static size_t range_blocks(const LsReducer *r, size_t b, LsPieceSpan span)
+{
+    size_t blocks = r->buckets->bucket[b].blocks;
+    return ls_piece(blocks, r->plan->ranks, span.first + span.count).first -
+           ls_piece(blocks, r->plan->ranks, span.first).first;
+}
+
+// Where slot `slot` has piece `piece` of bucket b.
+static float *place(const LsReducer *r, size_t b, uint32_t slot, uint32_t piece)
+{
+    LsBucket bucket = r->buckets->bucket[b];
+    size_t first = ls_piece(bucket.blocks, r->plan->ranks, piece).first;
+    if (slot < r->plan->lane_slots)
+        return r->slot[slot] + (bucket.first_block + first) * LS_BLOCK;
+    size_t s = slot - r->plan->lane_slots;
+    size_t span_first = ls_piece(bucket.blocks, r->plan->ranks, r->span[s].first).first;
+    return r->staging + r->offset[b * r->staging_slots + s] + (first - span_first) * LS_BLOCK;
+}
+
+// ---- Set-up ---------------------------------------------------------------------------------------------
+
+static void widen(LsPieceSpan *span, uint32_t first, uint32_t count)
+{
+    uint32_t end = first + count, old_end = span->first + span->count;
+    if (span->count == 0) {
+        *span = (LsPieceSpan){first, count};
+        return;
+    }
+    span->first = first < span->first ? first : span->first;
+    span->count = (end > old_end ? end : old_end) - span->first;
+}
+
+// The pieces that each staging slot ever holds.
+static void find_spans(LsReducer *r)
+{
+    const LsPlan *plan = r->plan;
+    if (r->fast) {
+        r->span[0] = (LsPieceSpan){plan->rank, 1};
+        return;
+    }
+    for (size_t i = 0; i < plan->transfers; i++) {
+        const LsTransfer *t = &plan->transfer[i];
+        if (t->slot >= plan->lane_slots)
+            widen(&r->span[t->slot - plan->lane_slots], t->first_piece, t->pieces);
+    }
+    for (size_t i = 0; i < plan->adds; i++) {
+        const LsPlanAdd *a = &plan->add[i];
+        if (a->into >= plan->lane_slots)
+            widen(&r->span[a->into - plan->lane_slots], a->first_piece, a->pieces);
+        if (a->from >= plan->lane_slots)
+            widen(&r->span[a->from - plan->lane_slots], a->first_piece, a->pieces);
+    }
+}
+
+// Every bucket has staging of its own, so that all of them can be under way at once.
+static LsStatus create_staging(LsReducer *r)
+{
+    r->staging_slots = r->fast ? 1 : r->plan->slots - r->plan->lane_slots;
+    if (r->plan->ranks == 1 || r->staging_slots == 0)
+        return LS_OK;
+    size_t entries, bytes, elements = 0;
+    if (!ls_size_multiply(r->staging_slots, r->buckets->count, &entries) ||
+        !ls_size_multiply(entries, sizeof *r->offset, &bytes))
+        return LS_FAIL(LS_INTERNAL, "%zu buckets do not fit in memory", r->buckets->count);
+    LS_TRY(ls_memory_allocate(r->staging_slots * sizeof *r->span, (void **)&r->span));
+    LS_TRY(ls_memory_allocate(bytes, (void **)&r->offset));
+    find_spans(r);
+    for (size_t b = 0; b < r->buckets->count; b++)
+        for (size_t s = 0; s < r->staging_slots; s++) {
+            r->offset[b * r->staging_slots + s] = elements;
+            elements += range_blocks(r, b, r->span[s]) * LS_BLOCK;
+        }
+    r->staging_bytes = elements * sizeof(float);
+    return ls_comm_allocate(r->comm, r->device, r->staging_bytes, (void **)&r->staging);
+}
+
+static LsStatus prepare_phase(LsReducer *r, size_t b, const LsPlanPhase *phase, LsExchange **out)
+{
+    const LsTransfer *transfer = r->plan->transfer + phase->first_transfer;
+    LS_TRY(r->comm->ops->exchange_create(r->comm, phase->transfers, out));
+    for (size_t i = 0; i < phase->transfers; i++) {
+        // Both ends leave out pieces without a block (buckets may have fewer blocks than there are ranks).
+        size_t blocks = range_blocks(r, b, (LsPieceSpan){transfer[i].first_piece, transfer[i].pieces});
+        if (blocks > 0)
+            LS_TRY(r->comm->ops->exchange_add(*out, transfer[i].kind,
+                place(r, b, transfer[i].slot, transfer[i].first_piece), blocks, transfer[i].peer, b));
+    }
+    return LS_OK;
+}
+
+static LsStatus prepare_reduce_scatter(LsReducer *r, size_t b, LsExchange **out)
+{
+    uint32_t ranks = r->plan->ranks;
+    LsBucket bucket = r->buckets->bucket[b];
+    size_t *blocks;
+    LS_TRY(r->comm->ops->exchange_create(r->comm, 1, out));
+    LS_TRY(ls_memory_allocate(ranks * sizeof *blocks, (void **)&blocks));
+    for (uint32_t rank = 0; rank < ranks; rank++)
+        blocks[rank] = ls_piece(bucket.blocks, ranks, rank).count;
+    float *piece = r->staging + r->offset[b];
+    LsStatus status = r->comm->ops->exchange_set_reduce_scatter(
+        *out, r->slot[0] + bucket.first_block * LS_BLOCK, piece, blocks);
+    free(blocks);
+    return status;
+}
+
+static LsStatus create_exchanges(LsReducer *r)
+{
+    size_t entries;
+    if (!ls_size_multiply(r->buckets->count, r->phases, &entries) ||
+        !ls_size_multiply(entries, sizeof(LsExchange *), &(size_t){0}))
+        return LS_FAIL(LS_INTERNAL, "%zu buckets do not fit in memory", r->buckets->count);
+    LS_TRY(ls_memory_allocate(entries * sizeof *r->exchange, (void **)&r->exchange));
+    LS_TRY(ls_memory_allocate(r->buckets->count * sizeof *r->phase, (void **)&r->phase));
+    for (size_t b = 0; b < r->buckets->count; b++)
+        for (size_t p = 0; p < r->phases; p++) {
+            LsExchange **exchange = &r->exchange[b * r->phases + p];
+            if (r->fast)
+                LS_TRY(prepare_reduce_scatter(r, b, exchange));
+            else if (r->plan->phase[p].transfers > 0)
+                LS_TRY(prepare_phase(r, b, &r->plan->phase[p], exchange));
+        }
+    return LS_OK;
+}
+
+LsStatus ls_reducer_create(LsComm *comm, const LsReducerOptions *options, LsReducer **out)
+{
+    const LsPlan *plan = options->plan;
+    if (plan->ranks != (uint32_t)comm->size || plan->rank != (uint32_t)comm->rank)
+        return LS_FAIL(LS_INTERNAL, "the plan of rank %u of %u is not for rank %d of %d", plan->rank,
+            plan->ranks, comm->rank, comm->size);
+    LsReducer *r;
+    LS_TRY(ls_memory_allocate(sizeof *r, (void **)&r));
+    r->comm = comm;
+    r->device = options->device;
+    r->plan = plan;
+    r->buckets = options->buckets;
+    r->slot = options->slot;
+    r->fast = options->reduction == LS_REDUCTION_FAST;
+    r->phases = !r->fast ? plan->phases : comm->size > 1 ? 1 : 0;
+    LsStatus status = r->fast ? LS_OK : ls_reducer_program_create(plan, &r->program);
+    if (status == LS_OK)
+        status = create_staging(r);
+    if (status == LS_OK)
+        status = create_exchanges(r);
+    if (status != LS_OK) {
+        ls_reducer_destroy(r);
+        return status;
+    }
+    *out = r;
+    return LS_OK;
+}
+
+void ls_reducer_destroy(LsReducer *r)
+{
+    if (!r)
+        return;
+    for (size_t i = 0; r->exchange && i < r->buckets->count * r->phases; i++)
+        if (r->exchange[i])
+            r->comm->ops->exchange_destroy(r->exchange[i]);
+    free(r->phase);
+    free(r->exchange);
+    ls_comm_release(r->comm, r->device, r->staging);
+    free(r->offset);
+    free(r->span);
+    ls_reducer_program_free(&r->program);
+    free(r);
+}
+
+size_t ls_reducer_bytes(const LsReducer *r)
+{
+    return r->staging_bytes;
+}
+
+// ---- The step -------------------------------------------------------------------------------------------
+
+static LsStatus run_tree(LsReducer *r, size_t b, const LsTreeOp *op)
+{
+    size_t elements = range_blocks(r, b, op->span) * LS_BLOCK;
+    if (elements == 0)
+        return LS_OK;
+    const float *inputs[LS_TREE_INPUTS];
+    for (size_t i = 0; i < op->inputs; i++)
+        inputs[i] = place(r, b, op->slot[i], op->span.first);
+    LsTreeAdd args = {
+        .n = elements,
+        .count = op->inputs,
+        .inputs = inputs,
+        .adds = op->adds,
+        .pairs = op->pairs,
+        .result = op->result,
+        .output = place(r, b, op->output_slot, op->span.first),
+    };
+    return r->device->ops->tree_add(r->device, &args);
+}
+
+static LsStatus finish_phase(LsReducer *r, size_t b, size_t phase)
+{
+    if (r->fast) {
+        LsBlockRange piece = ls_bucket_piece(r->buckets, b, r->plan->ranks, r->plan->rank);
+        return r->device->ops->copy(r->device, r->slot[0] + piece.first * LS_BLOCK, r->staging + r->offset[b],
+            piece.count * LS_BLOCK * sizeof(float));
+    }
+    for (size_t i = r->program.first_op[phase]; i < r->program.first_op[phase + 1]; i++)
+        LS_TRY(run_tree(r, b, &r->program.op[i]));
+    return LS_OK;
+}
+
+static LsStatus start_phase(LsReducer *r, size_t b)
+{
+    LsExchange *exchange = r->phase[b] < r->phases ? r->exchange[b * r->phases + r->phase[b]] : NULL;
+    return exchange ? r->comm->ops->exchange_start(exchange) : LS_OK;
+}
+
+// Advances bucket b as far as it goes now; *outstanding counts its missing transfers and phases.
+static LsStatus advance(LsReducer *r, size_t b, size_t *outstanding)
+{
+    *outstanding = 0;
+    while (r->phase[b] < r->phases) {
+        LsExchange *exchange = r->exchange[b * r->phases + r->phase[b]];
+        size_t missing = 0;
+        if (exchange)
+            LS_TRY(r->comm->ops->exchange_test(exchange, &missing));
+        if (missing > 0) {
+            *outstanding = missing + (r->phases - r->phase[b]);
+            return LS_OK;
+        }
+        LS_TRY(finish_phase(r, b, r->phase[b]));
+        r->phase[b]++;
+        LS_TRY(start_phase(r, b));
+    }
+    return LS_OK;
+}
+
+static LsStatus advance_all(void *context, size_t *outstanding)
+{
+    LsReducer *r = context;
+    *outstanding = 0;
+    for (size_t b = 0; b < r->begun; b++) {
+        size_t missing;
+        LS_TRY(advance(r, b, &missing));
+        *outstanding += missing;
+    }
+    return LS_OK;
+}
+
+static void mark_pending(void *context, bool *pending)
+{
+    LsReducer *r = context;
+    for (size_t b = 0; b < r->begun; b++)
+        if (r->phase[b] < r->phases && r->exchange[b * r->phases + r->phase[b]])
+            r->comm->ops->exchange_mark_pending(r->exchange[b * r->phases + r->phase[b]], pending);
+}
+
+LsStatus ls_reducer_begin(LsReducer *r, size_t b)
+{
+    if (b != r->begun || b >= r->buckets->count)
+        return LS_FAIL(LS_INTERNAL, "bucket %zu begun out of order, %zu was next", b, r->begun);
+    r->begun++;
+    r->phase[b] = 0;
+    return start_phase(r, b);
+}
+
+LsStatus ls_reducer_poll(LsReducer *r)
+{
+    size_t outstanding;
+    return advance_all(r, &outstanding);
+}
+
+LsStatus ls_reducer_finish(LsReducer *r)
+{
+    LsWait wait = {.what = "gradients", .poll = advance_all, .mark_pending = mark_pending, .context = r};
+    LS_TRY(r->comm->ops->wait(r->comm, &wait));
+    r->begun = 0;
+    return LS_OK;
+}

@@ -1,0 +1,190 @@
+#include "reducer_program.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "device/device.h"
+
+enum { NONE = UINT32_MAX };
+
+typedef struct Builder {
+    const LsPlan *plan;
+    LsReducerProgram *program;
+    size_t slots_used, pairs_used; // of the program's pools
+    bool *spent;                   // [plan->slots] added to another slot since it last got contents
+    uint32_t *parent;              // [plan->slots] where this chunk adds the slot, or NONE
+    bool *touched;                 // [plan->slots] by this chunk
+} Builder;
+
+static LsStatus fail_spent(uint32_t slot)
+{
+    return LS_FAIL(LS_INTERNAL, "the plan reads slot %u after it was added to another", slot);
+}
+
+static uint32_t find_root(const Builder *b, uint32_t slot)
+{
+    while (b->parent[slot] != NONE)
+        slot = b->parent[slot];
+    return slot;
+}
+
+// The slot's index among the inputs of `op`, which grow by it if it is new.
+static uint16_t input_index(Builder *b, LsTreeOp *op, uint32_t slot)
+{
+    for (size_t i = 0; i < op->inputs; i++)
+        if (op->slot[i] == slot)
+            return (uint16_t)i;
+    b->slots_used++;
+    op->slot[op->inputs] = slot;
+    return (uint16_t)op->inputs++;
+}
+
+static LsTreeOp *start_op(Builder *b, LsPieceSpan span, uint32_t root)
+{
+    LsTreeOp *op = &b->program->op[b->program->ops++];
+    *op = (LsTreeOp){
+        .span = span,
+        .output_slot = root,
+        .slot = b->program->slot_pool + b->slots_used,
+        .pairs = b->program->pair_pool + b->pairs_used,
+    };
+    return op;
+}
+
+// The additions of the chunk that end in `root`, as one op.
+static void emit_tree(Builder *b, const LsPlanAdd *add, size_t adds, uint32_t root)
+{
+    LsTreeOp *op = start_op(b, (LsPieceSpan){add->first_piece, add->pieces}, root);
+    for (size_t i = 0; i < adds; i++) {
+        if (find_root(b, add[i].into) != root)
+            continue;
+        op->pairs[op->adds][0] = input_index(b, op, add[i].into);
+        op->pairs[op->adds][1] = input_index(b, op, add[i].from);
+        op->adds++;
+        b->pairs_used++;
+    }
+    op->result = input_index(b, op, root);
+}
+
+// Turns the longest head of add[0 … adds) that touches no more slots than one op may read into ops, one for
+// each tree that it forms. *taken is its length.
+static LsStatus emit_chunk(Builder *b, const LsPlanAdd *add, size_t adds, size_t *taken)
+{
+    size_t count = 0;
+    memset(b->touched, 0, b->plan->slots * sizeof *b->touched);
+    memset(b->parent, 0xff, b->plan->slots * sizeof *b->parent);
+    for (size_t inputs = 0; count < adds; count++) {
+        uint32_t into = add[count].into, from = add[count].from;
+        inputs += !b->touched[into] + (size_t)!b->touched[from];
+        if (inputs > LS_TREE_INPUTS)
+            break;
+        if (b->spent[into] || b->spent[from] || into == from)
+            return fail_spent(b->spent[into] ? into : from);
+        b->touched[into] = b->touched[from] = true;
+        b->parent[from] = into;
+        b->spent[from] = true;
+    }
+    for (size_t i = 0; i < count; i++) // every root is met as the target of its last addition
+        if (b->parent[add[i].into] == NONE && b->touched[add[i].into]) {
+            emit_tree(b, add, count, add[i].into);
+            b->touched[add[i].into] = false; // done
+        }
+    *taken = count;
+    return LS_OK;
+}
+
+static LsStatus emit_phase(Builder *b, const LsPlanPhase *phase)
+{
+    const LsTransfer *transfer = b->plan->transfer + phase->first_transfer;
+    for (size_t i = 0; i < phase->transfers; i++)
+        if (transfer[i].kind == LS_SEND && b->spent[transfer[i].slot])
+            return fail_spent(transfer[i].slot);
+    for (size_t i = 0; i < phase->transfers; i++)
+        if (transfer[i].kind == LS_RECEIVE)
+            b->spent[transfer[i].slot] = false;
+
+    const LsPlanAdd *add = b->plan->add + phase->first_add, *end = add + phase->adds;
+    while (add < end) {
+        size_t run = 1, taken;
+        while (add + run < end && add[run].first_piece == add->first_piece && add[run].pieces == add->pieces)
+            run++;
+        LS_TRY(emit_chunk(b, add, run, &taken));
+        add += taken;
+    }
+    return LS_OK;
+}
+
+// The plan's result belongs into slot 0. Mostly the last tree makes it and can write it there itself.
+static LsStatus place_result(Builder *b)
+{
+    LsReducerProgram *program = b->program;
+    uint32_t slot = b->plan->result_slot;
+    LsPieceSpan own = {b->plan->rank, 1};
+    if (slot == 0 || program->phases == 0)
+        return LS_OK;
+    if (b->spent[slot])
+        return fail_spent(slot);
+    LsTreeOp *last =
+        program->ops > program->first_op[program->phases - 1] ? &program->op[program->ops - 1] : NULL;
+    if (last && last->output_slot == slot && last->span.first == own.first && last->span.count == own.count) {
+        last->output_slot = 0;
+        return LS_OK;
+    }
+    LsTreeOp *copy = start_op(b, own, 0);
+    copy->result = input_index(b, copy, slot);
+    return LS_OK;
+}
+
+static LsStatus allocate(Builder *b)
+{
+    const LsPlan *plan = b->plan;
+    LsReducerProgram *program = b->program;
+    LS_TRY(ls_memory_allocate((plan->phases + 1) * sizeof *program->first_op, (void **)&program->first_op));
+    LS_TRY(ls_memory_allocate((plan->adds + 1) * sizeof *program->op, (void **)&program->op));
+    LS_TRY(
+        ls_memory_allocate((2 * plan->adds + 1) * sizeof *program->slot_pool, (void **)&program->slot_pool));
+    LS_TRY(ls_memory_allocate((plan->adds + 1) * sizeof *program->pair_pool, (void **)&program->pair_pool));
+    LS_TRY(ls_memory_allocate(plan->slots * sizeof *b->spent, (void **)&b->spent));
+    LS_TRY(ls_memory_allocate(plan->slots * sizeof *b->touched, (void **)&b->touched));
+    return ls_memory_allocate(plan->slots * sizeof *b->parent, (void **)&b->parent);
+}
+
+static LsStatus build(Builder *b)
+{
+    LS_TRY(allocate(b));
+    LsReducerProgram *program = b->program;
+    program->phases = b->plan->phases;
+    for (size_t p = 0; p < program->phases; p++) {
+        program->first_op[p] = program->ops;
+        LS_TRY(emit_phase(b, &b->plan->phase[p]));
+    }
+    LS_TRY(place_result(b));
+    program->first_op[program->phases] = program->ops;
+    return LS_OK;
+}
+
+LsStatus ls_reducer_program_create(const LsPlan *plan, LsReducerProgram *out)
+{
+    LsReducerProgram program = {0};
+    Builder builder = {.plan = plan, .program = &program};
+    LsStatus status = build(&builder);
+    free(builder.parent);
+    free(builder.touched);
+    free(builder.spent);
+    if (status != LS_OK) {
+        ls_reducer_program_free(&program);
+        return status;
+    }
+    *out = program;
+    return LS_OK;
+}
+
+void ls_reducer_program_free(LsReducerProgram *program)
+{
+    free(program->pair_pool);
+    free(program->slot_pool);
+    free(program->op);
+    free(program->first_op);
+    *program = (LsReducerProgram){0};
+}
