@@ -41,6 +41,10 @@ typedef struct LsDatasetInfo {
 // LS_NO_INPUT, or LS_BAD_DATA with what is wrong.
 LsStatus ls_dataset_open(const char *path, LsDataset **out);
 void ls_dataset_close(LsDataset *dataset);
+
+// The data set that a schema describes, without its file: it has an info and no rows, and serves whoever
+// predicts from a checkpoint. `name` stands for the path in messages. LS_BAD_DATA.
+LsStatus ls_dataset_describe(const json_t *schema, const char *name, LsDataset **out);
 const LsDatasetInfo *ls_dataset_info(const LsDataset *dataset);
 const char *ls_dataset_path(const LsDataset *dataset);
 
