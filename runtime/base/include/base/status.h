@@ -51,7 +51,8 @@ const char *ls_status_origin(void);
 LsStatus ls_status_adopt(LsStatus status, const char *message);
 
 // Decides that something failed: LS_FAIL(LS_BAD_DATA, "%s: label %d is not below %d", path, label, classes).
-#define LS_FAIL(status, ...) ls_status_fail((status), __FILE__, __LINE__, __VA_ARGS__)
+// The value is `status` itself, so that the compiler sees that it is not LS_OK.
+#define LS_FAIL(status, ...) (ls_status_fail((status), __FILE__, __LINE__, __VA_ARGS__), (status))
 
 // Passes a failure on, unchanged.
 #define LS_TRY(expression)                                                                                   \
