@@ -22,6 +22,25 @@ static LsStatus fail_spent(uint32_t slot)
     return LS_FAIL(LS_INTERNAL, "the plan reads slot %u after it was added to another", slot);
 }
 
+static bool is_spent(const Builder *b, uint32_t slot, uint32_t first_piece, uint32_t pieces)
+{
+    for (uint32_t piece = first_piece; piece < first_piece + pieces; piece++) {
+        size_t bit = (size_t)slot * b->plan->ranks + piece;
+        if (b->spent[bit / 8] & 1u << bit % 8)
+            return true;
+    }
+    return false;
+}
+
+static void set_spent(Builder *b, uint32_t slot, uint32_t first_piece, uint32_t pieces, bool spent)
+{
+    for (uint32_t piece = first_piece; piece < first_piece + pieces; piece++) {
+        size_t bit = (size_t)slot * b->plan->ranks + piece;
+        uint8_t mask = (uint8_t)(1u << bit % 8);
+        b->spent[bit / 8] = (uint8_t)(spent ? b->spent[bit / 8] | mask : b->spent[bit / 8] & ~mask);
+    }
+}
+
 static uint32_t find_root(const Builder *b, uint32_t slot)
 {
     while (b->parent[slot] != NONE)
@@ -79,11 +98,12 @@ static LsStatus emit_chunk(Builder *b, const LsPlanAdd *add, size_t adds, size_t
         inputs += !b->touched[into] + (size_t)!b->touched[from];
         if (inputs > LS_TREE_INPUTS)
             break;
-        if (b->spent[into] || b->spent[from] || into == from)
-            return fail_spent(b->spent[into] ? into : from);
+        bool into_spent = is_spent(b, into, add[count].first_piece, add[count].pieces);
+        if (into_spent || into == from || is_spent(b, from, add[count].first_piece, add[count].pieces))
+            return fail_spent(into_spent ? into : from);
         b->touched[into] = b->touched[from] = true;
         b->parent[from] = into;
-        b->spent[from] = true;
+        set_spent(b, from, add[count].first_piece, add[count].pieces, true);
     }
     for (size_t i = 0; i < count; i++) // every root is met as the target of its last addition
         if (b->parent[add[i].into] == NONE && b->touched[add[i].into]) {
@@ -96,17 +116,17 @@ static LsStatus emit_chunk(Builder *b, const LsPlanAdd *add, size_t adds, size_t
 
 static LsStatus emit_phase(Builder *b, const LsPlanPhase *phase)
 {
-    const LsTransfer *transfer = b->plan->transfer + phase->first_transfer;
-    for (size_t i = 0; i < phase->transfers; i++)
-        if (transfer[i].kind == LS_SEND && b->spent[transfer[i].slot])
-            return fail_spent(transfer[i].slot);
-    for (size_t i = 0; i < phase->transfers; i++)
-        if (transfer[i].kind == LS_RECEIVE)
-            b->spent[transfer[i].slot] = false;
+    const LsTransfer *transfer = b->plan->transfer + phase->first_transfer, *t;
+    for (t = transfer; t < transfer + phase->transfers; t++)
+        if (t->kind == LS_SEND && is_spent(b, t->slot, t->first_piece, t->pieces))
+            return fail_spent(t->slot);
+    for (t = transfer; t < transfer + phase->transfers; t++)
+        if (t->kind == LS_RECEIVE)
+            set_spent(b, t->slot, t->first_piece, t->pieces, false);
 
     const LsPlanAdd *add = b->plan->add + phase->first_add, *end = add + phase->adds;
     while (add < end) {
-        size_t run = 1, taken;
+        size_t run = 1, taken = 0;
         while (add + run < end && add[run].first_piece == add->first_piece && add[run].pieces == add->pieces)
             run++;
         LS_TRY(emit_chunk(b, add, run, &taken));
@@ -123,7 +143,7 @@ static LsStatus place_result(Builder *b)
     LsPieceSpan own = {b->plan->rank, 1};
     if (slot == 0 || program->phases == 0)
         return LS_OK;
-    if (b->spent[slot])
+    if (is_spent(b, slot, own.first, own.count))
         return fail_spent(slot);
     LsTreeOp *last =
         program->ops > program->first_op[program->phases - 1] ? &program->op[program->ops - 1] : NULL;
@@ -145,7 +165,7 @@ static LsStatus allocate(Builder *b)
     LS_TRY(
         ls_memory_allocate((2 * plan->adds + 1) * sizeof *program->slot_pool, (void **)&program->slot_pool));
     LS_TRY(ls_memory_allocate((plan->adds + 1) * sizeof *program->pair_pool, (void **)&program->pair_pool));
-    LS_TRY(ls_memory_allocate(plan->slots * sizeof *b->spent, (void **)&b->spent));
+    LS_TRY(ls_memory_allocate((size_t)plan->slots * plan->ranks / 8 + 1, (void **)&b->spent));
     LS_TRY(ls_memory_allocate(plan->slots * sizeof *b->touched, (void **)&b->touched));
     return ls_memory_allocate(plan->slots * sizeof *b->parent, (void **)&b->parent);
 }
