@@ -27,8 +27,10 @@ struct LsCsv {
 
 static LsStatus create(const char *name, char delimiter, LsCsv **out)
 {
-    if (delimiter == '"' || delimiter == '\r' || delimiter == '\n' || delimiter == '\0')
-        return LS_FAIL(LS_CONFIG, "the delimiter of a CSV file cannot be a quote, a line end or NUL");
+    if (delimiter == '"' || delimiter == '\r' || delimiter == '\n' || delimiter == '\0' ||
+        (unsigned char)delimiter > 0x7F)
+        return LS_FAIL(
+            LS_CONFIG, "the delimiter of a CSV file is one ASCII character, and no quote, line end or NUL");
     LsCsv *csv = calloc(1, sizeof *csv);
     if (csv)
         csv->name = strdup(name);

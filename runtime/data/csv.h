@@ -35,7 +35,7 @@ static inline const char *ls_csv_field(const LsCsvRow *row, size_t field)
     return row->text + row->offset[field];
 }
 
-// LS_NO_INPUT or LS_IO; LS_CONFIG when the delimiter is a quote, CR, LF or NUL.
+// LS_NO_INPUT or LS_IO; LS_CONFIG when the delimiter is a quote, CR, LF, NUL or not ASCII.
 LsStatus ls_csv_open(const char *path, char delimiter, LsCsv **out);
 
 // The same from memory, which is lent; `name` stands for the path in messages.

@@ -103,8 +103,11 @@ LsStatus ls_transform_target(const LsCsvTable *table, size_t column, size_t row,
 
 // ---- Schema (transform_schema.c) ----
 
-// The keys delimiter, header, missing and columns of docs/data.md; NULL when memory is out or a text is no
-// UTF-8.
+// "error", "drop", "fill".
+const char *ls_missing_policy_name(LsMissingPolicy policy);
+
+// The keys delimiter, header, missing, columns and (classification) classes of docs/data.md; NULL when memory
+// is out or a text is no UTF-8.
 json_t *ls_transform_json(const LsTransform *transform);
 
 // The transform of a data set's schema. LS_BAD_DATA when the schema is damaged.

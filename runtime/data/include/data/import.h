@@ -50,11 +50,16 @@ LsStatus ls_import_csv(
 typedef struct LsRows {
     size_t rows;
     void *x; // [rows][features] of the schema's feature type
-    void *y; // labels or targets when the input has them (as in the data set), else NULL
+    void *y; // labels or targets when every row has one (as in the data set), else NULL
+    uint64_t
+        *lines;     // [rows] of the input: where in a CSV file the row begins, or the sample's number; from 1
+    size_t dropped; // rows left out for missing values (LS_MISSING_DROP)
+    size_t unseen;  // categories that the training split lacks; their features are all zero
 } LsRows;
 
 // Reads CSV or IDX input (recognised by content) according to `schema` (a data set's or the copy stored in a
-// checkpoint). The label column may be missing. Freed by ls_rows_free.
+// checkpoint). The label column may be missing; CSV columns are found by name in any order and others are
+// ignored (without header: by position). Freed by ls_rows_free. LS_NO_INPUT, LS_BAD_DATA.
 LsStatus ls_rows_read(const json_t *schema, const char *path, LsRows *out);
 void ls_rows_free(LsRows *rows);
 
