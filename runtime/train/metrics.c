@@ -1,0 +1,291 @@
+#include "train/metrics.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+
+enum { LINE_MAX_TEXT = 512, TAIL = 65536 };
+
+// status.json is for people and supervisors that look every few seconds; writing it syncs the disk.
+static const double STATUS_SECONDS = 5;
+
+struct LsMetrics {
+    LsMetricsOptions options;
+    int attempt;
+    char metrics_path[LS_PATH_MAX], events_path[LS_PATH_MAX], status_path[LS_PATH_MAX];
+    FILE *metrics, *events; // owned
+    json_t *status;         // owned; what status.json says
+    double status_written;  // clock
+    bool in_place;          // the progress line is rewritten
+    bool line_open;         // the terminal's cursor is behind a progress line
+};
+
+static LsStatus fail_write(const char *path)
+{
+    return LS_FAIL(
+        LS_IO, "cannot write %s: %s; free space or choose another run directory", path, strerror(errno));
+}
+
+// The size of the file up to and including its last end of line.
+static LsStatus whole_lines(int fd, const char *path, off_t *out)
+{
+    static const size_t step = TAIL;
+    off_t end = lseek(fd, 0, SEEK_END);
+    if (end < 0)
+        return LS_FAIL(LS_IO, "cannot examine %s: %s", path, strerror(errno));
+    char *part = malloc(step);
+    if (part == NULL)
+        return LS_FAIL(LS_INTERNAL, "out of memory reading %s", path);
+    LsStatus status = LS_OK;
+    while (end > 0) {
+        size_t size = end < (off_t)step ? (size_t)end : step;
+        status = ls_file_read_at(fd, path, part, size, (uint64_t)end - size);
+        if (status != LS_OK)
+            break;
+        const char *newline = memrchr(part, '\n', size);
+        end -= (off_t)size;
+        if (newline != NULL) {
+            end += newline - part + 1;
+            break;
+        }
+    }
+    free(part);
+    if (status == LS_OK)
+        *out = end;
+    return status;
+}
+
+// Opens a file of lines for appending, without the line that a dead attempt may have left unfinished.
+static LsStatus open_lines(const char *path, FILE **out)
+{
+    int fd = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+    if (fd < 0)
+        return LS_FAIL(LS_IO, "cannot open %s: %s", path, strerror(errno));
+    off_t end = 0;
+    LsStatus status = whole_lines(fd, path, &end);
+    if (status == LS_OK && ftruncate(fd, end) != 0)
+        status = fail_write(path);
+    FILE *file = status == LS_OK ? fdopen(fd, "a") : NULL;
+    if (status == LS_OK && file == NULL)
+        status = LS_FAIL(LS_IO, "cannot open %s: %s", path, strerror(errno));
+    if (status != LS_OK) {
+        close(fd);
+        return status;
+    }
+    *out = file;
+    return LS_OK;
+}
+
+// Every key of the contract in its order, so that readers need not ask whether one is there.
+static json_t *empty_status(int attempt)
+{
+    static const char *const keys[] = {"state", "step", "epoch", "world_size", "attempt", "train_loss",
+        "eval", "samples_per_second", "tokens_per_second", "checkpoint", "message", "updated_at"};
+    json_t *status = json_object();
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+        json_object_set_new(status, keys[i], json_null());
+    json_object_set_new(status, "attempt", json_integer(attempt));
+    return status;
+}
+
+LsStatus ls_metrics_open(const LsRunDir *run, const LsMetricsOptions *options, LsMetrics **out)
+{
+    LsMetrics *metrics = calloc(1, sizeof *metrics);
+    if (metrics == NULL)
+        return LS_FAIL(LS_INTERNAL, "out of memory opening the metrics of %s", run->path);
+    if (options != NULL)
+        metrics->options = *options;
+    if (metrics->options.progress == NULL)
+        metrics->options.progress = stdout;
+    metrics->attempt = run->attempt;
+    metrics->in_place = isatty(fileno(metrics->options.progress)) == 1;
+    metrics->status = empty_status(run->attempt);
+    LsStatus status = ls_path_join(metrics->metrics_path, run->path, "metrics.jsonl");
+    if (status == LS_OK)
+        status = ls_path_join(metrics->events_path, run->path, "events.jsonl");
+    if (status == LS_OK)
+        status = ls_path_join(metrics->status_path, run->path, "status.json");
+    if (status == LS_OK)
+        status = open_lines(metrics->metrics_path, &metrics->metrics);
+    if (status == LS_OK)
+        status = open_lines(metrics->events_path, &metrics->events);
+    if (status != LS_OK) {
+        ls_metrics_close(metrics);
+        return status;
+    }
+    *out = metrics;
+    return LS_OK;
+}
+
+// What is printed next begins on a line of its own.
+static void end_progress_line(LsMetrics *metrics)
+{
+    if (metrics->line_open)
+        fputc('\n', metrics->options.progress);
+    fflush(metrics->options.progress);
+    metrics->line_open = false;
+}
+
+void ls_metrics_close(LsMetrics *metrics)
+{
+    if (metrics == NULL)
+        return;
+    end_progress_line(metrics);
+    if (metrics->events != NULL)
+        fclose(metrics->events);
+    if (metrics->metrics != NULL)
+        fclose(metrics->metrics);
+    json_decref(metrics->status);
+    free(metrics);
+}
+
+// The step that a line of metrics.jsonl is about, or -1 for a line that is none of ours.
+static int64_t line_step(const char *line, size_t size)
+{
+    json_t *record = json_loadb(line, size, 0, NULL);
+    json_t *step = json_object_get(record, "step");
+    int64_t value = json_is_integer(step) ? (int64_t)json_integer_value(step) : -1;
+    json_decref(record);
+    return value;
+}
+
+LsStatus ls_metrics_rewind(LsMetrics *metrics, int64_t step)
+{
+    if (metrics == NULL)
+        return LS_OK;
+    FILE *file = fopen(metrics->metrics_path, "re");
+    if (file == NULL)
+        return LS_FAIL(LS_IO, "cannot read %s: %s", metrics->metrics_path, strerror(errno));
+    // Every resume cuts here before it appends, so steps only rise and what is past `step` is the end of the
+    // file.
+    char *line = NULL;
+    size_t capacity = 0;
+    ssize_t length;
+    off_t kept = 0;
+    while ((length = getline(&line, &capacity, file)) > 0 && line_step(line, (size_t)length) <= step)
+        kept += length;
+    free(line);
+    bool failed = ferror(file) != 0;
+    fclose(file);
+    if (failed)
+        return LS_FAIL(LS_IO, "cannot read %s", metrics->metrics_path);
+    if (ftruncate(fileno(metrics->metrics), kept) != 0)
+        return fail_write(metrics->metrics_path);
+    return LS_OK;
+}
+
+// Writes the object as one line and takes it.
+static LsStatus write_line(FILE *file, const char *path, json_t *object)
+{
+    char *line = ls_json_line(object);
+    json_decref(object);
+    if (line == NULL)
+        return LS_FAIL(LS_INTERNAL, "out of memory writing %s", path);
+    errno = 0;
+    bool written = fputs(line, file) >= 0 && fputc('\n', file) != EOF && fflush(file) == 0;
+    free(line);
+    return written ? LS_OK : fail_write(path);
+}
+
+static json_t *tokens_per_second(const LsMetrics *metrics, const LsStepRecord *record)
+{
+    size_t tokens = metrics->options.tokens_per_sample;
+    return tokens ? ls_json_number(record->samples_per_second * (double)tokens) : json_null();
+}
+
+static json_t *record_json(const LsMetrics *metrics, const LsStepRecord *record)
+{
+    json_t *line = json_object();
+    json_object_set_new(line, "step", json_integer(record->step));
+    json_object_set_new(line, "loss", ls_json_number((double)record->loss));
+    json_object_set_new(line, "lr", ls_json_number((double)record->lr));
+    json_object_set_new(line, "grad_norm", ls_json_number((double)record->gradient_norm));
+    json_object_set_new(line, "step_seconds", ls_json_number(record->step_seconds));
+    json_object_set_new(line, "data_seconds", ls_json_number(record->data_seconds));
+    json_object_set_new(line, "comm_seconds", ls_json_number(record->comm_seconds));
+    json_object_set_new(line, "samples_per_second", ls_json_number(record->samples_per_second));
+    json_object_set_new(line, "tokens_per_second", tokens_per_second(metrics, record));
+    json_object_set_new(line, "loss_scale", ls_json_number((double)record->loss_scale));
+    if (record->mfu >= 0)
+        json_object_set_new(line, "mfu", ls_json_number(record->mfu));
+    json_object_set_new(line, "attempt", json_integer(metrics->attempt));
+    return line;
+}
+
+static void show_progress(LsMetrics *metrics, const LsStepRecord *record, const LsProgress *progress)
+{
+    if (metrics->options.quiet)
+        return;
+    char line[LINE_MAX_TEXT];
+    ls_progress_line(record, progress, metrics->options.tokens_per_sample, line, sizeof line);
+    // Carriage return, the line, and erase what a longer line before it left.
+    fprintf(metrics->options.progress, metrics->in_place ? "\r%s\033[K" : "%s\n", line);
+    fflush(metrics->options.progress);
+    metrics->line_open = metrics->in_place;
+}
+
+LsStatus ls_metrics_step(LsMetrics *metrics, const LsStepRecord *record, const LsProgress *progress)
+{
+    if (metrics == NULL)
+        return LS_OK;
+    LS_TRY(write_line(metrics->metrics, metrics->metrics_path, record_json(metrics, record)));
+    json_t *status = metrics->status;
+    json_object_set_new(status, "step", json_integer(record->step));
+    json_object_set_new(status, "epoch", ls_json_number(progress->epoch));
+    json_object_set_new(status, "train_loss", ls_json_number((double)record->loss));
+    json_object_set_new(status, "samples_per_second", ls_json_number(record->samples_per_second));
+    json_object_set_new(status, "tokens_per_second", tokens_per_second(metrics, record));
+    show_progress(metrics, record, progress);
+    if (ls_clock_seconds() - metrics->status_written < STATUS_SECONDS)
+        return LS_OK;
+    return ls_metrics_status(metrics, NULL);
+}
+
+LsStatus ls_metrics_event(LsMetrics *metrics, const char *kind, int64_t step, json_t *details)
+{
+    if (metrics == NULL) {
+        json_decref(details);
+        return LS_OK;
+    }
+    char now[32];
+    ls_clock_utc(now, sizeof now);
+    json_t *event = json_object();
+    json_object_set_new(event, "time", json_string(now));
+    json_object_set_new(event, "event", json_string(kind));
+    json_object_set_new(event, "attempt", json_integer(metrics->attempt));
+    json_object_set_new(event, "step", json_integer(step));
+    if (details != NULL)
+        json_object_update_missing(event, details);
+    json_decref(details);
+    end_progress_line(metrics);
+    return write_line(metrics->events, metrics->events_path, event);
+}
+
+LsStatus ls_metrics_sync(LsMetrics *metrics)
+{
+    if (metrics == NULL)
+        return LS_OK;
+    if (fflush(metrics->metrics) != 0 || fsync(fileno(metrics->metrics)) != 0)
+        return fail_write(metrics->metrics_path);
+    if (fflush(metrics->events) != 0 || fsync(fileno(metrics->events)) != 0)
+        return fail_write(metrics->events_path);
+    return LS_OK;
+}
+
+LsStatus ls_metrics_status(LsMetrics *metrics, const json_t *fields)
+{
+    if (metrics == NULL)
+        return LS_OK;
+    char now[32];
+    ls_clock_utc(now, sizeof now);
+    if (fields != NULL)
+        json_object_update(metrics->status, (json_t *)fields); // jansson's argument is not const, but is not
+                                                               // changed
+    json_object_set_new(metrics->status, "updated_at", json_string(now));
+    metrics->status_written = ls_clock_seconds();
+    return ls_json_write(metrics->status_path, metrics->status);
+}
