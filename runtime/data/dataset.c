@@ -8,6 +8,7 @@
 
 #include "base/file.h"
 #include "base/memory.h"
+#include "dataset_cache.h"
 #include "dataset_format.h"
 #include "dataset_hdf5.h"
 
@@ -152,7 +153,31 @@ static LsStatus open_parts(LsHdf5 *file, LsDataset *dataset)
     return LS_OK;
 }
 
+// Prepares to keep the values in memory, if all of them fit in the limit.
+static LsStatus create_caches(LsDataset *dataset, size_t limit)
+{
+    uint64_t bytes = 0;
+    for (LsSplit split = LS_TRAIN; split < LS_SPLITS; split++) {
+        const LsStored *x = &dataset->x[split], *y = &dataset->y[split];
+        if (x->rows > limit || x->rows * (x->row_bytes + y->row_bytes) > limit - bytes)
+            return LS_OK;
+        bytes += x->rows * (x->row_bytes + y->row_bytes);
+    }
+    for (LsSplit split = LS_TRAIN; split < LS_SPLITS; split++) {
+        if (dataset->info.samples[split] == 0)
+            continue;
+        LS_TRY(ls_cache_create(&dataset->x[split], &dataset->x_cache[split]));
+        LS_TRY(ls_cache_create(&dataset->y[split], &dataset->y_cache[split]));
+    }
+    return LS_OK;
+}
+
 LsStatus ls_dataset_open(const char *path, LsDataset **out)
+{
+    return ls_dataset_open_cached(path, LS_CACHE_LIMIT, out);
+}
+
+LsStatus ls_dataset_open_cached(const char *path, size_t cache_limit, LsDataset **out)
 {
     LsDataset *dataset = calloc(1, sizeof *dataset);
     char *copy = strdup(path);
@@ -168,6 +193,8 @@ LsStatus ls_dataset_open(const char *path, LsDataset **out)
     if (status == LS_OK)
         status = open_parts(file, dataset);
     ls_hdf5_close(file);
+    if (status == LS_OK)
+        status = create_caches(dataset, cache_limit);
     if (status != LS_OK) {
         ls_dataset_close(dataset);
         return status;
@@ -180,6 +207,10 @@ void ls_dataset_close(LsDataset *dataset)
 {
     if (dataset == NULL)
         return;
+    for (LsSplit split = LS_TRAIN; split < LS_SPLITS; split++) {
+        ls_cache_destroy(dataset->x_cache[split]);
+        ls_cache_destroy(dataset->y_cache[split]);
+    }
     ls_schema_release(dataset);
     if (dataset->fd >= 0)
         close(dataset->fd);

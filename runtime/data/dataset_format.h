@@ -9,6 +9,7 @@ enum {
     LS_BLOCK_BYTES = 1 << 20,   // of values under one hash
     LS_CHUNK_BYTES = 16 << 10,  // of values in a chunk, at least a row: what one random row costs to inflate
     LS_SCHEMA_LIMIT = 64 << 20, // bytes of schema text
+    LS_CACHE_LIMIT = 256 << 20, // bytes of values of a data set that is kept in memory
     LS_OUTPUTS_LIMIT = 1 << 20, // classes or targets
     LS_ROW_BYTES_LIMIT = 1 << 30, // of x or y
 };
@@ -31,6 +32,8 @@ typedef struct LsStored {
     LsHash128 hashes_hash;   // of that array, from the schema
 } LsStored;
 
+typedef struct LsCache LsCache; // dataset_cache.h
+
 struct LsDataset {
     char *path;
     int fd;
@@ -39,8 +42,12 @@ struct LsDataset {
     json_t *schema;
     float *normalize; // shift, then scale
     LsStored x[LS_SPLITS], y[LS_SPLITS];
-    uint64_t *counts[LS_SPLITS]; // per class, from the schema; NULL when not classes
+    LsCache *x_cache[LS_SPLITS], *y_cache[LS_SPLITS]; // NULL: not kept in memory
+    uint64_t *counts[LS_SPLITS];                      // per class, from the schema; NULL when not classes
 };
+
+// ls_dataset_open with another limit than LS_CACHE_LIMIT; 0 keeps nothing in memory.
+LsStatus ls_dataset_open_cached(const char *path, size_t cache_limit, LsDataset **out);
 
 // Checks a schema's text and fills everything of `dataset` that it decides: schema, normalize, counts and
 // info. `name` stands for the path in messages. LS_BAD_DATA.
@@ -63,6 +70,9 @@ size_t ls_stored_chunk_rows(size_t row_bytes);
 LsStatus ls_stored_read_chunk(
     const LsDataset *dataset, const LsStored *stored, uint64_t chunk, uint8_t *deflated, uint8_t *rows);
 size_t ls_stored_deflated_bytes(const LsStored *stored);
+
+// LS_BAD_DATA: the block differs from its hash.
+LsStatus ls_stored_fail_block(const LsDataset *dataset, const LsStored *stored, uint64_t block);
 
 // Checks rows as they were read: labels below the classes, targets and features finite. `first` and `samples`
 // name the row: samples[i], or first + i when samples is NULL. LS_BAD_DATA.

@@ -6,7 +6,7 @@
 
 #include "base/file.h"
 #include "base/memory.h"
-#include "dataset_format.h"
+#include "dataset_cache.h"
 
 struct LsReader {
     const LsDataset *dataset;
@@ -45,6 +45,12 @@ LsStatus ls_stored_read_chunk(
         return LS_FAIL(LS_BAD_DATA, "%s: chunk %llu of %s %s; import the data again", dataset->path,
             (unsigned long long)chunk, stored->name, what);
     return LS_OK;
+}
+
+LsStatus ls_stored_fail_block(const LsDataset *dataset, const LsStored *stored, uint64_t block)
+{
+    return LS_FAIL(LS_BAD_DATA, "%s: block %llu of %s does not match its hash; import the data again",
+        dataset->path, (unsigned long long)block, stored->name);
 }
 
 LsStatus ls_reader_create(const LsDataset *dataset, LsSplit split, LsReader **out)
@@ -98,18 +104,42 @@ static LsStatus read_contiguous(
     return LS_OK;
 }
 
-static LsStatus read_chunked(LsReader *reader, const uint64_t *samples, size_t count, uint8_t *out)
+static LsStatus read_chunked(
+    LsReader *reader, const LsStored *stored, const uint64_t *samples, size_t count, uint8_t *out)
 {
-    const LsStored *x = &reader->dataset->x[reader->split];
     for (size_t i = 0; i < count; i++) {
-        uint64_t chunk = samples[i] / x->chunk_rows;
+        uint64_t chunk = samples[i] / stored->chunk_rows;
         if (chunk != reader->chunk) {
             reader->chunk = UINT64_MAX; // what a failure leaves behind is no chunk
-            LS_TRY(ls_stored_read_chunk(reader->dataset, x, chunk, reader->deflated, reader->rows));
+            LS_TRY(ls_stored_read_chunk(reader->dataset, stored, chunk, reader->deflated, reader->rows));
             reader->chunk = chunk;
         }
-        memcpy(
-            out + i * x->row_bytes, reader->rows + samples[i] % x->chunk_rows * x->row_bytes, x->row_bytes);
+        memcpy(out + i * stored->row_bytes,
+            reader->rows + samples[i] % stored->chunk_rows * stored->row_bytes, stored->row_bytes);
+    }
+    return LS_OK;
+}
+
+static LsStatus read_file(
+    LsReader *reader, const LsStored *stored, const uint64_t *samples, size_t count, uint8_t *out)
+{
+    if (stored->chunk_rows > 0)
+        return read_chunked(reader, stored, samples, count, out);
+    return read_contiguous(reader->dataset, stored, samples, count, out);
+}
+
+static LsStatus read_rows(LsReader *reader, const LsStored *stored, LsCache *cache, const uint64_t *samples,
+    size_t count, uint8_t *out)
+{
+    if (cache == NULL)
+        return read_file(reader, stored, samples, count, out);
+    for (size_t i = 0; i < count; i++) {
+        const uint8_t *row = NULL;
+        LS_TRY(ls_cache_row(reader->dataset, stored, cache, samples[i], reader->deflated, &row));
+        if (row != NULL)
+            memcpy(out + i * stored->row_bytes, row, stored->row_bytes);
+        else
+            LS_TRY(read_file(reader, stored, samples + i, 1, out + i * stored->row_bytes));
     }
     return LS_OK;
 }
@@ -123,14 +153,12 @@ LsStatus ls_reader_read(LsReader *reader, const uint64_t *samples, size_t count,
             return LS_FAIL(LS_INTERNAL, "%s: sample %llu of %zu in split %s", dataset->path,
                 (unsigned long long)samples[i], info->samples[reader->split], ls_split_name(reader->split));
     LsRowNames names = {.path = dataset->path, .split = reader->split, .samples = samples};
-    if (dataset->x[reader->split].chunk_rows > 0)
-        LS_TRY(read_chunked(reader, samples, count, x));
-    else
-        LS_TRY(read_contiguous(dataset, &dataset->x[reader->split], samples, count, x));
+    LsSplit split = reader->split;
+    LS_TRY(read_rows(reader, &dataset->x[split], dataset->x_cache[split], samples, count, x));
     LS_TRY(ls_rows_check_x(info, &names, x, count));
     if (y == NULL)
         return LS_OK;
-    LS_TRY(read_contiguous(dataset, &dataset->y[reader->split], samples, count, y));
+    LS_TRY(read_rows(reader, &dataset->y[split], dataset->y_cache[split], samples, count, y));
     return ls_rows_check_y(info, &names, y, count);
 }
 

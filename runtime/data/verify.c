@@ -27,9 +27,7 @@ static LsStatus check_block(Check *check)
 {
     LsHash128 hash = ls_hash128(check->block, check->filled);
     if (memcmp(hash.bytes, check->hashes + check->blocks * sizeof hash, sizeof hash) != 0)
-        return LS_FAIL(LS_BAD_DATA,
-            "%s: block %llu of %s (%zu bytes) does not match its hash; import the data again",
-            check->dataset->path, (unsigned long long)check->blocks, check->stored->name, check->filled);
+        return ls_stored_fail_block(check->dataset, check->stored, check->blocks);
     check->blocks++;
     check->filled = 0;
     return LS_OK;
