@@ -1,6 +1,7 @@
-// Setting options from text, and what a whole configuration must satisfy.
+// Values of options: from text, from the environment, and what they must be together.
 #include "base/config.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
@@ -13,34 +14,46 @@ static void *field_of(LsConfig *config, const LsOption *option)
     return (char *)config + option->offset;
 }
 
-static const void *const_field_of(const LsConfig *config, const LsOption *option)
-{
-    return (const char *)config + option->offset;
-}
-
-// ---- One value ------------------------------------------------------------------------------------------
-
-static LsStatus fail_value(const LsOption *option, const char *value, const char *origin, const char *wanted)
+static LsStatus fail_value(const LsOption *option, const char *value, const char *origin, const char *must)
 {
     char quote[LS_QUOTE_SIZE];
     return LS_FAIL(
-        LS_CONFIG, "%s: %s is %s, but takes %s", origin, option->name, ls_text_quote(quote, value), wanted);
+        LS_CONFIG, "%s: %s is %s, but must be %s", origin, option->name, ls_text_quote(quote, value), must);
 }
 
-// A bound as people write it.
-static const char *bound_text(double bound, char *text, size_t size)
+static LsStatus fail_number(const LsOption *option, const char *value, const char *origin, const char *kind)
 {
-    bool whole = bound == floor(bound) && fabs(bound) < 1e16;
-    snprintf(text, size, whole ? "%.0f" : "%g", bound);
-    return text;
+    char must[160];
+    snprintf(must, sizeof must, "%s from %.16g to %.16g", kind, option->minimum, option->maximum);
+    return fail_value(option, value, origin, must);
 }
 
-static LsStatus fail_range(const LsOption *option, const char *value, const char *origin, const char *noun)
+// Reads the whole of `text` as a decimal integer; false if it is anything else or does not fit.
+static bool parse_int(const char *text, size_t length, int64_t *out)
 {
-    char low[32], high[32], wanted[128];
-    snprintf(wanted, sizeof wanted, "%s from %s to %s", noun, bound_text(option->minimum, low, sizeof low),
-        bound_text(option->maximum, high, sizeof high));
-    return fail_value(option, value, origin, wanted);
+    char digits[24]; // more than the longest int64_t
+    if (length == 0 || length >= sizeof digits)
+        return false;
+    memcpy(digits, text, length);
+    digits[length] = '\0';
+    const char *first = digits + (digits[0] == '-');
+    if (*first == '\0' || first[strspn(first, "0123456789")] != '\0')
+        return false;
+    errno = 0;
+    *out = strtoll(digits, NULL, 10);
+    return errno == 0;
+}
+
+// Reads the whole of `text` as a decimal number; false for hexadecimal, names such as "nan", and what is
+// too large or too small for a double.
+static bool parse_real(const char *text, double *out)
+{
+    if (text[0] == '\0' || text[strspn(text, "0123456789+-.eE")] != '\0')
+        return false;
+    char *end;
+    errno = 0;
+    *out = strtod(text, &end);
+    return end != text && *end == '\0' && errno == 0 && isfinite(*out);
 }
 
 static bool within(const LsOption *option, double value)
@@ -48,303 +61,174 @@ static bool within(const LsOption *option, double value)
     return value >= option->minimum && value <= option->maximum;
 }
 
-// A decimal integer and nothing else.
-static bool read_integer(const char *text, int64_t *out)
-{
-    const char *digits = text + (text[0] == '-' || text[0] == '+');
-    if (digits[0] < '0' || digits[0] > '9')
-        return false;
-    char *end = NULL;
-    errno = 0;
-    long long value = strtoll(text, &end, 10);
-    if (errno != 0 || *end != '\0')
-        return false;
-    *out = value;
-    return true;
-}
-
-// A finite decimal number and nothing else: no hexadecimal, no "nan", no "inf".
-static bool read_real(const char *text, double *out)
-{
-    if (text[0] == '\0' || text[strspn(text, "0123456789+-.eE")] != '\0')
-        return false;
-    char *end = NULL;
-    double value = strtod(text, &end);
-    if (end == text || *end != '\0' || !isfinite(value))
-        return false;
-    *out = value;
-    return true;
-}
-
 static LsStatus set_int(LsConfig *config, const LsOption *option, const char *value, const char *origin)
 {
-    int64_t number = 0;
-    if (!read_integer(value, &number) || !within(option, (double)number))
-        return fail_range(option, value, origin, "a whole number");
+    int64_t number;
+    if (!parse_int(value, strlen(value), &number) || !within(option, (double)number))
+        return fail_number(option, value, origin, "a whole number");
     *(int64_t *)field_of(config, option) = number;
     return LS_OK;
 }
 
 static LsStatus set_real(LsConfig *config, const LsOption *option, const char *value, const char *origin)
 {
-    double number = 0;
-    if (!read_real(value, &number) || !within(option, number))
-        return fail_range(option, value, origin, "a number");
+    double number;
+    if (!parse_real(value, &number) || !within(option, number))
+        return fail_number(option, value, origin, "a number");
     *(double *)field_of(config, option) = number;
     return LS_OK;
 }
 
 static LsStatus set_bool(LsConfig *config, const LsOption *option, const char *value, const char *origin)
 {
-    bool yes = strcmp(value, "true") == 0;
-    if (!yes && strcmp(value, "false") != 0)
+    bool on = strcmp(value, "true") == 0;
+    if (!on && strcmp(value, "false") != 0)
         return fail_value(option, value, origin, "true or false");
-    *(bool *)field_of(config, option) = yes;
+    *(bool *)field_of(config, option) = on;
     return LS_OK;
 }
 
 static LsStatus set_text(LsConfig *config, const LsOption *option, const char *value, const char *origin)
 {
-    char *text = field_of(config, option);
-    if (strlen(value) >= LS_CONFIG_TEXT)
-        return fail_value(option, value, origin, "at most 1023 bytes");
-    for (const char *c = value; *c;) {
-        uint32_t code_point = 0;
-        size_t length = ls_text_decode(c, &code_point);
-        if (length == 0 || code_point < 0x20 || code_point == 0x7F)
-            return fail_value(option, value, origin, "UTF-8 text without control characters");
-        c += length;
+    size_t length = strlen(value);
+    if (length >= LS_CONFIG_TEXT)
+        return fail_value(option, value, origin, "at most 1023 bytes long");
+    // Only what can be written to YAML and read back, and shown in one line of a message.
+    size_t step;
+    for (const char *at = value; *at != '\0'; at += step) {
+        uint32_t code_point;
+        step = ls_text_decode(at, &code_point);
+        if (step == 0 || code_point < 0x20 || code_point == 0x7F)
+            return fail_value(option, value, origin, "UTF-8 without control characters");
     }
-    // The rest of the field is cleared, so that equal configurations are equal in memory.
-    memset(text, 0, LS_CONFIG_TEXT);
-    memcpy(text, value, strlen(value));
+    char *field = field_of(config, option);
+    memset(field, 0, LS_CONFIG_TEXT);
+    memcpy(field, value, length);
     return LS_OK;
 }
 
 static LsStatus set_choice(LsConfig *config, const LsOption *option, const char *value, const char *origin)
 {
-    char wanted[256] = "one of";
-    for (int i = 0; option->choices[i]; i++) {
+    char must[256] = "one of ";
+    for (int i = 0; option->choices[i] != NULL; i++) {
         if (strcmp(option->choices[i], value) == 0) {
             *(int *)field_of(config, option) = i;
             return LS_OK;
         }
-        size_t used = strlen(wanted);
-        snprintf(wanted + used, sizeof wanted - used, "%s %s", i ? "," : "", option->choices[i]);
+        size_t used = strlen(must);
+        snprintf(must + used, sizeof must - used, "%s%s", i == 0 ? "" : ", ", option->choices[i]);
     }
-    return fail_value(option, value, origin, wanted);
+    return fail_value(option, value, origin, must);
 }
 
-// "[1024, 512]", the brackets may be left out.
+// Takes blanks off both ends of [*start, *end).
+static void trim(const char **start, const char **end)
+{
+    while (*start < *end && **start == ' ')
+        ++*start;
+    while (*end > *start && (*end)[-1] == ' ')
+        --*end;
+}
+
+// Reads "[1, 2]", "1, 2" or "[]".
 static LsStatus set_ints(LsConfig *config, const LsOption *option, const char *value, const char *origin)
 {
     LsIntList list = {0};
-    char copy[LS_CONFIG_TEXT];
-    if (strlen(value) >= sizeof copy)
-        return fail_value(option, value, origin, "a shorter list");
-    strcpy(copy, value);
-    char *start = copy + strspn(copy, " ");
-    size_t length = strlen(start);
-    while (length > 0 && start[length - 1] == ' ')
-        start[--length] = '\0';
-    bool open = start[0] == '[', close = length > 0 && start[length - 1] == ']';
-    if (open != close || (open && length < 2))
-        return fail_value(option, value, origin, "a list such as [512, 256]");
-    if (open) {
-        start[length - 1] = '\0';
-        start++;
+    const char *at = value, *end = value + strlen(value);
+    trim(&at, &end);
+    bool bracketed = end - at >= 2 && at[0] == '[' && end[-1] == ']';
+    if (bracketed) {
+        at++;
+        end--;
+        trim(&at, &end);
     }
-    bool empty = start[strspn(start, " ")] == '\0';
-    for (char *rest = empty ? NULL : start, *item; (item = strsep(&rest, ",")) != NULL;) {
-        item += strspn(item, " ");
-        item[strcspn(item, " ")] = '\0';
+    bool more = !(bracketed && at == end);
+    while (more) {
+        const char *comma = memchr(at, ',', (size_t)(end - at));
+        const char *stop = comma == NULL ? end : comma;
+        trim(&at, &stop);
+        int64_t number;
+        if (!parse_int(at, (size_t)(stop - at), &number) || !within(option, (double)number))
+            return fail_number(option, value, origin, "a list of whole numbers, each");
         if (list.count == LS_CONFIG_LIST)
-            return fail_value(option, value, origin, "at most 64 numbers");
-        int64_t *number = &list.values[list.count];
-        if (!read_integer(item, number) || !within(option, (double)*number))
-            return fail_range(option, value, origin, "a list of whole numbers, each");
-        list.count++;
+            return fail_value(option, value, origin, "a list of at most 64 numbers");
+        list.values[list.count++] = number;
+        more = comma != NULL;
+        at = more ? comma + 1 : end;
     }
     *(LsIntList *)field_of(config, option) = list;
     return LS_OK;
 }
 
-static LsStatus set_option(LsConfig *config, const LsOption *option, const char *value, const char *origin)
-{
-    switch (option->type) {
-    case LS_OPTION_INT:
-        return set_int(config, option, value, origin);
-    case LS_OPTION_REAL:
-        return set_real(config, option, value, origin);
-    case LS_OPTION_BOOL:
-        return set_bool(config, option, value, origin);
-    case LS_OPTION_TEXT:
-        return set_text(config, option, value, origin);
-    case LS_OPTION_CHOICE:
-        return set_choice(config, option, value, origin);
-    case LS_OPTION_INTS:
-        return set_ints(config, option, value, origin);
-    }
-    return LS_FAIL(LS_INTERNAL, "option %s has no type", option->name);
-}
+typedef LsStatus (*Setter)(LsConfig *config, const LsOption *option, const char *value, const char *origin);
+
+static const Setter setters[] = {
+    [LS_OPTION_INT] = set_int,
+    [LS_OPTION_REAL] = set_real,
+    [LS_OPTION_BOOL] = set_bool,
+    [LS_OPTION_TEXT] = set_text,
+    [LS_OPTION_CHOICE] = set_choice,
+    [LS_OPTION_INTS] = set_ints,
+};
 
 LsStatus ls_config_set(LsConfig *config, const char *name, const char *value, const char *origin)
 {
     const LsOption *option = ls_option_find(name);
-    char quote[LS_QUOTE_SIZE];
-    if (!option)
-        return LS_FAIL(LS_CONFIG, "%s: unknown option %s, did you mean %s?", origin,
+    if (option == NULL) {
+        char quote[LS_QUOTE_SIZE];
+        return LS_FAIL(LS_CONFIG,
+            "%s: unknown option %s; did you mean %s? (`lockstep config options` lists all)", origin,
             ls_text_quote(quote, name), ls_option_nearest(name));
-    return set_option(config, option, value, origin);
+    }
+    return setters[option->type](config, option, value, origin);
 }
 
 void ls_config_defaults(LsConfig *config)
 {
-    size_t count = 0;
+    size_t count;
     const LsOption *options = ls_options(&count);
-    memset(config, 0, sizeof *config);
+    memset(config, 0, sizeof *config); // padding too, so that equal configurations have equal bytes
     for (size_t i = 0; i < count; i++)
-        set_option(config, &options[i], options[i].initial, "default"); // tested to be within bounds
+        setters[options[i].type](config, &options[i], options[i].initial, "default");
 }
 
-// ---- Values as text -------------------------------------------------------------------------------------
-
-// The shortest decimal form that reads back to the same number.
-static void real_text(double value, char *text, size_t size)
-{
-    for (int digits = 1; digits <= 17; digits++) {
-        snprintf(text, size, "%.*g", digits, value);
-        if (strtod(text, NULL) == value)
-            return;
-    }
-}
-
-static void ints_text(const LsIntList *list, char *text, size_t size)
-{
-    size_t used = (size_t)snprintf(text, size, "[");
-    for (size_t i = 0; i < list->count && used < size; i++)
-        used +=
-            (size_t)snprintf(text + used, size - used, "%s%lld", i ? ", " : "", (long long)list->values[i]);
-    if (used < size)
-        snprintf(text + used, size - used, "]");
-}
-
-void ls_option_text(const LsConfig *config, const LsOption *option, char *text, size_t size)
-{
-    const void *field = const_field_of(config, option);
-    switch (option->type) {
-    case LS_OPTION_INT:
-        snprintf(text, size, "%lld", (long long)*(const int64_t *)field);
-        break;
-    case LS_OPTION_REAL:
-        real_text(*(const double *)field, text, size);
-        break;
-    case LS_OPTION_BOOL:
-        snprintf(text, size, "%s", *(const bool *)field ? "true" : "false");
-        break;
-    case LS_OPTION_TEXT:
-        snprintf(text, size, "%s", (const char *)field);
-        break;
-    case LS_OPTION_CHOICE:
-        snprintf(text, size, "%s", option->choices[*(const int *)field]);
-        break;
-    case LS_OPTION_INTS:
-        ints_text(field, text, size);
-        break;
-    }
-}
-
-// ---- The environment ------------------------------------------------------------------------------------
-
-// "LOCKSTEP_TRAIN_MAX_STEPS=…" names train.max_steps: the section ends at the first underscore.
-static LsStatus read_variable(LsConfig *config, const char *variable)
+// Applies one NAME=VALUE of the environment if NAME is LOCKSTEP_SECTION_KEY.
+static LsStatus apply_variable(LsConfig *config, const char *variable)
 {
     static const char prefix[] = "LOCKSTEP_";
+    if (strncmp(variable, prefix, sizeof prefix - 1) != 0)
+        return LS_OK;
     const char *equals = strchr(variable, '=');
-    if (strncmp(variable, prefix, sizeof prefix - 1) != 0 || !equals)
+    size_t length = equals == NULL ? 0 : (size_t)(equals - variable);
+    char origin[128], name[128];
+    if (length < sizeof prefix || length >= sizeof origin)
         return LS_OK;
-    char name[128], origin[160];
-    size_t length = (size_t)(equals - variable) - (sizeof prefix - 1);
-    if (length >= sizeof name)
-        return LS_OK;
-    for (size_t i = 0; i < length; i++) {
-        char c = variable[sizeof prefix - 1 + i];
-        name[i] = c >= 'A' && c <= 'Z' ? (char)(c - 'A' + 'a') : c;
+    memcpy(origin, variable, length);
+    origin[length] = '\0';
+
+    // The first underscore after the prefix ends the section, whose names have none.
+    size_t used = 0;
+    bool has_section = false;
+    for (const char *at = origin + sizeof prefix - 1; *at != '\0'; at++) {
+        char c = (char)tolower((unsigned char)*at);
+        if (c == '_' && !has_section) {
+            name[used] = '\0';
+            if (!ls_section_known(name))
+                return LS_OK;
+            has_section = true;
+            c = '.';
+        }
+        name[used++] = c;
     }
-    name[length] = '\0';
-    char *separator = strchr(name, '_');
-    if (!separator)
-        return LS_OK;
-    *separator = '\0';
-    if (!ls_section_known(name))
-        return LS_OK;
-    *separator = '.';
-    snprintf(origin, sizeof origin, "%.*s", (int)(equals - variable), variable);
-    return ls_config_set(config, name, equals + 1, origin);
+    name[used] = '\0';
+    return has_section ? ls_config_set(config, name, equals + 1, origin) : LS_OK;
 }
 
 LsStatus ls_config_read_environment(LsConfig *config, char *const *environment)
 {
-    for (; *environment; environment++)
-        LS_TRY(read_variable(config, *environment));
-    return LS_OK;
-}
-
-// ---- The whole ------------------------------------------------------------------------------------------
-
-static LsStatus validate_batch(const LsConfig *config)
-{
-    int64_t batch = config->train.batch, lanes = config->train.lanes;
-    if ((lanes & (lanes - 1)) != 0) {
-        int64_t below = 1;
-        while (below * 2 < lanes)
-            below *= 2;
-        return LS_FAIL(LS_CONFIG, "train.lanes is %lld, but must be a power of two: %lld or %lld",
-            (long long)lanes, (long long)below, (long long)(below * 2));
-    }
-    int64_t unit = lanes * config->train.accumulation;
-    if (batch % unit == 0)
-        return LS_OK;
-    int64_t below = batch / unit * unit;
-    if (below == 0)
-        return LS_FAIL(LS_CONFIG,
-            "train.batch = %lld does not divide into train.lanes x train.accumulation = %lld x %lld parts: "
-            "take a "
-            "multiple of %lld",
-            (long long)batch, (long long)lanes, (long long)config->train.accumulation, (long long)unit);
-    return LS_FAIL(LS_CONFIG,
-        "train.batch = %lld does not divide into train.lanes x train.accumulation = %lld x %lld parts: take "
-        "%lld or %lld",
-        (long long)batch, (long long)lanes, (long long)config->train.accumulation, (long long)below,
-        (long long)(below + unit));
-}
-
-static LsStatus validate_schedule(const LsConfig *config)
-{
-    int kind = config->schedule.kind;
-    int64_t warmup = config->schedule.warmup_steps, steps = config->train.max_steps;
-    if (kind == LS_SCHEDULE_WSD && config->schedule.decay_steps < 1)
-        return LS_FAIL(LS_CONFIG, "schedule.kind wsd needs schedule.decay_steps of at least 1");
-    int64_t decay = kind == LS_SCHEDULE_WSD ? config->schedule.decay_steps : 0;
-    if (steps > 0 && (warmup >= steps || decay > steps - warmup))
-        return LS_FAIL(LS_CONFIG,
-            "schedule.warmup_steps = %lld and schedule.decay_steps = %lld do not fit train.max_steps = %lld",
-            (long long)warmup, (long long)decay, (long long)steps);
-    return LS_OK;
-}
-
-LsStatus ls_config_validate(const LsConfig *config)
-{
-    LS_TRY(validate_batch(config));
-    if (config->train.max_steps == 0 && config->train.max_epochs == 0)
-        return LS_FAIL(LS_CONFIG, "nothing says when training ends: set train.max_steps or train.max_epochs");
-    LS_TRY(validate_schedule(config));
-    bool sgd = config->optimizer.kind == LS_OPTIMIZER_SGD;
-    if (sgd && config->optimizer.nesterov && config->optimizer.momentum == 0)
-        return LS_FAIL(LS_CONFIG, "optimizer.nesterov needs optimizer.momentum above 0");
-    if (config->train.early_stopping > 0 && config->eval.every == 0)
-        return LS_FAIL(LS_CONFIG, "train.early_stopping needs eval.every above 0");
-    if (config->checkpoint.keep_best && config->eval.every == 0)
-        return LS_FAIL(LS_CONFIG, "checkpoint.keep_best needs eval.every above 0");
+    LsConfig changed = *config;
+    for (size_t i = 0; environment[i] != NULL; i++)
+        LS_TRY(apply_variable(&changed, environment[i]));
+    *config = changed;
     return LS_OK;
 }

@@ -1,271 +1,289 @@
-// Configuration files: a mapping of sections, each a mapping of scalars and lists of scalars, read event by
-// event.
-#include <stdarg.h>
-#include <stdio.h>
+// Reads a configuration from YAML: a mapping of sections, each a mapping of scalars and lists of scalars.
+// What YAML offers beyond that (anchors, tags, nesting, several documents) is refused with its position.
+#include "base/config.h"
+
 #include <stdlib.h>
 #include <string.h>
 #include <yaml.h>
 
-#include "base/config.h"
 #include "base/file.h"
 #include "config_text.h"
 
-enum { FILE_LIMIT = 1 << 20, OPTIONS_MAX = 128 };
+enum { FILE_LIMIT = 1 << 20, OPTION_LIMIT = 256 };
 
 typedef struct Reader {
     yaml_parser_t parser;
+    yaml_event_t event; // the current one, owned
+    const char *name;   // of the file, for messages
+    const char *text;
+    size_t size;
     LsConfig *config;
-    const char *name;
-    char section[LS_SECTION_SIZE];
-    char seen_sections[32][LS_SECTION_SIZE];
-    size_t sections;
-    bool seen[OPTIONS_MAX]; // by the option's place in the table
+    size_t line_of_option[OPTION_LIMIT]; // where each was set, 0: nowhere
+    char sections[OPTION_LIMIT][LS_SECTION_SIZE];
+    size_t section_count;
 } Reader;
 
-// "file:line:column" of a mark; libyaml counts from 0.
-static void place_text(const Reader *reader, yaml_mark_t mark, char *text, size_t size)
+// Starts a message with the position of `mark`: "FILE:line:column".
+static void write_position(const Reader *reader, yaml_mark_t mark, char *origin, size_t size)
 {
-    snprintf(text, size, "%s:%zu:%zu", reader->name, mark.line + 1, mark.column + 1);
+    snprintf(origin, size, "%s:%zu:%zu", reader->name, mark.line + 1, mark.column + 1);
 }
 
-#define FAIL_AT(reader, mark, ...) fail_at((reader), (mark), __FILE__, __LINE__, __VA_ARGS__)
+#define FAIL_AT(reader, mark, format, ...)                                                                   \
+    LS_FAIL(                                                                                                 \
+        LS_CONFIG, "%s:%zu:%zu: " format, (reader)->name, (mark).line + 1, (mark).column + 1, ##__VA_ARGS__)
+#define FAIL_HERE(reader, ...) FAIL_AT(reader, (reader)->event.start_mark, __VA_ARGS__)
 
-__attribute__((format(printf, 5, 6))) static LsStatus fail_at(
-    const Reader *reader, yaml_mark_t mark, const char *file, int line, const char *format, ...)
+// True if the blanks at the start of a line have a tab, which YAML forbids there and reports obscurely.
+static bool indented_with_tab(const Reader *reader, size_t line)
 {
-    char place[LS_PATH_MAX + 64], sentence[1024];
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(sentence, sizeof sentence, format, arguments);
-    va_end(arguments);
-    place_text(reader, mark, place, sizeof place);
-    return ls_status_fail(LS_CONFIG, file, line, "%s: %s", place, sentence);
-}
-
-static LsStatus next_event(Reader *reader, yaml_event_t *event)
-{
-    if (!yaml_parser_parse(&reader->parser, event)) {
-        const yaml_parser_t *parser = &reader->parser;
-        char quote[LS_QUOTE_SIZE];
-        const char *problem = parser->problem ? parser->problem : "out of memory";
-        return FAIL_AT(reader, parser->problem_mark, "not valid YAML: %s", ls_text_quote(quote, problem));
+    const char *at = reader->text, *end = reader->text + reader->size;
+    for (; line > 0 && at < end; line--) {
+        const char *newline = memchr(at, '\n', (size_t)(end - at));
+        at = newline == NULL ? end : newline + 1;
     }
-    if (event->type == YAML_ALIAS_EVENT) {
-        yaml_mark_t mark = event->start_mark;
-        yaml_event_delete(event);
-        return FAIL_AT(reader, mark, "aliases are not supported: write the value out");
+    while (at < end && *at == ' ')
+        at++;
+    return at < end && *at == '\t';
+}
+
+// libyaml gives the place of a byte that it cannot read as an offset only.
+static yaml_mark_t mark_of_offset(const Reader *reader, size_t offset)
+{
+    yaml_mark_t mark = {0};
+    for (size_t i = 0; i < offset && i < reader->size; i++) {
+        if (reader->text[i] == '\n') {
+            mark.line++;
+            mark.column = 0;
+        } else if (((unsigned char)reader->text[i] & 0xC0) != 0x80) { // the first byte of a character
+            mark.column++;
+        }
     }
+    return mark;
+}
+
+static LsStatus fail_syntax(const Reader *reader)
+{
+    const yaml_parser_t *parser = &reader->parser;
+    if (parser->error == YAML_MEMORY_ERROR)
+        return LS_FAIL(LS_INTERNAL, "%s: cannot be read: out of memory", reader->name);
+    if (parser->error == YAML_READER_ERROR)
+        return FAIL_AT(reader, mark_of_offset(reader, parser->problem_offset),
+            "not a text file in UTF-8 (%s)", parser->problem);
+    if (indented_with_tab(reader, parser->problem_mark.line))
+        return FAIL_AT(reader, parser->problem_mark, "the line is indented with a tab; YAML needs spaces");
+    return FAIL_AT(reader, parser->problem_mark, "not valid YAML: %s", parser->problem);
+}
+
+// Moves to the next event and refuses what no place of a configuration may have.
+static LsStatus next(Reader *reader)
+{
+    yaml_event_delete(&reader->event);
+    if (!yaml_parser_parse(&reader->parser, &reader->event)) {
+        memset(&reader->event, 0, sizeof reader->event);
+        return fail_syntax(reader);
+    }
+    const yaml_event_t *event = &reader->event;
+    const yaml_char_t *anchor = NULL, *tag = NULL;
+    if (event->type == YAML_ALIAS_EVENT)
+        return FAIL_HERE(reader, "an alias (*…); write the value itself");
+    if (event->type == YAML_SCALAR_EVENT) {
+        anchor = event->data.scalar.anchor;
+        tag = event->data.scalar.tag;
+    } else if (event->type == YAML_SEQUENCE_START_EVENT) {
+        anchor = event->data.sequence_start.anchor;
+        tag = event->data.sequence_start.tag;
+    } else if (event->type == YAML_MAPPING_START_EVENT) {
+        anchor = event->data.mapping_start.anchor;
+        tag = event->data.mapping_start.tag;
+    }
+    if (anchor != NULL)
+        return FAIL_HERE(reader, "an anchor (&…); write the value itself in every place");
+    if (tag != NULL)
+        return FAIL_HERE(reader, "a tag (!…); write the value alone");
     return LS_OK;
 }
 
-// A scalar's text, which must hold no NUL byte.
-static LsStatus scalar_text(const Reader *reader, const yaml_event_t *event, const char **out)
+// The current event's scalar as C text; a NUL inside would end it early and is refused.
+static LsStatus scalar_text(const Reader *reader, const char **text)
 {
-    const char *text = (const char *)event->data.scalar.value;
-    if (strlen(text) != event->data.scalar.length)
-        return FAIL_AT(reader, event->start_mark, "a NUL byte in a value");
-    *out = text;
+    const char *value = (const char *)reader->event.data.scalar.value;
+    if (strlen(value) != reader->event.data.scalar.length)
+        return FAIL_HERE(reader, "a NUL character");
+    *text = value;
     return LS_OK;
 }
 
-// Appends an item of a list, in the form that ls_config_set reads.
-static LsStatus append_item(const Reader *reader, const yaml_event_t *event, char *list, size_t size)
+// A scalar that stands for nothing: no text at all, or YAML's words for null.
+static bool is_null(const Reader *reader)
 {
-    const char *text = NULL;
-    LS_TRY(scalar_text(reader, event, &text));
-    size_t used = strlen(list);
-    if (used + strlen(text) + 4 > size)
-        return FAIL_AT(reader, event->start_mark, "the list is too long");
-    snprintf(list + used, size - used, "%s%s", used > 1 ? ", " : "", text[0] ? text : "''");
-    return LS_OK;
+    if (reader->event.type != YAML_SCALAR_EVENT || reader->event.data.scalar.style != YAML_PLAIN_SCALAR_STYLE)
+        return false;
+    const char *value = (const char *)reader->event.data.scalar.value;
+    return strcmp(value, "") == 0 || strcmp(value, "~") == 0 || strcmp(value, "null") == 0;
 }
 
-static LsStatus read_list(Reader *reader, char *list, size_t size)
+// Reads the items of a list and sets the option to "[a, b, …]".
+static LsStatus read_list(Reader *reader, const LsOption *option, const char *origin)
 {
-    snprintf(list, size, "[");
+    if (option->type != LS_OPTION_INTS)
+        return FAIL_HERE(reader, "%s takes one value, not a list", option->name);
+    char list[LS_CONFIG_LIST * 24] = "[";
+    size_t used = 1, count = 0;
     for (;;) {
-        yaml_event_t event;
-        LS_TRY(next_event(reader, &event));
-        yaml_event_type_t type = event.type;
-        LsStatus status = LS_OK;
-        if (type == YAML_SCALAR_EVENT)
-            status = append_item(reader, &event, list, size);
-        else if (type != YAML_SEQUENCE_END_EVENT)
-            status = FAIL_AT(reader, event.start_mark, "a list holds plain values only");
-        yaml_event_delete(&event);
-        LS_TRY(status);
-        if (type == YAML_SEQUENCE_END_EVENT)
+        LS_TRY(next(reader));
+        if (reader->event.type == YAML_SEQUENCE_END_EVENT)
             break;
+        const char *item;
+        if (reader->event.type != YAML_SCALAR_EVENT)
+            return FAIL_HERE(reader, "an item of %s must be a number, not a list or a mapping", option->name);
+        LS_TRY(scalar_text(reader, &item));
+        char quote[LS_QUOTE_SIZE];
+        // Checked here, since a quoted item could hold a comma and pass for two.
+        if (strlen(item) > 20 || item[0] == '\0' || item[strspn(item, "-0123456789")] != '\0')
+            return FAIL_HERE(
+                reader, "%s: the item %s is not a whole number", option->name, ls_text_quote(quote, item));
+        if (++count > LS_CONFIG_LIST)
+            return FAIL_HERE(reader, "%s takes at most %d numbers", option->name, LS_CONFIG_LIST);
+        used += (size_t)snprintf(list + used, sizeof list - used, "%s%s", count > 1 ? ", " : "", item);
     }
-    strcat(list, "]"); // append_item left room
-    return LS_OK;
+    snprintf(list + used, sizeof list - used, "]");
+    return ls_config_set(reader->config, option->name, list, origin);
 }
 
-static LsStatus set_value(Reader *reader, const char *option, yaml_mark_t key_mark)
+// Reads "key: value" of a section; the current event is the key.
+static LsStatus read_option(Reader *reader, const char *section)
 {
-    yaml_event_t event;
-    char list[LS_CONFIG_TEXT], place[LS_PATH_MAX + 64];
-    const char *value = NULL;
-    LS_TRY(next_event(reader, &event));
-    place_text(reader, event.start_mark, place, sizeof place);
-    LsStatus status = LS_OK;
-    if (event.type == YAML_SCALAR_EVENT) {
-        status = scalar_text(reader, &event, &value);
-    } else if (event.type == YAML_SEQUENCE_START_EVENT) {
-        status = read_list(reader, list, sizeof list);
-        value = list;
-    } else {
-        status = FAIL_AT(reader, key_mark, "%s takes a value or a list, not a mapping", option);
-    }
-    if (status == LS_OK)
-        status = ls_config_set(reader->config, option, value, place);
-    yaml_event_delete(&event);
-    return status;
+    const char *key;
+    char name[256], quote[LS_QUOTE_SIZE], origin[LS_PATH_MAX + 48];
+    if (reader->event.type != YAML_SCALAR_EVENT)
+        return FAIL_HERE(reader, "a key of section %s must be a name", section);
+    LS_TRY(scalar_text(reader, &key));
+    snprintf(name, sizeof name, "%s.%.200s", section, key);
+    const LsOption *option = ls_option_find(name);
+    if (option == NULL)
+        return FAIL_HERE(reader, "unknown option %s; did you mean %s? (`lockstep config options` lists all)",
+            ls_text_quote(quote, name), ls_option_nearest(name));
+
+    size_t count;
+    size_t index = (size_t)(option - ls_options(&count));
+    if (reader->line_of_option[index] != 0)
+        return FAIL_HERE(
+            reader, "%s is given twice; the first is in line %zu", name, reader->line_of_option[index]);
+    reader->line_of_option[index] = reader->event.start_mark.line + 1;
+
+    yaml_mark_t key_mark = reader->event.start_mark;
+    LS_TRY(next(reader));
+    if (is_null(reader))
+        return FAIL_AT(reader, key_mark, "%s has no value", name);
+    write_position(reader, reader->event.start_mark, origin, sizeof origin);
+    if (reader->event.type == YAML_SEQUENCE_START_EVENT)
+        return read_list(reader, option, origin);
+    if (reader->event.type != YAML_SCALAR_EVENT)
+        return FAIL_HERE(reader, "%s takes a value, not a mapping", name);
+    const char *value;
+    LS_TRY(scalar_text(reader, &value));
+    return ls_config_set(reader->config, name, value, origin);
 }
 
-// Marks the option as seen; a second time is an error.
-static LsStatus note_option(Reader *reader, const char *option, yaml_mark_t mark)
+// Checks the name of a section, which the current event is, and copies it to the list of those seen.
+static LsStatus enter_section(Reader *reader, const char **section)
 {
-    size_t count = 0;
-    const LsOption *options = ls_options(&count);
-    const LsOption *found = ls_option_find(option);
-    char quote[LS_QUOTE_SIZE];
-    if (!found)
-        return FAIL_AT(reader, mark, "unknown option %s, did you mean %s?", ls_text_quote(quote, option),
-            ls_option_nearest(option));
-    size_t index = (size_t)(found - options);
-    if (index < OPTIONS_MAX && reader->seen[index])
-        return FAIL_AT(reader, mark, "%s is set twice", option);
-    if (index < OPTIONS_MAX)
-        reader->seen[index] = true;
-    return LS_OK;
-}
-
-static LsStatus read_key(Reader *reader, const yaml_event_t *event)
-{
-    const char *key = NULL;
-    char option[LS_CONFIG_TEXT];
-    if (event->type != YAML_SCALAR_EVENT)
-        return FAIL_AT(reader, event->start_mark, "a key must be a plain name");
-    LS_TRY(scalar_text(reader, event, &key));
-    snprintf(option, sizeof option, "%s.%s", reader->section, key);
-    LS_TRY(note_option(reader, option, event->start_mark));
-    return set_value(reader, option, event->start_mark);
-}
-
-static LsStatus read_section_body(Reader *reader)
-{
-    for (;;) {
-        yaml_event_t event;
-        LS_TRY(next_event(reader, &event));
-        bool end = event.type == YAML_MAPPING_END_EVENT;
-        LsStatus status = end ? LS_OK : read_key(reader, &event);
-        yaml_event_delete(&event);
-        if (end || status != LS_OK)
-            return status;
-    }
-}
-
-static LsStatus note_section(Reader *reader, const char *name, yaml_mark_t mark)
-{
+    const char *text;
     char quote[LS_QUOTE_SIZE], nearest[LS_SECTION_SIZE];
-    if (!ls_section_known(name)) {
-        ls_section_nearest(name, nearest);
-        return FAIL_AT(
-            reader, mark, "unknown section %s, did you mean %s?", ls_text_quote(quote, name), nearest);
+    if (reader->event.type != YAML_SCALAR_EVENT)
+        return FAIL_HERE(reader, "the name of a section must be a word");
+    LS_TRY(scalar_text(reader, &text));
+    if (ls_option_find(text) != NULL)
+        return FAIL_HERE(reader, "%s is written as a section: \"%.*s:\", and below it, indented, \"%s: …\"",
+            text, (int)ls_section_length(text), text, text + ls_section_length(text) + 1);
+    if (!ls_section_known(text)) {
+        ls_section_nearest(text, nearest);
+        return FAIL_HERE(reader, "unknown section %s; did you mean %s?", ls_text_quote(quote, text), nearest);
     }
-    for (size_t i = 0; i < reader->sections; i++)
-        if (strcmp(reader->seen_sections[i], name) == 0)
-            return FAIL_AT(reader, mark, "section %s stands here a second time", name);
-    if (reader->sections < sizeof reader->seen_sections / sizeof *reader->seen_sections)
-        snprintf(reader->seen_sections[reader->sections++], LS_SECTION_SIZE, "%s", name);
-    snprintf(reader->section, sizeof reader->section, "%s", name);
+    for (size_t i = 0; i < reader->section_count; i++)
+        if (strcmp(reader->sections[i], text) == 0)
+            return FAIL_HERE(reader, "section %s is given twice; put its options in one place", text);
+    char *copy = reader->sections[reader->section_count++];
+    snprintf(copy, LS_SECTION_SIZE, "%s", text);
+    *section = copy;
     return LS_OK;
 }
 
-static LsStatus read_section(Reader *reader, const yaml_event_t *event)
+static LsStatus read_section(Reader *reader)
 {
-    const char *name = NULL;
-    if (event->type != YAML_SCALAR_EVENT)
-        return FAIL_AT(reader, event->start_mark, "a section must have a plain name");
-    LS_TRY(scalar_text(reader, event, &name));
-    LS_TRY(note_section(reader, name, event->start_mark));
-    yaml_event_t body;
-    LS_TRY(next_event(reader, &body));
-    LsStatus status = LS_OK;
-    bool empty = body.type == YAML_SCALAR_EVENT && body.data.scalar.length == 0;
-    if (body.type != YAML_MAPPING_START_EVENT && !empty)
-        status =
-            FAIL_AT(reader, body.start_mark, "section %s must hold \"key: value\" lines", reader->section);
-    yaml_event_delete(&body);
-    LS_TRY(status);
-    return empty ? LS_OK : read_section_body(reader);
+    const char *section;
+    LS_TRY(enter_section(reader, &section));
+    LS_TRY(next(reader));
+    if (is_null(reader)) // all its options are commented out
+        return LS_OK;
+    if (reader->event.type != YAML_MAPPING_START_EVENT)
+        return FAIL_HERE(reader, "section %s must hold options, one a line: \"key: value\"", section);
+    for (;;) {
+        LS_TRY(next(reader));
+        if (reader->event.type == YAML_MAPPING_END_EVENT)
+            return LS_OK;
+        LS_TRY(read_option(reader, section));
+    }
 }
 
-// The top mapping; an empty document is an empty configuration.
 static LsStatus read_document(Reader *reader)
 {
-    for (bool inside = false;;) {
-        yaml_event_t event;
-        LS_TRY(next_event(reader, &event));
-        LsStatus status = LS_OK;
-        bool end = event.type == YAML_MAPPING_END_EVENT || event.type == YAML_STREAM_END_EVENT;
-        bool empty = event.type == YAML_SCALAR_EVENT && event.data.scalar.length == 0;
-        if (!inside && event.type == YAML_MAPPING_START_EVENT)
-            inside = true;
-        else if (inside && !end)
-            status = read_section(reader, &event);
-        else if (!end && !empty && event.type != YAML_STREAM_START_EVENT &&
-                 event.type != YAML_DOCUMENT_START_EVENT && event.type != YAML_DOCUMENT_END_EVENT)
-            status = FAIL_AT(
-                reader, event.start_mark, "a configuration is a mapping of sections such as \"train:\"");
-        yaml_event_delete(&event);
-        if (end || status != LS_OK)
-            return status;
-    }
-}
-
-// Nothing but the document's end may follow.
-static LsStatus read_end(Reader *reader)
-{
+    LS_TRY(next(reader)); // start of the stream
+    LS_TRY(next(reader));
+    if (reader->event.type == YAML_STREAM_END_EVENT) // an empty file changes nothing
+        return LS_OK;
+    LS_TRY(next(reader));
+    if (reader->event.type != YAML_MAPPING_START_EVENT)
+        return FAIL_HERE(reader, "a configuration is a mapping of sections, for example \"train:\"");
     for (;;) {
-        yaml_event_t event;
-        LS_TRY(next_event(reader, &event));
-        yaml_event_type_t type = event.type;
-        LsStatus status = LS_OK;
-        if (type == YAML_DOCUMENT_START_EVENT)
-            status =
-                FAIL_AT(reader, event.start_mark, "a second document begins here; a configuration is one");
-        yaml_event_delete(&event);
-        if (status != LS_OK || type == YAML_STREAM_END_EVENT || type == YAML_NO_EVENT)
-            return status;
+        LS_TRY(next(reader));
+        if (reader->event.type == YAML_MAPPING_END_EVENT)
+            break;
+        LS_TRY(read_section(reader));
     }
+    LS_TRY(next(reader)); // end of the document
+    LS_TRY(next(reader));
+    if (reader->event.type != YAML_STREAM_END_EVENT)
+        return FAIL_HERE(reader, "a second document; a configuration is one");
+    return LS_OK;
 }
 
 LsStatus ls_config_parse_yaml(LsConfig *config, const char *text, size_t size, const char *name)
 {
-    // The caller's configuration changes only when all of the file is good.
-    LsConfig parsed = *config;
-    Reader reader = {.config = &parsed, .name = name};
-    if (!yaml_parser_initialize(&reader.parser))
-        return LS_FAIL(LS_INTERNAL, "out of memory");
-    yaml_parser_set_input_string(&reader.parser, (const unsigned char *)text, size);
-    LsStatus status = read_document(&reader);
+    size_t count;
+    ls_options(&count);
+    if (count > OPTION_LIMIT)
+        return LS_FAIL(LS_INTERNAL, "the YAML reader has room for %d options", OPTION_LIMIT);
+    LsConfig changed = *config;
+    Reader *reader = calloc(1, sizeof *reader);
+    if (reader == NULL || !yaml_parser_initialize(&reader->parser)) {
+        free(reader);
+        return LS_FAIL(LS_INTERNAL, "%s: cannot be read: out of memory", name);
+    }
+    reader->name = name;
+    reader->text = text;
+    reader->size = size;
+    reader->config = &changed;
+    yaml_parser_set_encoding(&reader->parser, YAML_UTF8_ENCODING);
+    yaml_parser_set_input_string(&reader->parser, (const unsigned char *)text, size);
+
+    LsStatus status = read_document(reader);
+    yaml_event_delete(&reader->event);
+    yaml_parser_delete(&reader->parser);
+    free(reader);
     if (status == LS_OK)
-        status = read_end(&reader);
-    yaml_parser_delete(&reader.parser);
-    if (status == LS_OK)
-        *config = parsed;
+        *config = changed;
     return status;
 }
 
 LsStatus ls_config_read_yaml(LsConfig *config, const char *path)
 {
-    char *text = NULL;
-    size_t size = 0;
+    char *text;
+    size_t size;
     LsStatus status = ls_file_read(path, FILE_LIMIT, &text, &size);
-    if (status == LS_BAD_DATA) // too large for a configuration
-        status = ls_status_adopt(LS_CONFIG, ls_status_message());
+    if (status == LS_BAD_DATA) // too large
+        return ls_status_adopt(LS_CONFIG, ls_status_message());
     LS_TRY(status);
     status = ls_config_parse_yaml(config, text, size, path);
     free(text);

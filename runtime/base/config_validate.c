@@ -1,0 +1,82 @@
+// What options must be together.
+#include "base/config.h"
+
+static LsStatus validate_batch(const LsConfig *config)
+{
+    int64_t batch = config->train.batch, lanes = config->train.lanes;
+    if ((lanes & (lanes - 1)) != 0) {
+        int64_t below = 1;
+        while (2 * below < lanes)
+            below *= 2;
+        return LS_FAIL(LS_CONFIG, "train.lanes is %lld, but must be a power of two: %lld or %lld",
+            (long long)lanes, (long long)below, (long long)(2 * below));
+    }
+    int64_t unit = lanes * config->train.accumulation; // bounds keep it below 2^28
+    if (batch % unit == 0)
+        return LS_OK;
+    int64_t below = batch / unit * unit;
+    char nearest[64];
+    if (below > 0)
+        snprintf(nearest, sizeof nearest, "%lld or %lld", (long long)below, (long long)(below + unit));
+    else
+        snprintf(nearest, sizeof nearest, "%lld", (long long)unit);
+    return LS_FAIL(LS_CONFIG,
+        "train.batch is %lld, which train.lanes (%lld) × train.accumulation (%lld) = %lld does not divide; "
+        "the nearest that fits is %s",
+        (long long)batch, (long long)lanes, (long long)config->train.accumulation, (long long)unit, nearest);
+}
+
+static LsStatus validate_limits(const LsConfig *config)
+{
+    if (config->train.max_steps == 0 && config->train.max_epochs == 0)
+        return LS_FAIL(LS_CONFIG, "the run has no end; set train.max_steps or train.max_epochs above 0");
+    if (config->train.early_stopping > 0 && config->eval.every == 0)
+        return LS_FAIL(LS_CONFIG, "train.early_stopping needs evaluations; set eval.every above 0");
+    if (config->checkpoint.keep_best && config->eval.every == 0)
+        return LS_FAIL(LS_CONFIG, "checkpoint.keep_best needs evaluations; set eval.every above 0");
+    return LS_OK;
+}
+
+// Whether the schedule fits is known here when the run's end is given in steps; with epochs alone it depends
+// on the data, and warm-up or decay then simply reach into what there is.
+static LsStatus validate_schedule(const LsConfig *config)
+{
+    int64_t steps = config->train.max_steps, warmup = config->schedule.warmup_steps;
+    bool decays = config->schedule.kind == LS_SCHEDULE_WSD;
+    if (decays && config->schedule.decay_steps == 0)
+        return LS_FAIL(LS_CONFIG, "schedule.kind is wsd, which needs schedule.decay_steps above 0");
+    if (steps > 0 && warmup >= steps)
+        return LS_FAIL(LS_CONFIG,
+            "schedule.warmup_steps is %lld, but the run has only %lld steps (train.max_steps); make it "
+            "shorter",
+            (long long)warmup, (long long)steps);
+    if (steps > 0 && decays && config->schedule.decay_steps > steps - warmup)
+        return LS_FAIL(LS_CONFIG,
+            "schedule.warmup_steps (%lld) and schedule.decay_steps (%lld) together are longer than the run "
+            "of "
+            "%lld steps (train.max_steps)",
+            (long long)warmup, (long long)config->schedule.decay_steps, (long long)steps);
+    return LS_OK;
+}
+
+static LsStatus validate_training(const LsConfig *config)
+{
+    if (config->optimizer.nesterov && config->optimizer.kind != LS_OPTIMIZER_SGD)
+        return LS_FAIL(
+            LS_CONFIG, "optimizer.nesterov is a form of sgd's momentum; set optimizer.kind to sgd");
+    if (config->optimizer.nesterov && config->optimizer.momentum == 0)
+        return LS_FAIL(LS_CONFIG, "optimizer.nesterov needs optimizer.momentum above 0");
+    if (config->train.label_smoothing > 0 && config->train.loss != LS_LOSS_AUTO &&
+        config->train.loss != LS_LOSS_CROSS_ENTROPY)
+        return LS_FAIL(LS_CONFIG,
+            "train.label_smoothing is a part of cross-entropy; set it to 0 or train.loss to cross_entropy");
+    return LS_OK;
+}
+
+LsStatus ls_config_validate(const LsConfig *config)
+{
+    LS_TRY(validate_batch(config));
+    LS_TRY(validate_limits(config));
+    LS_TRY(validate_schedule(config));
+    return validate_training(config);
+}
