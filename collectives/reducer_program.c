@@ -12,9 +12,9 @@ typedef struct Builder {
     const LsPlan *plan;
     LsReducerProgram *program;
     size_t slots_used, pairs_used; // of the program's pools
-    bool *spent;                   // [plan->slots] added to another slot since it last got contents
-    uint32_t *parent;              // [plan->slots] where this chunk adds the slot, or NONE
-    bool *touched;                 // [plan->slots] by this chunk
+    uint8_t *spent;   // bits [slots × ranks]: the piece was added to another slot since it last got contents
+    uint32_t *parent; // [plan->slots] where this chunk adds the slot, or NONE
+    bool *touched;    // [plan->slots] by this chunk
 } Builder;
 
 static LsStatus fail_spent(uint32_t slot)
