@@ -1,0 +1,139 @@
+// Ten steps of AdamW with clipping through the device's ops against PyTorch: losses, norms, final weights.
+#include "mlp_fixture.h"
+
+typedef struct Training {
+    Setup s;
+    float *master, *moment1, *moment2, *words;
+    LsStepControl *control;
+    uint8_t *decay;
+    uint32_t *lane_index, *block_index;
+    size_t blocks;
+} Training;
+
+static void begin(Training *t, LsDevice *device, const json_t *fixture)
+{
+    LsConfig config;
+    configure(fixture, &config);
+    *t = (Training){0};
+    set_up(&t->s, device, &config, fixture, 0);
+    const LsParameters *parameters = &t->s.model->parameters;
+    t->blocks = parameters->blocks;
+    size_t bytes = t->s.elements * sizeof(float);
+    float *flat = flatten(field(fixture, "parameters"), "value", parameters);
+    t->master = upload(device, flat, bytes);
+    memset(flat, 0, bytes);
+    t->moment1 = upload(device, flat, bytes);
+    t->moment2 = upload(device, flat, bytes);
+    t->words = upload(device, flat, (1 + t->blocks) * sizeof(float)); // the loss sum, then the block norms
+    free(flat);
+    LsStepControl control = {.loss_scale = 1};
+    t->control = upload(device, &control, sizeof control);
+    uint8_t decay[16];
+    uint32_t index[17];
+    assert_true(t->blocks <= sizeof decay);
+    ls_parameters_block_decay(parameters, decay);
+    for (uint32_t i = 0; i <= t->blocks; i++)
+        index[i] = i;
+    t->decay = upload(device, decay, t->blocks);
+    t->lane_index = upload(device, index, sizeof *index);
+    t->block_index = upload(device, index + 1, t->blocks * sizeof *index);
+}
+
+static void end(Training *t)
+{
+    LsDevice *device = t->s.device;
+    void *memory[] = {
+        t->master, t->moment1, t->moment2, t->words, t->control, t->decay, t->lane_index, t->block_index};
+    for (size_t i = 0; i < sizeof memory / sizeof memory[0]; i++)
+        device->ops->release(device, memory[i]);
+    tear_down(&t->s);
+}
+
+static void step(Training *t, const json_t *fixture)
+{
+    LsDevice *device = t->s.device;
+    const LsModelOps *model = t->s.model->ops;
+    const LsBatch *batch = &t->s.batch;
+    assert_ok(device->ops->zero(device, t->words, sizeof(float)));
+    assert_ok(model->forward(t->s.model, t->s.weights, batch, true));
+    assert_ok(model->loss(t->s.model, batch, 1.0f / (float)batch->rows, NULL, t->words, NULL));
+    assert_ok(model->backward(t->s.model, t->s.weights, batch, t->s.gradients, false, NULL, NULL));
+    LsBlockSquares squares = {.n = t->s.elements, .x = t->s.gradients, .sums = t->words + 1};
+    assert_ok(device->ops->block_squares(device, &squares));
+    LsDecideStep decide = {
+        .lanes = 1,
+        .blocks = t->blocks,
+        .words = t->words,
+        .lane_index = t->lane_index,
+        .block_index = t->block_index,
+        .samples = (double)batch->rows,
+        .learning_rate = (float)number(fixture, "lr"),
+        .clip_norm = (float)number(fixture, "clip_norm"),
+        .beta1 = (float)number(fixture, "beta1"),
+        .beta2 = (float)number(fixture, "beta2"),
+        .control = t->control,
+    };
+    assert_ok(device->ops->decide_step(device, &decide));
+    LsOptimizerStep update = {
+        .n = t->s.elements,
+        .kind = LS_OPTIMIZER_ADAMW,
+        .master = t->master,
+        .gradient = t->s.gradients,
+        .moment1 = t->moment1,
+        .moment2 = t->moment2,
+        .weights = t->s.weights,
+        .type = ls_device_compute_type(device),
+        .block_decay = t->decay,
+        .beta1 = decide.beta1,
+        .beta2 = decide.beta2,
+        .epsilon = (float)number(fixture, "epsilon"),
+        .weight_decay = (float)number(fixture, "weight_decay"),
+        .control = t->control,
+    };
+    assert_ok(device->ops->optimizer_step(device, &update));
+}
+
+// Each step's rounding errors of about 1e-6 (FP32) add up over ten steps at most; AdamW divides by the root
+// of the second moment, so elements with small gradients carry the relative error of theirs.
+static void check_training(LsDevice *device, const json_t *fixture)
+{
+    Training t;
+    LsStepControl control;
+    size_t steps, norms;
+    float *losses = read_floats(fixture, "losses", &steps), *norm = read_floats(fixture, "norms", &norms);
+    begin(&t, device, fixture);
+    for (size_t i = 0; i < steps; i++) {
+        step(&t, fixture);
+        download(device, &control, t.control, sizeof control);
+        assert_int_equal(control.updates, i + 1);
+        assert_close(&control.loss, &losses[i], 1, 1e-5, "loss");
+        assert_close(&control.gradient_norm, &norm[i], 1, 1e-5, "norm of the gradient");
+    }
+    float *actual = malloc(t.s.elements * sizeof *actual);
+    float *expected = flatten(field(fixture, "trained"), "value", &t.s.model->parameters);
+    download(device, actual, t.master, t.s.elements * sizeof *actual);
+    assert_close(actual, expected, t.s.elements, 1e-5, "trained weights");
+    free(expected);
+    free(actual);
+    end(&t);
+    free(norm);
+    free(losses);
+}
+
+static void adamw_like_torch(void **state)
+{
+    (void)state;
+    json_t *fixtures = read_fixtures();
+    for (int which = 0; which < DEVICES; which++) {
+        LsDevice *device = open_device(which, LS_PRECISION_FP32);
+        check_training(device, field(fixtures, "training"));
+        ls_device_close(device);
+    }
+    json_decref(fixtures);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(adamw_like_torch)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

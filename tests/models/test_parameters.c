@@ -1,0 +1,158 @@
+// The parameter table: places, names, decay; initial values that any rank can draw for any range.
+#include <math.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <setjmp.h>
+
+#include <cmocka.h>
+
+#include "device/tensor.h"
+#include "models/parameters.h"
+
+static const LsParameter TENSORS[] = {
+    {.name = "uniform",
+        .dimensions = 2,
+        .shape = {70, 130},
+        .decay = true,
+        .init = LS_INIT_UNIFORM,
+        .init_scale = 0.25f},
+    {.name = "zero", .dimensions = 1, .shape = {70}, .init = LS_INIT_ZERO},
+    {.name = "normal",
+        .dimensions = 3,
+        .shape = {2, LS_BLOCK / 4, 2},
+        .decay = true,
+        .init = LS_INIT_NORMAL,
+        .init_scale = 0.5f},
+    {.name = "one", .dimensions = 1, .shape = {LS_BLOCK + 1}, .init = LS_INIT_ONE},
+};
+enum { COUNT = sizeof TENSORS / sizeof TENSORS[0], BLOCKS = 3 + 1 + 1 + 2 };
+
+static LsParameters make_table(void)
+{
+    LsParameters table = {0};
+    for (size_t t = 0; t < COUNT; t++)
+        assert_int_equal(ls_parameters_add(&table, &TENSORS[t]), LS_OK);
+    return table;
+}
+
+static void places(void **state)
+{
+    (void)state;
+    static const size_t offsets[COUNT] = {0, 3 * LS_BLOCK, 4 * LS_BLOCK, 5 * LS_BLOCK};
+    static const uint8_t decays[BLOCKS] = {1, 1, 1, 0, 1, 0, 0};
+    LsParameters table = make_table();
+    uint8_t decay[BLOCKS];
+    assert_int_equal(table.blocks, BLOCKS);
+    assert_int_equal(ls_parameters_elements(&table), 9100 + 70 + LS_BLOCK + LS_BLOCK + 1);
+    for (size_t t = 0; t < COUNT; t++) {
+        assert_int_equal(table.list[t].offset, offsets[t]);
+        assert_ptr_equal(ls_parameters_find(&table, TENSORS[t].name), &table.list[t]);
+    }
+    assert_null(ls_parameters_find(&table, "nobody"));
+    ls_parameters_block_decay(&table, decay);
+    assert_memory_equal(decay, decays, sizeof decay);
+    ls_parameters_free(&table);
+    assert_int_equal(table.count, 0);
+}
+
+static void refuses(void **state)
+{
+    (void)state;
+    LsParameters table = make_table();
+    LsParameter twin = {.name = "zero", .dimensions = 1, .shape = {1}};
+    LsParameter empty = {.name = "empty", .dimensions = 2, .shape = {3, 0}};
+    LsParameter huge = {.name = "huge", .dimensions = 2, .shape = {SIZE_MAX / 2, 3}};
+    LsParameter large = {.name = "large", .dimensions = 1, .shape = {SIZE_MAX - LS_BLOCK}};
+    LsParameter scalar = {.name = "scalar"};
+    assert_int_equal(ls_parameters_add(&table, &twin), LS_INTERNAL);
+    assert_int_equal(ls_parameters_add(&table, &empty), LS_CONFIG);
+    assert_int_equal(ls_parameters_add(&table, &huge), LS_CONFIG);
+    assert_int_equal(ls_parameters_add(&table, &large), LS_CONFIG);
+    assert_int_equal(ls_parameters_add(&table, &scalar), LS_INTERNAL);
+    assert_int_equal(table.count, COUNT);
+    assert_int_equal(table.blocks, BLOCKS);
+    ls_parameters_free(&table);
+}
+
+// Ranges that cut tensors, start in padding, are empty, and cover all: bits as in the whole.
+static void any_range(void **state)
+{
+    (void)state;
+    LsParameters table = make_table();
+    size_t elements = table.blocks * LS_BLOCK;
+    float *whole = malloc(elements * sizeof *whole), *part = malloc(elements * sizeof *part);
+    ls_parameters_initialize(&table, 42, 0, elements, whole);
+    static const size_t ranges[][2] = {{1, 3}, {4095, 2}, {9099, 5000}, {9101, 7}, {12288, 70}, {0, 0},
+        {16385, 4096}, {20000, 8672}, {28671, 1}, {0, 28672}};
+    for (size_t i = 0; i < sizeof ranges / sizeof ranges[0]; i++) {
+        memset(part, 0xff, elements * sizeof *part);
+        ls_parameters_initialize(&table, 42, ranges[i][0], ranges[i][1], part);
+        assert_memory_equal(part, whole + ranges[i][0], ranges[i][1] * sizeof *part);
+        for (size_t e = ranges[i][1]; e < elements; e++)
+            assert_int_equal(((uint32_t *)part)[e], 0xffffffffu); // nothing is written behind the range
+    }
+    ls_parameters_initialize(&table, 43, 0, elements, part);
+    assert_memory_not_equal(part, whole, elements * sizeof *part);
+    free(part);
+    free(whole);
+    ls_parameters_free(&table);
+}
+
+static double deviation(const float *x, size_t n, double *mean)
+{
+    double sum = 0, squares = 0;
+    for (size_t i = 0; i < n; i++)
+        sum += x[i];
+    *mean = sum / (double)n;
+    for (size_t i = 0; i < n; i++)
+        squares += (x[i] - *mean) * (x[i] - *mean);
+    return sqrt(squares / (double)n);
+}
+
+// Statistics of n independent draws: the mean lies within 5 standard errors (sigma / sqrt(n)) of 0, and so
+// does the deviation of sigma (its standard error is at most sigma / sqrt(2n)): a fixed seed, so no
+// flakiness.
+static void values(void **state)
+{
+    (void)state;
+    LsParameters table = make_table();
+    size_t elements = table.blocks * LS_BLOCK;
+    float *x = malloc(elements * sizeof *x);
+    ls_parameters_initialize(&table, 7, 0, elements, x);
+    double mean, uniform_sigma = 0.25 / sqrt(3), sigma = deviation(x, 9100, &mean);
+    assert_true(fabs(mean) < 5 * uniform_sigma / sqrt(9100));
+    assert_true(fabs(sigma - uniform_sigma) < 5 * uniform_sigma / sqrt(2 * 9100));
+    float largest = 0;
+    for (size_t i = 0; i < 9100; i++)
+        largest = fmaxf(largest, fabsf(x[i]));
+    assert_true(largest <= 0.25f && largest > 0.249f);
+    sigma = deviation(x + 4 * LS_BLOCK, LS_BLOCK, &mean);
+    assert_true(fabs(mean) < 5 * 0.5 / sqrt(LS_BLOCK));
+    assert_true(fabs(sigma - 0.5) < 5 * 0.5 / sqrt(2 * LS_BLOCK));
+    for (size_t t = 0; t < table.count; t++) {
+        const LsParameter *p = &table.list[t];
+        for (size_t i = p->elements; i % LS_BLOCK != 0; i++)
+            assert_true(x[p->offset + i] == 0);
+        for (size_t i = 0; i < p->elements && p->init == LS_INIT_ONE; i++)
+            assert_true(x[p->offset + i] == 1);
+        for (size_t i = 0; i < p->elements && p->init == LS_INIT_ZERO; i++)
+            assert_true(x[p->offset + i] == 0);
+    }
+    free(x);
+    ls_parameters_free(&table);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(places),
+        cmocka_unit_test(refuses),
+        cmocka_unit_test(any_range),
+        cmocka_unit_test(values),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
