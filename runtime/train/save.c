@@ -174,6 +174,33 @@ static LsStatus describe(LsSave *save, const LsCheckpointContent *content)
     return config_json(content->config, config);
 }
 
+// fallocate, where the file system can; elsewhere writing finds out.
+static LsStatus take_space(const LsSave *save, int fd, uint64_t size)
+{
+    if (fallocate(fd, 0, 0, (off_t)size) == 0 || errno == EOPNOTSUPP || errno == ENOSYS)
+        return LS_OK;
+    return LS_FAIL(LS_IO, "cannot reserve %llu bytes for %s: %s; free space or keep fewer checkpoints",
+        (unsigned long long)size, save->file, strerror(errno));
+}
+
+// HDF5 leaves its memory in disorder when it cannot finish a file, so whether there is space is asked without
+// it: with a file that is a little larger, and is removed again.
+static LsStatus probe_space(const LsSave *save)
+{
+    enum { STRUCTURE = 1 << 20, STRUCTURE_OF_TENSOR = 1 << 14 };
+    uint64_t size = STRUCTURE;
+    for (size_t i = 0; i < save->manifest.tensors; i++)
+        size += save->manifest.tensor[i].elements * sizeof(float) + STRUCTURE_OF_TENSOR;
+    int fd = open(save->file, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (fd < 0)
+        return LS_FAIL(LS_IO, "cannot create %s: %s", save->file, strerror(errno));
+    LsStatus status = take_space(save, fd, size);
+    close(fd);
+    if (unlink(save->file) != 0 && status == LS_OK)
+        status = LS_FAIL(LS_IO, "cannot remove %s: %s", save->file, strerror(errno));
+    return status;
+}
+
 // Space is taken before anyone writes, so that a full disk is found here and not half-way.
 static LsStatus reserve(LsSave *save)
 {
@@ -184,11 +211,8 @@ static LsStatus reserve(LsSave *save)
     LsStatus status = LS_OK;
     if (fstat(fd, &information) != 0)
         status = LS_FAIL(LS_IO, "cannot examine %s: %s", save->file, strerror(errno));
-    // Not every file system can; there, writing finds out.
-    if (status == LS_OK && fallocate(fd, 0, 0, information.st_size) != 0 && errno != EOPNOTSUPP &&
-        errno != ENOSYS)
-        status = LS_FAIL(LS_IO, "cannot reserve %lld bytes for %s: %s; free space or keep fewer checkpoints",
-            (long long)information.st_size, save->file, strerror(errno));
+    else
+        status = take_space(save, fd, (uint64_t)information.st_size);
     if (status == LS_OK) {
         save->manifest.file_size = (uint64_t)information.st_size;
         status = ls_manifest_arrange(&save->manifest, save->file);
@@ -215,6 +239,7 @@ static LsStatus create(LsSave *save, const LsCheckpointContent *content)
     LS_TRY(describe(save, content));
     LS_TRY(ls_directory_remove(save->directory)); // left by a save that could not clean up
     LS_TRY(ls_directory_create(save->directory));
+    LS_TRY(probe_space(save));
     LS_TRY(ls_state_file_create(save->file, &save->manifest));
     return reserve(save);
 }
