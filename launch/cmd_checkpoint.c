@@ -1,116 +1,150 @@
-// lockstep checkpoint list | info | verify | hash | diff
-#include <stdio.h>
+// lockstep checkpoint list, info, verify, hash, diff
+#include "command.h"
+
 #include <stdlib.h>
 
-#include "command.h"
 #include "train/checkpoint.h"
 
-// Commands without flags: words only.
-static LsStatus read_words(const char *command, int argc, char **argv, int wanted)
+static LsStatus open_named(const char *named, LsCheckpoint **out)
 {
-    static const LsFlag none[] = {{0}};
-    int words = 0;
-    LS_TRY(ls_flags_read(command, none, argc, argv, &words));
-    return ls_words_check(command, words, wanted, wanted);
+    char path[LS_PATH_MAX];
+    LS_TRY(ls_launch_checkpoint_path(named, path));
+    return ls_checkpoint_open(path, out);
 }
 
-static LsStatus list(LsComm *comm, int argc, char **argv)
+// A checkpoint that cannot be opened is listed too: whoever looks for one wants to know.
+static void print_checkpoint(const char *path, int64_t step)
 {
-    (void)comm;
-    LS_TRY(read_words("checkpoint list", argc, argv, 1));
+    LsCheckpoint *checkpoint = NULL;
+    if (ls_checkpoint_open(path, &checkpoint) != LS_OK) {
+        printf("%s  damaged: %s\n", path, ls_status_message());
+        return;
+    }
+    const char *written = json_string_value(json_object_get(ls_checkpoint_manifest(checkpoint), "saved_at"));
+    printf("%s  step %lld%s%s\n", path, (long long)step, written ? "  " : "", written ? written : "");
+    ls_checkpoint_close(checkpoint);
+}
+
+static LsStatus list(LsInvocation *invocation)
+{
+    LS_TRY(ls_arguments_read(invocation, NULL, 0, 1, 1));
+    if (invocation->helped)
+        return LS_OK;
     int64_t *steps = NULL;
     size_t count = 0;
-    LS_TRY(ls_checkpoint_list(argv[1], &steps, &count));
+    const char *named = invocation->inputs[0];
+    if (!ls_file_exists(named))
+        return LS_FAIL(LS_NO_INPUT, "%s: there is no such run", named);
+    LS_TRY(ls_checkpoint_list(named, &steps, &count));
     for (size_t i = 0; i < count; i++) {
         char path[LS_PATH_MAX];
-        ls_checkpoint_path(path, argv[1], steps[i]);
-        puts(path);
+        ls_checkpoint_path(path, named, steps[i]);
+        print_checkpoint(path, steps[i]);
     }
     free(steps);
     return LS_OK;
 }
 
-static LsStatus info(LsComm *comm, int argc, char **argv)
+static LsStatus info(LsInvocation *invocation)
 {
-    (void)comm;
+    LS_TRY(ls_arguments_read(invocation, NULL, 0, 1, 1));
+    if (invocation->helped)
+        return LS_OK;
     LsCheckpoint *checkpoint = NULL;
-    LS_TRY(read_words("checkpoint info", argc, argv, 1));
-    LS_TRY(ls_checkpoint_open(argv[1], &checkpoint));
+    LS_TRY(open_named(invocation->inputs[0], &checkpoint));
     LsStatus status = ls_checkpoint_info(checkpoint, stdout);
     ls_checkpoint_close(checkpoint);
     return status;
 }
 
-static LsStatus verify(LsComm *comm, int argc, char **argv)
+static LsStatus verify(LsInvocation *invocation)
 {
-    (void)comm;
+    LS_TRY(ls_arguments_read(invocation, NULL, 0, 1, 1));
+    if (invocation->helped)
+        return LS_OK;
     LsCheckpoint *checkpoint = NULL;
-    LS_TRY(read_words("checkpoint verify", argc, argv, 1));
-    LS_TRY(ls_checkpoint_open(argv[1], &checkpoint));
+    LS_TRY(open_named(invocation->inputs[0], &checkpoint));
     LsStatus status = ls_checkpoint_verify(checkpoint, NULL);
+    if (status == LS_OK)
+        printf("%s: step %lld, every block matches its hash\n", invocation->inputs[0],
+            (long long)ls_checkpoint_step(checkpoint));
     ls_checkpoint_close(checkpoint);
-    LS_TRY(status);
-    printf("%s: every block has the hash that its manifest gives\n", argv[1]);
-    return LS_OK;
+    return status;
 }
 
-static LsStatus hash(LsComm *comm, int argc, char **argv)
+static LsStatus hash(LsInvocation *invocation)
 {
-    (void)comm;
+    LS_TRY(ls_arguments_read(invocation, NULL, 0, 1, 1));
+    if (invocation->helped)
+        return LS_OK;
     LsCheckpoint *checkpoint = NULL;
     char text[65];
-    LS_TRY(read_words("checkpoint hash", argc, argv, 1));
-    LS_TRY(ls_checkpoint_open(argv[1], &checkpoint));
+    LS_TRY(open_named(invocation->inputs[0], &checkpoint));
     LsStatus status = ls_checkpoint_hash(checkpoint, text);
+    if (status == LS_OK)
+        puts(text);
     ls_checkpoint_close(checkpoint);
-    LS_TRY(status);
-    puts(text);
-    return LS_OK;
+    return status;
 }
 
-static LsStatus diff(LsComm *comm, int argc, char **argv)
+static LsStatus diff(LsInvocation *invocation)
 {
-    (void)comm;
+    LS_TRY(ls_arguments_read(invocation, NULL, 0, 2, 2));
+    if (invocation->helped)
+        return LS_OK;
     LsCheckpoint *a = NULL, *b = NULL;
     bool equal = false;
-    LS_TRY(read_words("checkpoint diff", argc, argv, 2));
-    LS_TRY(ls_checkpoint_open(argv[1], &a));
-    LsStatus status = ls_checkpoint_open(argv[2], &b);
+    LS_TRY(open_named(invocation->inputs[0], &a));
+    LsStatus status = open_named(invocation->inputs[1], &b);
     if (status == LS_OK)
         status = ls_checkpoint_diff(a, b, stdout, &equal);
+    if (status == LS_OK && !equal)
+        status = LS_FAIL(LS_CHECKPOINT, "%s and %s differ", invocation->inputs[0], invocation->inputs[1]);
     ls_checkpoint_close(b);
     ls_checkpoint_close(a);
-    LS_TRY(status);
-    if (!equal)
-        return LS_FAIL(LS_INTERNAL, "%s and %s differ", argv[1], argv[2]);
-    return LS_OK;
+    return status;
 }
 
-static const LsCommand children[] = {
-    {.name = "list",
-        .summary = "the checkpoints of a run, oldest first",
-        .help = "usage: lockstep checkpoint list RUN\n",
-        .run = list},
-    {.name = "info",
-        .summary = "what a checkpoint holds",
-        .help = "usage: lockstep checkpoint info DIR\n",
-        .run = info},
-    {.name = "verify",
-        .summary = "check every block's hash; exit code 76 if one is wrong",
-        .help = "usage: lockstep checkpoint verify DIR\n",
-        .run = verify},
-    {.name = "hash",
-        .summary = "one SHA-256 over tensors and state, the same for any number of ranks",
-        .help = "usage: lockstep checkpoint hash DIR\n",
-        .run = hash},
-    {.name = "diff",
-        .summary = "where two checkpoints differ; exit code 1 if they do",
-        .help = "usage: lockstep checkpoint diff DIR DIR\n",
-        .run = diff},
-    {0},
+const LsCommand ls_command_checkpoint_list = {
+    .name = "checkpoint list",
+    .arguments = "RUN",
+    .summary = "lists the checkpoints of a run",
+    .about = "Lists the checkpoints of a run directory, oldest first.",
+    .run = list,
 };
 
-const LsCommand ls_command_checkpoint = {.name = "checkpoint",
-    .summary = "list, check, hash and compare checkpoints",
-    .help = "usage: lockstep checkpoint list RUN | info DIR | verify DIR | hash DIR | diff DIR DIR\n",
-    .children = children};
+const LsCommand ls_command_checkpoint_info = {
+    .name = "checkpoint info",
+    .arguments = "DIR",
+    .summary = "shows what a checkpoint holds",
+    .about = "Shows step, state and tensors of a checkpoint, or of a run's newest one. Reads no tensor.",
+    .run = info,
+};
+
+const LsCommand ls_command_checkpoint_verify = {
+    .name = "checkpoint verify",
+    .arguments = "DIR",
+    .summary = "checks every block of a checkpoint; exit code 76 when one is damaged",
+    .about = "Reads every tensor of a checkpoint, or of a run's newest one, and checks every block's hash.",
+    .run = verify,
+};
+
+const LsCommand ls_command_checkpoint_hash = {
+    .name = "checkpoint hash",
+    .arguments = "DIR",
+    .summary = "prints one SHA-256 over everything that training goes on from",
+    .about = "Prints one SHA-256 over every tensor's name, type, shape and bytes in the order of their "
+             "names, and\n"
+             "over step control, data cursor and early stopping. It does not depend on the number of ranks.",
+    .run = hash,
+};
+
+const LsCommand ls_command_checkpoint_diff = {
+    .name = "checkpoint diff",
+    .arguments = "DIR DIR",
+    .summary = "shows how two checkpoints differ; exit code 76 when they do",
+    .about =
+        "Shows for each tensor how many elements differ in their bits and by how much, then the differences\n"
+        "of state and configuration.",
+    .run = diff,
+};

@@ -1,125 +1,136 @@
 // lockstep train
+#include "command.h"
+
 #include <signal.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "base/log.h"
-#include "command.h"
 #include "train/trainer.h"
 
-static const char help[] =
-    "usage: lockstep train -c FILE [--set section.key=value]... [--run-dir DIR] [--resume "
-    "auto|never|CHECKPOINT]\n"
-    "                      [--dry-run [--ranks N]] [--profile STEPS] [-q|-v]\n"
-    "\n"
-    "Trains the model that FILE describes; alone as one rank, or as many ranks under mpirun or srun.\n"
-    "\n"
-    "  -c, --config FILE   configuration (docs/configuration.md)\n"
-    "  --set KEY=VALUE     sets one option, over file and environment; may be repeated\n"
-    "  --run-dir DIR       where the run lives (default runs/<name of FILE>)\n"
-    "  --resume HOW        auto: go on where the run stopped (default); never: archive it and start afresh;\n"
-    "                      a checkpoint directory: go on from there\n"
-    "  --dry-run           prints lanes, memory and messages of each rank, and trains nothing\n"
-    "  --ranks N           ranks to plan for with --dry-run (default: as started)\n"
-    "  --profile STEPS     writes a Chrome trace of the first STEPS steps to <run>/profile/\n"
-    "  -q, -v              less, or more, on the terminal\n"
-    "\n"
-    "SIGUSR1, SIGUSR2, SIGTERM and SIGINT: saves after the current step and exits with 75. The same command "
-    "goes on.\n";
+typedef struct TrainArguments {
+    const char *config, *run_dir, *resume;
+    LsTextList settings;
+    bool dry_run, quiet, verbose;
+    int64_t ranks, profile;
+} TrainArguments;
 
+// Signals that ask the run to save and stop. The handler only sets the flag; the ranks agree on it at the end
+// of a step.
 static volatile int stop_signal;
 
-static void ask_to_stop(int signal_number)
+static void note_signal(int number)
 {
-    stop_signal = signal_number;
+    stop_signal = number;
 }
 
 static void catch_signals(void)
 {
-    static const int signals[] = {SIGUSR1, SIGUSR2, SIGTERM, SIGINT};
-    struct sigaction action = {.sa_handler = ask_to_stop, .sa_flags = SA_RESTART};
+    static const int caught[] = {SIGUSR1, SIGUSR2, SIGTERM, SIGINT};
+    struct sigaction action = {.sa_handler = note_signal};
     sigemptyset(&action.sa_mask);
-    for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
-        sigaction(signals[i], &action, NULL);
+    for (size_t i = 0; i < sizeof caught / sizeof caught[0]; i++) {
+        // A second Ctrl-C ends the process at once.
+        action.sa_flags = SA_RESTART | (caught[i] == SIGINT ? (int)SA_RESETHAND : 0);
+        sigaction(caught[i], &action, NULL);
+    }
 }
 
-typedef struct TrainWords {
-    LsConfigSources sources;
-    const char *run_dir, *resume;
-    bool dry_run, quiet, verbose;
-    int64_t ranks, profile;
-} TrainWords;
-
-static LsStatus read_words(int argc, char **argv, TrainWords *words)
+static LsStatus read_arguments(LsInvocation *invocation, TrainArguments *a)
 {
-    int others = 0;
     const LsFlag flags[] = {
-        {.name = "config", .letter = 'c', .text = &words->sources.file},
-        {.name = "set", .collect = ls_collect_setting, .context = &words->sources},
-        {.name = "run-dir", .text = &words->run_dir},
-        {.name = "resume", .text = &words->resume},
-        {.name = "dry-run", .set = &words->dry_run},
-        {.name = "ranks", .integer = &words->ranks},
-        {.name = "profile", .integer = &words->profile},
-        {.name = "quiet", .letter = 'q', .set = &words->quiet},
-        {.name = "verbose", .letter = 'v', .set = &words->verbose},
-        {0},
+        {"config", 'c', LS_FLAG_TEXT, &a->config, "FILE", "Configuration file.", 0, NULL},
+        {"set", 0, LS_FLAG_LIST, &a->settings, "A.B=V", "Sets one option; may be repeated.", 0, NULL},
+        {"run-dir", 0, LS_FLAG_TEXT, &a->run_dir, "DIR",
+            "Directory of the run; by default runs/NAME for a configuration NAME.yaml.", 0, NULL},
+        {"resume", 0, LS_FLAG_TEXT, &a->resume, "WHAT",
+            "auto: go on where the directory stopped (default); never: archive the old run and start anew; "
+            "or a "
+            "checkpoint's directory.",
+            0, NULL},
+        {"dry-run", 0, LS_FLAG_SWITCH, &a->dry_run, NULL, "Prints what the run would do, and does nothing.",
+            0, NULL},
+        {"ranks", 0, LS_FLAG_COUNT, &a->ranks, "N", "Ranks that --dry-run plans for.", 1, NULL},
+        {"profile", 0, LS_FLAG_COUNT, &a->profile, "STEPS",
+            "Writes a Chrome trace of every rank's phases for that many steps to profile/.", 1, NULL},
+        {"quiet", 'q', LS_FLAG_SWITCH, &a->quiet, NULL, "Shows warnings only.", 0, NULL},
+        {"verbose", 'v', LS_FLAG_SWITCH, &a->verbose, NULL, "Shows more.", 0, NULL},
     };
-    LS_TRY(ls_flags_read("train", flags, argc, argv, &others));
-    LS_TRY(ls_words_check("train", others, 0, 0));
-    if (!words->sources.file)
-        return LS_FAIL(LS_USAGE, "train: -c FILE is missing (see lockstep train --help)");
-    if (words->profile < 0 || words->profile > 100000)
-        return LS_FAIL(LS_USAGE, "train: --profile takes 1 to 100000 steps");
+    LS_TRY(ls_arguments_read(invocation, LS_FLAG_TABLE(flags), 0, 0));
+    if (invocation->helped)
+        return LS_OK;
+    if (!a->config)
+        return LS_FAIL(LS_USAGE, "-c FILE is missing; see lockstep train --help");
+    if (a->ranks && !a->dry_run)
+        return LS_FAIL(
+            LS_USAGE, "--ranks is for --dry-run; a run's ranks are started by mpirun -np N or srun -n N");
+    if (a->profile > INT32_MAX)
+        return LS_FAIL(LS_USAGE, "--profile %lld: too many steps", (long long)a->profile);
     return LS_OK;
 }
 
-// runs/<name of the configuration file without its ending>
-static void default_run_dir(const char *file, char *path, size_t size)
+// runs/NAME for configs/NAME.yaml.
+static LsStatus default_run_dir(const char *config, char path[LS_PATH_MAX])
 {
-    const char *slash = strrchr(file, '/'), *name = slash ? slash + 1 : file;
-    size_t length = strcspn(name, ".");
-    snprintf(path, size, "runs/%.*s", length ? (int)length : (int)strlen(name), name);
+    const char *slash = strrchr(config, '/'), *name = slash ? slash + 1 : config;
+    const char *dot = strrchr(name, '.');
+    int length = dot && dot != name ? (int)(dot - name) : (int)strlen(name);
+    if (snprintf(path, LS_PATH_MAX, "runs/%.*s", length, name) >= LS_PATH_MAX)
+        return LS_FAIL(LS_USAGE, "%s: the name is too long for a run directory; give --run-dir", config);
+    return LS_OK;
 }
 
-static LsStatus prepare(int argc, char **argv, TrainWords *words, LsConfig *config)
+static LsStatus prepare(const TrainArguments *a, LsConfig *config, char run_dir[LS_PATH_MAX])
 {
-    LS_TRY(read_words(argc, argv, words));
-    ls_config_defaults(config);
-    LS_TRY(ls_config_load(&words->sources, config));
-    return ls_config_validate(config);
+    LS_TRY(ls_launch_configure(a->config, &a->settings, config));
+    LS_TRY(ls_config_validate(config));
+    if (!a->run_dir)
+        return default_run_dir(a->config, run_dir);
+    if (snprintf(run_dir, LS_PATH_MAX, "%s", a->run_dir) >= LS_PATH_MAX)
+        return LS_FAIL(LS_USAGE, "--run-dir %.64s…: the path is too long", a->run_dir);
+    return LS_OK;
 }
 
-static LsStatus dry_run(LsComm *comm, const LsConfig *config, int64_t ranks)
+static LsStatus run(LsInvocation *invocation)
 {
-    if (ls_comm_rank(comm) != 0)
-        return ls_comm_agree(comm, LS_OK);
-    int planned = ranks > 0 ? (int)ranks : ls_comm_size(comm);
-    return ls_comm_agree(comm, ls_train_dry_run(config, planned, stdout));
-}
-
-static LsStatus run(LsComm *comm, int argc, char **argv)
-{
-    static LsConfig config; // large, and needed to the end
-    TrainWords words = {.resume = "auto"};
+    TrainArguments arguments = {.resume = "auto"};
+    LsConfig config;
     char run_dir[LS_PATH_MAX];
-    LS_TRY(ls_comm_agree(comm, prepare(argc, argv, &words, &config)));
-    LS_TRY(ls_comm_configure(
-        comm, &(LsCommOptions){.kind = config.collectives.backend, .timeout = config.collectives.timeout}));
-    LsLogLevel level = words.quiet ? LS_LOG_WARN : words.verbose ? LS_LOG_DEBUG : LS_LOG_INFO;
-    ls_log_configure(level, ls_comm_rank(comm), ls_comm_size(comm));
-    if (words.dry_run)
-        return dry_run(comm, &config, words.ranks);
-    default_run_dir(words.sources.file, run_dir, sizeof run_dir);
+    LsStatus prepared = read_arguments(invocation, &arguments);
+    if (invocation->helped)
+        return LS_OK;
+    if (prepared == LS_OK)
+        prepared = prepare(&arguments, &config, run_dir);
+    LS_TRY(ls_invocation_join(invocation, prepared, &config));
+    LsComm *comm = invocation->comm;
+    int ranks = ls_comm_size(comm);
+    LsLogLevel level = arguments.quiet ? LS_LOG_WARN : arguments.verbose ? LS_LOG_DEBUG : LS_LOG_INFO;
+    ls_log_configure(level, ls_comm_rank(comm), ranks);
+    if (arguments.dry_run) {
+        if (arguments.ranks)
+            ranks = arguments.ranks > LS_LANES_MAX + 1 ? LS_LANES_MAX + 1 : (int)arguments.ranks;
+        return ls_invocation_speaks(invocation) ? ls_train_dry_run(&config, ranks, stdout) : LS_OK;
+    }
     catch_signals();
-    return ls_train(&(LsTrainOptions){.config = &config,
-        .run_dir = words.run_dir ? words.run_dir : run_dir,
-        .resume = words.resume,
-        .profile_steps = (int)words.profile,
+    return ls_train(&(LsTrainOptions){
+        .config = &config,
+        .run_dir = run_dir,
+        .resume = arguments.resume,
+        .profile_steps = (int)arguments.profile,
         .comm = comm,
-        .quiet = words.quiet,
-        .stop_signal = &stop_signal});
+        .stop_signal = &stop_signal,
+    });
 }
 
 const LsCommand ls_command_train = {
-    .name = "train", .summary = "train a model", .help = help, .run = run, .parallel = true};
+    .name = "train",
+    .arguments = "-c FILE [options]",
+    .summary = "trains a model, alone or on many ranks under mpirun or srun",
+    .about =
+        "Trains to train.max_steps or train.max_epochs and writes checkpoints and metrics to the run\n"
+        "directory. Started again, it goes on from the newest checkpoint, on any number of ranks up to\n"
+        "train.lanes, with the same bits. SIGUSR1, SIGUSR2, SIGTERM or SIGINT make it save and stop with "
+        "exit\n"
+        "code 75. The configuration is: defaults < FILE < LOCKSTEP_SECTION_KEY in the environment < --set.",
+    .several_ranks = true,
+    .run = run,
+};

@@ -1,56 +1,100 @@
-// What the commands of the program have in common: a table of names, their options, their help.
+// One command of the program, one run of it, and how it reads its arguments.
 #ifndef LOCKSTEP_LAUNCH_COMMAND_H
 #define LOCKSTEP_LAUNCH_COMMAND_H
 
 #include "base/config.h"
-#include "base/status.h"
+#include "base/file.h"
 #include "collectives/comm.h"
 
-// A command gets its own words: argv[0] is its name. `comm` is NULL for commands that run alone.
+typedef struct LsInvocation LsInvocation;
+
 typedef struct LsCommand {
-    const char *name;
-    const char *summary;                                  // one line of its parent's help
-    const char *help;                                     // whole help, printed by --help
-    LsStatus (*run)(LsComm *comm, int argc, char **argv); // NULL for a group
-    const struct LsCommand *children;                     // of a group, ends with a NULL name
-    bool parallel;                                        // may run as several ranks
+    const char *name;      // "train", "data import csv"
+    const char *arguments; // "-c FILE [options]"
+    const char *summary;   // one line of `lockstep --help`
+    const char *about;     // paragraphs of `lockstep NAME --help`
+    bool several_ranks;    // may run under mpirun with more than one rank
+    LsStatus (*run)(LsInvocation *invocation);
 } LsCommand;
 
-extern const LsCommand ls_command_train, ls_command_eval, ls_command_predict, ls_command_data,
-    ls_command_checkpoint, ls_command_config, ls_command_doctor, ls_command_version;
+// A command being run. Made by main; a command reads its arguments from it and may join the other ranks.
+struct LsInvocation {
+    const LsCommand *command;
+    int argc; // argv[0] is the last word of the command's name
+    char **argv;
+    char **inputs; // what ls_arguments_read left over: the arguments that are no options
+    int input_count;
+    bool helped;  // help was asked for and printed; nothing else is to be done
+    LsComm *comm; // NULL until ls_invocation_join; closed by main
+};
 
-// An option of a command, "--name" or "-n"; exactly one of the targets is set.
+extern const LsCommand ls_command_train, ls_command_eval, ls_command_predict, ls_command_import_idx,
+    ls_command_import_csv, ls_command_data_inspect, ls_command_data_verify, ls_command_checkpoint_list,
+    ls_command_checkpoint_info, ls_command_checkpoint_verify, ls_command_checkpoint_hash,
+    ls_command_checkpoint_diff, ls_command_config_show, ls_command_config_validate, ls_command_config_options,
+    ls_command_doctor, ls_command_version;
+
+// Meets the other ranks: opens the communicator (with the configuration's backend and deadline, or the
+// defaults when `config` is NULL) and agrees on `mine`, what this rank's preparations came to. Called also
+// when `mine` is a failure, since the other ranks may have fared better and would wait.
+LsStatus ls_invocation_join(LsInvocation *invocation, LsStatus mine, const LsConfig *config);
+
+// Whether this rank is the one that prints. True before the ranks have met.
+bool ls_invocation_speaks(const LsInvocation *invocation);
+
+// ---- Arguments ------------------------------------------------------------------------------------------
+
+typedef enum LsFlagType {
+    LS_FLAG_SWITCH, // bool: set to true
+    LS_FLAG_CLEAR,  // bool: set to false
+    LS_FLAG_TEXT,   // const char *
+    LS_FLAG_LIST,   // LsTextList: may be given several times
+    LS_FLAG_COUNT,  // int64_t, at least `minimum`
+    LS_FLAG_REAL,   // double, at least `minimum`
+    LS_FLAG_CHAR,   // char: a single byte, or \t
+    LS_FLAG_CHOICE, // int: the text's place in `choices`
+} LsFlagType;
+
+enum { LS_TEXTS_MAX = 256, LS_FLAGS_MAX = 24 };
+
+typedef struct LsTextList {
+    size_t count;
+    const char *text[LS_TEXTS_MAX];
+} LsTextList;
+
+// One option of a command: parsing and help come from it.
 typedef struct LsFlag {
-    const char *name;
-    char letter;                                           // 0: none
-    const char **text;                                     // takes a value
-    int64_t *integer;                                      // takes a whole number
-    double *real;                                          // takes a number
-    bool *set;                                             // takes nothing
-    LsStatus (*collect)(void *context, const char *value); // takes a value, may be repeated
-    void *context;
+    const char *name; // without the dashes
+    char letter;      // 0: none
+    LsFlagType type;
+    void *value;          // keeps its initial contents unless the option is given
+    const char *argument; // how help names the argument, "FILE"
+    const char *help;     // one sentence
+    int64_t minimum;
+    const char *const *choices; // NULL-terminated
 } LsFlag;
 
-// Reads the flags of argv[1 …] (also --name=value; "--" ends them) and leaves the other words, in order, in
-// argv[1 …]; *words is their number. LS_USAGE names the flag, and for an unknown one the nearest. The list
-// ends with a NULL name.
-LsStatus ls_flags_read(const char *command, const LsFlag *flags, int argc, char **argv, int *words);
+// Reads options and inputs (options may follow inputs; `--` ends them). --help prints the command's help and
+// sets `helped`. LS_USAGE: an unknown option (names the nearest one), a missing or bad argument, fewer than
+// `least` or more than `most` inputs (most < 0: any number).
+LsStatus ls_arguments_read(LsInvocation *invocation, const LsFlag *flags, size_t count, int least, int most);
 
-// LS_USAGE unless there are between `least` and `most` words.
-LsStatus ls_words_check(const char *command, int words, int least, int most);
+// The size of a table of flags.
+#define LS_FLAG_TABLE(flags) (flags), sizeof(flags) / sizeof((flags)[0])
 
-// The sources of a configuration: -c FILE, the environment, --set (in order).
-enum { LS_SETTINGS_MAX = 256 };
-typedef struct LsConfigSources {
-    const char *file;
-    size_t settings;
-    const char *setting[LS_SETTINGS_MAX]; // "section.key=value"
-} LsConfigSources;
+// The text nearest to `text` in a list (see ls_text_distance); NULL when nothing is near enough to have
+// been meant.
+const char *ls_text_nearest(const char *text, const char *const *list, size_t count);
 
-// For LsFlag.collect of --set; the context is an LsConfigSources.
-LsStatus ls_collect_setting(void *context, const char *value);
+// ---- What several commands share ------------------------------------------------------------------------
 
-// Applies file, environment and settings over what `config` holds.
-LsStatus ls_config_load(const LsConfigSources *sources, LsConfig *config);
+// Every rank alike: defaults < file (NULL: none) < environment < --set. Not validated.
+LsStatus ls_launch_configure(const char *file, const LsTextList *settings, LsConfig *config);
+
+// Environment and --set over what `config` holds.
+LsStatus ls_launch_override(const LsTextList *settings, LsConfig *config);
+
+// A checkpoint's directory from what the user named: itself, or the newest checkpoint of a run's directory.
+LsStatus ls_launch_checkpoint_path(const char *named, char path[LS_PATH_MAX]);
 
 #endif

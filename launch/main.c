@@ -1,128 +1,187 @@
-// The program: finds the command, runs it, prints the one line of a failure and returns its exit code.
-#include <signal.h>
+// The program: finds the command, runs it, and turns its failure into one line and an exit code.
+#include "command.h"
+
 #include <stdio.h>
 #include <string.h>
-
-#include "command.h"
 
 static const LsCommand *const commands[] = {
     &ls_command_train,
     &ls_command_eval,
     &ls_command_predict,
-    &ls_command_data,
-    &ls_command_checkpoint,
-    &ls_command_config,
+    &ls_command_import_idx,
+    &ls_command_import_csv,
+    &ls_command_data_inspect,
+    &ls_command_data_verify,
+    &ls_command_checkpoint_list,
+    &ls_command_checkpoint_info,
+    &ls_command_checkpoint_verify,
+    &ls_command_checkpoint_hash,
+    &ls_command_checkpoint_diff,
+    &ls_command_config_show,
+    &ls_command_config_validate,
+    &ls_command_config_options,
     &ls_command_doctor,
     &ls_command_version,
 };
-enum { COMMANDS = sizeof commands / sizeof *commands };
+enum { COMMANDS = sizeof commands / sizeof commands[0] };
 
-static bool is_help(const char *word)
+// Deadline of the ranks' first meeting when no configuration has been read.
+static const double meeting_timeout = 300;
+
+// ---- Ranks ----------------------------------------------------------------------------------------------
+
+LsStatus ls_invocation_join(LsInvocation *invocation, LsStatus mine, const LsConfig *config)
 {
-    return strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0 || strcmp(word, "help") == 0;
+    LsCommOptions options = {.kind = LS_COMM_AUTO, .timeout = meeting_timeout};
+    if (mine == LS_OK && config) {
+        options.kind = config->collectives.backend;
+        options.timeout = config->collectives.timeout;
+    }
+    // Failing alone needs no communicator.
+    if (mine != LS_OK && !ls_comm_launched())
+        return mine;
+    LS_TRY(ls_comm_open(&options, &invocation->comm));
+    return ls_comm_agree(invocation->comm, mine);
 }
 
-static void print_help(FILE *out)
+bool ls_invocation_speaks(const LsInvocation *invocation)
 {
-    fputs("Lockstep trains neural networks data-parallel: the same bits, whatever happens to the ranks.\n\n"
-          "usage: lockstep COMMAND [OPTIONS]      as several ranks: mpirun -np N lockstep train …\n\n",
-        out);
+    return !invocation->comm || ls_comm_rank(invocation->comm) == 0;
+}
+
+// ---- Commands -------------------------------------------------------------------------------------------
+
+// Prints the commands whose names begin with `group`.
+static void print_commands(const char *group)
+{
+    printf("Lockstep trains neural networks data-parallel across MPI ranks: the same bits on any number of "
+           "them.\n\nCommands:\n");
     for (size_t i = 0; i < COMMANDS; i++)
-        fprintf(out, "  %-12s %s\n", commands[i]->name, commands[i]->summary);
-    fputs("\n`lockstep COMMAND --help` says more.\n", out);
+        if (strncmp(commands[i]->name, group, strlen(group)) == 0)
+            printf("  lockstep %-20s %s\n", commands[i]->name, commands[i]->summary);
+    printf("\nlockstep COMMAND --help explains a command. lockstep config options lists what configures a "
+           "run.\n");
 }
 
-static void print_command_help(const LsCommand *command)
+// How many words of the command line are the command's name; 0: another command.
+static int match(const LsCommand *command, int words, char **word)
 {
-    fputs(command->help, stdout);
-    if (!command->children)
-        return;
-    fputc('\n', stdout);
-    for (const LsCommand *child = command->children; child->name; child++)
-        printf("  %-12s %s\n", child->name, child->summary);
+    const char *rest = command->name;
+    int matched = 0;
+    while (*rest) {
+        size_t length = strcspn(rest, " ");
+        if (matched == words || strlen(word[matched]) != length || strncmp(rest, word[matched], length) != 0)
+            return 0;
+        matched++;
+        rest += length + (rest[length] == ' ');
+    }
+    return matched;
 }
 
-static const LsCommand *find_command(const char *name)
+// True when the words are the first ones of some command's name: "data", "data import".
+static bool is_group(const char *text)
 {
+    size_t length = strlen(text);
     for (size_t i = 0; i < COMMANDS; i++)
-        if (strcmp(commands[i]->name, name) == 0)
-            return commands[i];
-    return NULL;
-}
-
-static bool asks_for_help(int argc, char **argv)
-{
-    for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++)
-        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)
+        if (strncmp(commands[i]->name, text, length) == 0 && commands[i]->name[length] == ' ')
             return true;
     return false;
 }
 
-// Runs a command, or the child of a group that the next word names.
-static LsStatus run_command(const LsCommand *command, LsComm *comm, int argc, char **argv)
+// The words in front of the first option, as many as a name may have.
+static int join_words(int argc, char **argv, char *text, size_t size)
 {
-    if (!command->children) {
-        if (asks_for_help(argc, argv)) {
-            print_command_help(command);
+    int words = 0;
+    text[0] = '\0';
+    while (words < argc && words < 3 && argv[words][0] != '-') {
+        size_t used = strlen(text);
+        snprintf(text + used, size - used, "%s%s", words ? " " : "", argv[words]);
+        words++;
+    }
+    return words;
+}
+
+static LsStatus unknown_command(const char *text)
+{
+    char tried[64];
+    const char *names[COMMANDS], *nearest = NULL;
+    for (size_t i = 0; i < COMMANDS; i++)
+        names[i] = commands[i]->name;
+    snprintf(tried, sizeof tried, "%s", text);
+    // A mistyped command is followed by words that are no part of its name: they are dropped one by one.
+    while (!(nearest = ls_text_nearest(tried, names, COMMANDS)) && strrchr(tried, ' '))
+        *strrchr(tried, ' ') = '\0';
+    return LS_FAIL(LS_USAGE, "unknown command \"%s\"%s%s; see lockstep --help", text,
+        nearest ? ", did you mean lockstep " : "", nearest ? nearest : "");
+}
+
+static LsStatus find_command(int argc, char **argv, LsInvocation *invocation)
+{
+    for (size_t i = 0; i < COMMANDS; i++) {
+        int words = match(commands[i], argc, argv);
+        if (words > 0) {
+            invocation->command = commands[i];
+            invocation->argc = argc - words + 1;
+            invocation->argv = argv + words - 1;
             return LS_OK;
         }
-        return command->run(comm, argc, argv);
     }
-    if (argc > 1 && is_help(argv[1])) {
-        print_command_help(command);
+    char text[64];
+    int words = join_words(argc, argv, text, sizeof text);
+    if (words > 0 && strcmp(argv[0], "help") != 0 && !is_group(text))
+        return unknown_command(text);
+    const char *option = words < argc ? argv[words] : "";
+    if (strcmp(option, "--help") == 0 || strcmp(option, "-h") == 0 || (words && !strcmp(argv[0], "help"))) {
+        print_commands(words && strcmp(argv[0], "help") ? text : "");
+        invocation->helped = true;
         return LS_OK;
     }
-    for (const LsCommand *child = command->children; argc > 1 && child->name; child++)
-        if (strcmp(child->name, argv[1]) == 0)
-            return run_command(child, comm, argc - 1, argv + 1);
-    return LS_FAIL(LS_USAGE, "%s: %s%s; see lockstep %s --help", command->name,
-        argc > 1 ? "there is no command " : "a command is missing", argc > 1 ? argv[1] : "", command->name);
+    if (*option)
+        return LS_FAIL(LS_USAGE, "unknown option %s; see lockstep --help", option);
+    return LS_FAIL(LS_USAGE, "a command is missing; see lockstep %s%s--help", text, *text ? " " : "");
 }
 
-// All ranks of a parallel command agree on its failure, so that one of them prints it.
-static LsStatus run_parallel(const LsCommand *command, int argc, char **argv)
+static LsStatus run(int argc, char **argv, LsInvocation *invocation)
 {
-    LsComm *comm = NULL;
-    LsStatus status = ls_comm_open(&(LsCommOptions){.kind = LS_COMM_AUTO, .timeout = 300}, &comm);
-    if (status == LS_OK)
-        status = run_command(command, comm, argc, argv);
-    if (status != LS_OK && (!comm || ls_comm_rank(comm) == 0))
-        fprintf(stderr, "lockstep: %s\n", ls_status_message());
-    fflush(NULL);
-    ls_comm_close(comm);
-    return status;
+    LS_TRY(find_command(argc, argv, invocation));
+    if (invocation->helped)
+        return LS_OK;
+    if (!invocation->command->several_ranks && ls_comm_launched()) {
+        LS_TRY(ls_invocation_join(invocation, LS_OK, NULL));
+        if (ls_comm_size(invocation->comm) > 1)
+            return LS_FAIL(LS_USAGE, "lockstep %s runs as one process: start it without mpirun or srun",
+                invocation->command->name);
+    }
+    LS_TRY(invocation->command->run(invocation));
+    if (fflush(stdout) != 0 || ferror(stdout))
+        return ls_file_fail("write", "standard output");
+    return LS_OK;
 }
 
-static LsStatus run_alone(const LsCommand *command, int argc, char **argv)
+// One line for all ranks, whatever a message holds.
+static void print_failure(LsStatus status)
 {
-    LsStatus status = run_command(command, NULL, argc, argv);
-    if (status == LS_OK && (fflush(stdout) != 0 || ferror(stdout)))
-        status = LS_FAIL(LS_IO, "cannot write to standard output");
-    if (status != LS_OK)
-        fprintf(stderr, "lockstep: %s\n", ls_status_message());
-    return status;
+    char line[4096];
+    const char *message = ls_status_message();
+    snprintf(line, sizeof line, "%s", *message ? message : ls_status_text(status));
+    for (char *c = line; *c; c++)
+        if (*c == '\n' || *c == '\r')
+            *c = ' ';
+    fflush(stdout);
+    fprintf(stderr, "lockstep: %s\n", line);
 }
 
 int main(int argc, char **argv)
 {
-    // A full disk is an error of write(), a closed pipe likewise; neither may kill the rank.
-    signal(SIGPIPE, SIG_IGN);
-    signal(SIGXFSZ, SIG_IGN);
-    if (argc < 2) {
-        print_help(stderr);
-        return ls_status_exit_code(LS_USAGE);
-    }
-    if (is_help(argv[1])) {
-        print_help(stdout);
-        return ls_status_exit_code(LS_OK);
-    }
-    const LsCommand *command = find_command(strcmp(argv[1], "--version") == 0 ? "version" : argv[1]);
-    if (!command) {
-        fprintf(stderr, "lockstep: there is no command %s; see lockstep --help\n", argv[1]);
-        return ls_status_exit_code(LS_USAGE);
-    }
-    bool parallel = command->parallel && !asks_for_help(argc - 1, argv + 1);
-    LsStatus status =
-        parallel ? run_parallel(command, argc - 1, argv + 1) : run_alone(command, argc - 1, argv + 1);
+    LsInvocation invocation = {0};
+    LsStatus status = run(argc - 1, argv + 1, &invocation);
+    // Ranks that failed before they met do so now, so that only one of them speaks.
+    if (status != LS_OK && !invocation.comm && ls_comm_launched())
+        status = ls_invocation_join(&invocation, status, NULL);
+    else if (invocation.comm)
+        status = ls_comm_agree(invocation.comm, status);
+    if (status != LS_OK && ls_invocation_speaks(&invocation))
+        print_failure(status);
+    ls_comm_close(invocation.comm);
     return ls_status_exit_code(status);
 }

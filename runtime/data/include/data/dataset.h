@@ -1,12 +1,14 @@
 // A data set on disk: one HDF5 file, read by offset.
 //
 // File (docs/data.md has all of it):
-//   /train/x, /train/y, /validation/x, …, /test/x …   rows of features, rows of labels or targets
-//   /schema     scalar string: JSON with the schema, statistics, import options, source and content hash
+//   /train/x, /train/y, /validation/x, …, /test/y   rows of features, rows of labels or targets
+//   /train/x.hashes, …   [blocks][16]: XXH3-128 of every 1 MiB of values
+//   /train/x.chunks      [chunks] {offset, bytes, hash}: where the deflated chunks of x lie, if it is
+//   compressed /schema              scalar string: JSON with shapes, statistics, counts, import, and hashes
 // x is uint8 or float32 [samples][features…]; y is int32 [samples] (classes) or float32 [samples][outputs].
-// Data sets are stored contiguous and little-endian, or chunked with deflate; then /train/x.chunks [chunks]
-// {offset, bytes, hash} says where the chunks lie and what they hash to, and rows are found without HDF5. The
-// root hash covers schema and the hash of every 1 MiB of every data set (stored as /train/x.hashes).
+// Everything is little-endian and contiguous but a compressed x. The schema holds a hash of every array of
+// block hashes, and the root hash is that of the schema: it stands for every value, whether compressed or
+// not.
 #ifndef LOCKSTEP_DATA_DATASET_H
 #define LOCKSTEP_DATA_DATASET_H
 
@@ -37,8 +39,9 @@ typedef struct LsDatasetInfo {
     const json_t *schema; // owned by the data set
 } LsDatasetInfo;
 
-// Opens and checks structure and bounds (not contents: ls_dataset_verify does). Does not grow with the file.
-// LS_NO_INPUT, or LS_BAD_DATA with what is wrong.
+// Opens and checks schema, structure and bounds (not the values: ls_dataset_verify does). Takes as long for a
+// large file as for a small one. A data set of at most 256 MiB of values is kept in memory as it is read.
+// LS_NO_INPUT, LS_IO, or LS_BAD_DATA with what is wrong.
 LsStatus ls_dataset_open(const char *path, LsDataset **out);
 void ls_dataset_close(LsDataset *dataset);
 
@@ -48,15 +51,16 @@ LsStatus ls_dataset_describe(const json_t *schema, const char *name, LsDataset *
 const LsDatasetInfo *ls_dataset_info(const LsDataset *dataset);
 const char *ls_dataset_path(const LsDataset *dataset);
 
-// A reader has the scratch memory that one thread needs (the last chunks inflated). Any number of readers may
-// read one data set at the same time.
+// A reader has the scratch memory that one thread needs (the last chunk inflated). Any number of readers may
+// read one data set at the same time; they end before it is closed. LS_BAD_DATA when there is no such split.
 typedef struct LsReader LsReader;
 LsStatus ls_reader_create(const LsDataset *dataset, LsSplit split, LsReader **out);
 void ls_reader_destroy(LsReader *reader);
 
 // Reads `count` samples of the split by index into x [count][features] (feature_type) and y [count] int32 or
 // [count][outputs] float32; y may be NULL. Checks labels against the classes and floats for NaN and infinity:
-// LS_BAD_DATA names file, split and sample.
+// LS_BAD_DATA names file, split and sample. Values that are kept in memory or compressed are compared with
+// their hashes when they are first read.
 LsStatus ls_reader_read(LsReader *reader, const uint64_t *samples, size_t count, void *x, void *y);
 
 // Reads everything: block hashes, chunk hashes, root hash, label range, NaN. LS_BAD_DATA at the first
@@ -66,5 +70,8 @@ LsStatus ls_dataset_verify(const LsDataset *dataset);
 // Prints shapes, classes with counts, means, deviations and missing values of each column, hashes and source
 // for people.
 LsStatus ls_dataset_inspect(const LsDataset *dataset, FILE *out);
+
+// Name and version of the HDF5 library, for people. Not thread-safe.
+const char *ls_dataset_library_version(void);
 
 #endif

@@ -1,0 +1,255 @@
+// lockstep doctor: what a run would find on this machine.
+#include "command.h"
+
+#include <sched.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/statvfs.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include "base/json.h"
+#include "data/dataset.h"
+#include "device/device.h"
+
+typedef enum Verdict { FINE, WARNING, FAILURE, VERDICTS } Verdict;
+
+typedef struct Report {
+    json_t *checks; // array of {check, verdict, found, advice}
+    bool failed, short_of_memory;
+} Report;
+
+static const char *const verdict_names[VERDICTS] = {
+    [FINE] = "ok", [WARNING] = "warning", [FAILURE] = "failed"};
+
+// Adds a check. advice: what to do about it, NULL where there is nothing to do.
+__attribute__((format(printf, 5, 6))) static void add(
+    Report *report, const char *check, Verdict verdict, const char *advice, const char *format, ...)
+{
+    char found[1024];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(found, sizeof found, format, arguments);
+    va_end(arguments);
+    json_t *entry = json_pack("{s:s, s:s, s:s#, s:s?}", "check", check, "verdict", verdict_names[verdict],
+        "found", found, (int)strlen(found), "advice", advice);
+    if (json_array_append_new(report->checks, entry) != 0)
+        report->short_of_memory = true;
+    report->failed |= verdict == FAILURE;
+}
+
+// ---- Checks ---------------------------------------------------------------------------------------------
+
+// The value of a "name : value" line of /proc/cpuinfo.
+static void read_cpu_name(char *name, size_t size)
+{
+    char line[512];
+    snprintf(name, size, "unknown");
+    FILE *file = fopen("/proc/cpuinfo", "r");
+    while (file && fgets(line, sizeof line, file)) {
+        char *colon = strchr(line, ':');
+        if (strncmp(line, "model name", 10) == 0 && colon && colon[1] == ' ') {
+            snprintf(name, size, "%.*s", (int)strcspn(colon + 2, "\n"), colon + 2);
+            break;
+        }
+    }
+    if (file)
+        fclose(file);
+}
+
+static void check_cpu(Report *report)
+{
+    char name[128];
+    struct utsname system;
+    read_cpu_name(name, sizeof name);
+    if (uname(&system) != 0)
+        strcpy(system.release, "unknown");
+    add(report, "cpu", FINE, NULL, "%s; Linux %s", name, system.release);
+}
+
+static void check_device(Report *report)
+{
+    LsDevice *device = NULL;
+    LsDeviceOptions options = {
+        .kind = LS_DEVICE_CPU, .precision = LS_PRECISION_AUTO, .threads = 1, .isa = LS_ISA_AUTO};
+    char fingerprint[512];
+    double peak = 0;
+    if (ls_device_open(&options, &device) != LS_OK) {
+        add(report, "device", FAILURE, "set runtime.device=ref", "%s", ls_status_message());
+        return;
+    }
+    ls_device_fingerprint(device, fingerprint, sizeof fingerprint);
+    add(report, "device", FINE, NULL, "%s", fingerprint);
+    if (ls_device_measure_peak(device, &peak) == LS_OK)
+        add(report, "products", FINE, NULL,
+            "%.2f TFLOP/s on one core in %s (what runtime.precision: auto is here)", peak / 1e12,
+            device->precision == LS_PRECISION_BF16 ? "bf16" : "fp32");
+    else
+        add(report, "products", FAILURE, "set runtime.device=ref", "%s", ls_status_message());
+    ls_device_close(device);
+}
+
+// CPUs that the control group of a container allows, 0: all. Version 2 first, then version 1.
+static double cgroup_cpus(void)
+{
+    double quota = 0, period = 0;
+    FILE *file = fopen("/sys/fs/cgroup/cpu.max", "r");
+    if (file) {
+        if (fscanf(file, "%lf %lf", &quota, &period) != 2)
+            quota = 0;
+        fclose(file);
+        return quota > 0 && period > 0 ? quota / period : 0;
+    }
+    file = fopen("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "r");
+    FILE *second = fopen("/sys/fs/cgroup/cpu/cpu.cfs_period_us", "r");
+    if (file && second && (fscanf(file, "%lf", &quota) != 1 || fscanf(second, "%lf", &period) != 1))
+        quota = 0;
+    if (file)
+        fclose(file);
+    if (second)
+        fclose(second);
+    return quota > 0 && period > 0 ? quota / period : 0;
+}
+
+static void check_cores(Report *report)
+{
+    cpu_set_t set;
+    int usable = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 0;
+    long online = sysconf(_SC_NPROCESSORS_ONLN);
+    double limit = cgroup_cpus();
+    if (limit > 0)
+        add(report, "cores", limit < usable ? WARNING : FINE,
+            limit < usable ? "start at most as many ranks as the limit allows" : NULL,
+            "%ld online, %d usable by this process, limited to %.2f by the control group", online, usable,
+            limit);
+    else
+        add(report, "cores", FINE, NULL, "%ld online, %d usable by this process", online, usable);
+}
+
+static bool find_program(const char *name, char *path, size_t size)
+{
+    const char *directories = getenv("PATH");
+    while (directories && *directories) {
+        size_t length = strcspn(directories, ":");
+        snprintf(path, size, "%.*s/%s", (int)length, directories, name);
+        if (access(path, X_OK) == 0)
+            return true;
+        directories += length + (directories[length] == ':');
+    }
+    return false;
+}
+
+static void check_mpi(Report *report, const LsInvocation *invocation)
+{
+    char path[LS_PATH_MAX];
+    bool mpirun = find_program("mpirun", path, sizeof path);
+    add(report, "mpi", mpirun ? FINE : WARNING, mpirun ? NULL : "install openmpi-bin to start several ranks",
+        "%s; launcher %s", ls_comm_library_version(), mpirun ? path : "not found");
+    if (invocation->comm)
+        add(report, "ranks", FINE, NULL, "started as %d ranks (%s), %d of them on %s",
+            ls_comm_size(invocation->comm), ls_comm_name(invocation->comm),
+            ls_comm_local_size(invocation->comm), ls_comm_host(invocation->comm));
+}
+
+// Free and total size of a file system.
+static void check_space(Report *report, const char *check, const char *path, double least, const char *advice)
+{
+    struct statvfs fs;
+    if (statvfs(path, &fs) != 0) {
+        add(report, check, WARNING, advice, "%s: not there", path);
+        return;
+    }
+    double unit = (double)fs.f_frsize / (1 << 20), available = (double)fs.f_bavail * unit;
+    bool enough = available >= least && !(fs.f_flag & ST_RDONLY);
+    add(report, check, enough ? FINE : WARNING, enough ? NULL : advice, "%s: %.0f MiB free of %.0f%s", path,
+        available, (double)fs.f_blocks * unit, fs.f_flag & ST_RDONLY ? ", read-only" : "");
+}
+
+static void check_gpu(Report *report)
+{
+    bool driver = access("/proc/driver/nvidia/version", R_OK) == 0;
+    add(report, "gpu", FINE, NULL, "%s; this build has no CUDA",
+        driver ? "NVIDIA driver loaded" : "no NVIDIA driver");
+}
+
+// ---- Output ---------------------------------------------------------------------------------------------
+
+static void print_report(const Report *report)
+{
+    size_t i;
+    json_t *entry;
+    json_array_foreach(report->checks, i, entry)
+    {
+        const char *advice = json_string_value(json_object_get(entry, "advice"));
+        printf("%-8s %-9s %s\n", json_string_value(json_object_get(entry, "verdict")),
+            json_string_value(json_object_get(entry, "check")),
+            json_string_value(json_object_get(entry, "found")));
+        if (advice)
+            printf("%18s → %s\n", "", advice);
+    }
+}
+
+static LsStatus print_json(const Report *report)
+{
+    json_t *object = json_pack(
+        "{s:s, s:b, s:O}", "version", LOCKSTEP_VERSION, "ok", !report->failed, "checks", report->checks);
+    char *line = object ? ls_json_line(object) : NULL;
+    json_decref(object);
+    if (!line)
+        return LS_FAIL(LS_INTERNAL, "no memory for the report");
+    puts(line);
+    free(line);
+    return LS_OK;
+}
+
+static LsStatus examine(const LsInvocation *invocation, bool json)
+{
+    Report report = {.checks = json_array()};
+    check_cpu(&report);
+    check_device(&report);
+    check_cores(&report);
+    check_mpi(&report, invocation);
+    add(&report, "hdf5", FINE, NULL, "%s", ls_dataset_library_version());
+    // Open MPI keeps 4 MiB for each rank there, and a container's default is 64 MiB.
+    check_space(&report, "shm", "/dev/shm", 64, "give the container more, for example --shm-size=1g");
+    check_gpu(&report);
+    check_space(&report, "disk", ".", 1024, "free some space, or run where there is more");
+    LsStatus status = LS_OK;
+    if (!report.checks || report.short_of_memory)
+        status = LS_FAIL(LS_INTERNAL, "no memory for the report");
+    else if (json)
+        status = print_json(&report);
+    else
+        print_report(&report);
+    json_decref(report.checks);
+    if (status == LS_OK && report.failed)
+        status = LS_FAIL(LS_UNAVAILABLE, "this machine cannot train; see the checks that failed");
+    return status;
+}
+
+static LsStatus run(LsInvocation *invocation)
+{
+    bool json = false;
+    const LsFlag flags[] = {
+        {"json", 0, LS_FLAG_SWITCH, &json, NULL, "Prints a JSON object.", 0, NULL},
+    };
+    LsStatus status = ls_arguments_read(invocation, LS_FLAG_TABLE(flags), 0, 0);
+    if (invocation->helped)
+        return LS_OK;
+    if (status == LS_OK && !ls_comm_launched())
+        return examine(invocation, json);
+    LS_TRY(ls_invocation_join(invocation, status, NULL));
+    return ls_invocation_speaks(invocation) ? examine(invocation, json) : LS_OK;
+}
+
+const LsCommand ls_command_doctor = {
+    .name = "doctor",
+    .arguments = "[--json]",
+    .summary = "says what a run would find on this machine",
+    .about = "Checks processor, libraries, cores, launcher, shared memory, GPU driver and disk. Under mpirun "
+             "it also\n"
+             "says how many ranks met. Exit code 69 when this machine cannot train.",
+    .several_ranks = true,
+    .run = run,
+};

@@ -1,0 +1,129 @@
+// lockstep eval
+#include "command.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "inference.h"
+#include "train/evaluate.h"
+
+typedef struct EvalArguments {
+    const char *checkpoint;
+    LsTextList settings;
+    int split; // LsSplit, -1: not given
+} EvalArguments;
+
+static LsStatus read_arguments(LsInvocation *invocation, EvalArguments *a)
+{
+    static const char *const splits[] = {
+        [LS_TRAIN] = "train", [LS_VALIDATION] = "validation", [LS_TEST] = "test", NULL};
+    const LsFlag flags[] = {
+        {"checkpoint", 0, LS_FLAG_TEXT, &a->checkpoint, "DIR",
+            "A checkpoint, or a run: then its newest checkpoint.", 0, NULL},
+        {"split", 0, LS_FLAG_CHOICE, &a->split, "NAME",
+            "train, validation or test; by default test, or validation where there is none.", 0, splits},
+        {"set", 0, LS_FLAG_LIST, &a->settings, "A.B=V",
+            "Sets an option over the checkpoint's configuration, for example data.path; may be repeated.", 0,
+            NULL},
+    };
+    LS_TRY(ls_arguments_read(invocation, LS_FLAG_TABLE(flags), 0, 0));
+    if (!invocation->helped && !a->checkpoint)
+        return LS_FAIL(LS_USAGE, "--checkpoint DIR is missing; see lockstep eval --help");
+    return LS_OK;
+}
+
+static LsStatus choose_split(int named, const LsDataset *dataset, LsSplit *out)
+{
+    const LsDatasetInfo *info = ls_dataset_info(dataset);
+    LsSplit split = named >= 0 ? (LsSplit)named : info->samples[LS_TEST] > 0 ? LS_TEST : LS_VALIDATION;
+    if (info->samples[split] == 0)
+        return LS_FAIL(LS_BAD_DATA, "%s has no %s split; choose another with --split",
+            ls_dataset_path(dataset), ls_split_name(split));
+    *out = split;
+    return LS_OK;
+}
+
+// Another file may number its classes and scale its features in another way, so numbers on it would say
+// nothing about this model.
+static LsStatus open_data(const LsInference *inference, LsDataset **out)
+{
+    const char *path = inference->config.data.path;
+    LsDataset *dataset = NULL;
+    LS_TRY(ls_dataset_open(path, &dataset));
+    const char *trained = ls_checkpoint_data_hash(inference->checkpoint);
+    if (strcmp(ls_dataset_info(dataset)->root_hash, trained) != 0) {
+        ls_dataset_close(dataset);
+        return LS_FAIL(LS_CHECKPOINT,
+            "%s is not the data that the checkpoint was trained on (root hash %s); name that file with --set "
+            "data.path=FILE, or use lockstep predict for new data",
+            path, trained);
+    }
+    *out = dataset;
+    return LS_OK;
+}
+
+static LsStatus prepare(const EvalArguments *a, LsInference *inference, LsDataset **dataset, LsSplit *split)
+{
+    LS_TRY(ls_inference_open(a->checkpoint, &a->settings, inference));
+    LS_TRY(open_data(inference, dataset));
+    return choose_split(a->split, *dataset, split);
+}
+
+static LsStatus print_evaluation(const LsEvaluation *evaluation)
+{
+    json_t *numbers = ls_evaluation_json(evaluation);
+    char *line = numbers ? ls_json_line(numbers) : NULL;
+    json_decref(numbers);
+    if (!line)
+        return LS_FAIL(LS_INTERNAL, "no memory for the result");
+    puts(line);
+    free(line);
+    return LS_OK;
+}
+
+static LsStatus evaluate(LsComm *comm, const LsInference *inference, const LsDataset *dataset, LsSplit split)
+{
+    LsEvaluation evaluation;
+    LS_TRY(ls_evaluate(&(LsEvaluateOptions){.comm = comm,
+                           .device = inference->device,
+                           .model = inference->model,
+                           .dataset = dataset,
+                           .split = split,
+                           .batch = (size_t)inference->config.eval.batch,
+                           .weights = inference->weights},
+        &evaluation));
+    return ls_comm_rank(comm) == 0 ? print_evaluation(&evaluation) : LS_OK;
+}
+
+static LsStatus run(LsInvocation *invocation)
+{
+    EvalArguments arguments = {.split = -1};
+    LsInference inference = {0};
+    LsDataset *dataset = NULL;
+    LsSplit split = LS_TEST;
+    LsStatus status = read_arguments(invocation, &arguments);
+    if (invocation->helped)
+        return LS_OK;
+    if (status == LS_OK)
+        status = prepare(&arguments, &inference, &dataset, &split);
+    status = ls_invocation_join(invocation, status, status == LS_OK ? &inference.config : NULL);
+    if (status == LS_OK) {
+        ls_log_configure(LS_LOG_WARN, ls_comm_rank(invocation->comm), ls_comm_size(invocation->comm));
+        status = evaluate(invocation->comm, &inference, dataset, split);
+    }
+    ls_dataset_close(dataset);
+    ls_inference_close(&inference);
+    return status;
+}
+
+const LsCommand ls_command_eval = {
+    .name = "eval",
+    .arguments = "--checkpoint DIR [--split NAME] [--set A.B=V]...",
+    .summary = "evaluates a checkpoint on a split of its data",
+    .about =
+        "Evaluates a checkpoint on a whole split of the data it was trained on, alone or on many ranks, and\n"
+        "prints one line of JSON. The numbers do not depend on the number of ranks.",
+    .several_ranks = true,
+    .run = run,
+};

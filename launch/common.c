@@ -1,0 +1,57 @@
+// What several commands share.
+#include "command.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "train/checkpoint.h"
+
+static LsStatus apply_settings(const LsTextList *settings, LsConfig *config)
+{
+    for (size_t i = 0; i < settings->count; i++) {
+        const char *text = settings->text[i], *equals = strchr(text, '=');
+        if (!equals || equals == text)
+            return LS_FAIL(LS_USAGE, "--set %s: expected section.key=value", text);
+        char name[64];
+        snprintf(name, sizeof name, "%.*s", (int)(equals - text), text);
+        LS_TRY(ls_config_set(config, name, equals + 1, "--set"));
+    }
+    return LS_OK;
+}
+
+LsStatus ls_launch_configure(const char *file, const LsTextList *settings, LsConfig *config)
+{
+    ls_config_defaults(config);
+    if (file)
+        LS_TRY(ls_config_read_yaml(config, file));
+    return ls_launch_override(settings, config);
+}
+
+LsStatus ls_launch_override(const LsTextList *settings, LsConfig *config)
+{
+    LS_TRY(ls_config_read_environment(config, environ));
+    return apply_settings(settings, config);
+}
+
+LsStatus ls_launch_checkpoint_path(const char *named, char path[LS_PATH_MAX])
+{
+    char probe[LS_PATH_MAX];
+    LS_TRY(ls_path_join(probe, named, "manifest.json"));
+    bool checkpoint = ls_file_exists(probe);
+    LS_TRY(ls_path_join(probe, named, "checkpoints"));
+    if (checkpoint || !ls_file_exists(probe)) {
+        if (strlen(named) >= LS_PATH_MAX)
+            return LS_FAIL(LS_NO_INPUT, "%.64s…: the path is too long", named);
+        strcpy(path, named);
+        return LS_OK;
+    }
+    int64_t *steps = NULL;
+    size_t count = 0;
+    LS_TRY(ls_checkpoint_list(named, &steps, &count));
+    if (count == 0)
+        return LS_FAIL(LS_NO_INPUT, "%s: the run has no checkpoint yet", named);
+    ls_checkpoint_path(path, named, steps[count - 1]);
+    free(steps);
+    return LS_OK;
+}

@@ -1,0 +1,25 @@
+// A trained model brought back from a checkpoint, for eval and predict.
+#ifndef LOCKSTEP_LAUNCH_INFERENCE_H
+#define LOCKSTEP_LAUNCH_INFERENCE_H
+
+#include "command.h"
+#include "data/dataset.h"
+#include "models/model.h"
+#include "train/checkpoint.h"
+
+typedef struct LsInference {
+    LsCheckpoint *checkpoint;
+    LsConfig config;      // the checkpoint's, with environment and settings over it
+    LsDataset *described; // the training data as the checkpoint's schema describes it; without rows
+    LsDataShape shape;
+    LsDevice *device;
+    LsModel *model; // for up to config.eval.batch rows
+    void *weights;  // device, compute type, whole model
+} LsInference;
+
+// Opens what `named` names (a checkpoint, or a run: its newest one), every block verified as it is read.
+// *out is always safe to close.
+LsStatus ls_inference_open(const char *named, const LsTextList *settings, LsInference *out);
+void ls_inference_close(LsInference *inference);
+
+#endif
