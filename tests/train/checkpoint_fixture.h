@@ -3,9 +3,11 @@
 #define LOCKSTEP_TESTS_CHECKPOINT_FIXTURE_H
 
 #include <math.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/memory.h"
@@ -189,6 +191,20 @@ static inline LsStatus fixture_compare(
         }
     }
     return LS_OK;
+}
+
+// A limit on the size of files stands for a full disk: writing past it fails.
+static inline void fixture_limit_files(rlim_t bytes)
+{
+    struct rlimit limit;
+    signal(SIGXFSZ, SIG_IGN);
+    if (getrlimit(RLIMIT_FSIZE, &limit) == 0) {
+        limit.rlim_cur = bytes;
+        if (setrlimit(RLIMIT_FSIZE, &limit) == 0)
+            return;
+    }
+    perror("RLIMIT_FSIZE");
+    exit(99);
 }
 
 // A fresh directory under TMPDIR or /tmp.

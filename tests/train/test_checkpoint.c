@@ -8,7 +8,6 @@
 
 #include <dirent.h>
 #include <signal.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
@@ -258,34 +257,23 @@ static void a_writer_killed_before_the_commit_leaves_no_checkpoint(void **state)
     strcpy(run_path, kept);
 }
 
-// A limit on the size of files stands for a full disk: writing past it fails. SIGXFSZ is ignored.
-static void limit_files(rlim_t bytes)
-{
-    struct rlimit limit;
-    assert_int_equal(getrlimit(RLIMIT_FSIZE, &limit), 0);
-    limit.rlim_cur = bytes;
-    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
-}
-
 static void a_save_that_cannot_write_leaves_nothing(void **state)
 {
     Fixture *fixture = *state;
     char path[LS_PATH_MAX] = "unchanged";
     LsSave *save;
-    signal(SIGXFSZ, SIG_IGN);
-
     // No room for the file, found at the beginning.
-    limit_files(100 * 1024);
+    fixture_limit_files(100 * 1024);
     LsStatus status = ls_save_begin(&fixture->run, fixture->comm, &fixture->content, &save);
-    limit_files(RLIM_INFINITY);
+    fixture_limit_files(RLIM_INFINITY);
     assert_int_equal(status, LS_IO);
     assert_int_equal(count_entries(""), 0);
 
     // Writing fails in the middle.
     assert_int_equal(ls_save_begin(&fixture->run, fixture->comm, &fixture->content, &save), LS_OK);
-    limit_files(100 * 1024);
+    fixture_limit_files(100 * 1024);
     status = ls_save_write(save);
-    limit_files(RLIM_INFINITY);
+    fixture_limit_files(RLIM_INFINITY);
     assert_int_equal(status, LS_IO);
     assert_int_equal(ls_save_commit(save, status, path), LS_IO);
     assert_non_null(strstr(ls_status_message(), "state.h5 at byte"));
@@ -296,9 +284,9 @@ static void a_save_that_cannot_write_leaves_nothing(void **state)
     assert_int_equal(ls_save_begin(&fixture->run, fixture->comm, &fixture->content, &save), LS_OK);
     status = ls_save_write(save);
     assert_int_equal(status, LS_OK);
-    limit_files(1024);
+    fixture_limit_files(1024);
     status = ls_save_commit(save, status, path);
-    limit_files(RLIM_INFINITY);
+    fixture_limit_files(RLIM_INFINITY);
     assert_int_equal(status, LS_IO);
     assert_non_null(strstr(ls_status_message(), "manifest.json"));
     assert_int_equal(count_entries(""), 0);
