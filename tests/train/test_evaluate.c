@@ -1,0 +1,409 @@
+// Metrics against known values; evaluation against a plain loop over the samples; the choice of the quick
+// part.
+#include <math.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <setjmp.h>
+
+#include <cmocka.h>
+
+#include "evaluate_fixture.h"
+#include "strict_device.h"
+
+static char directory[] = "/tmp/lockstep-test-XXXXXX";
+
+static int make_directory(void **state)
+{
+    (void)state;
+    return mkdtemp(directory) ? 0 : -1;
+}
+
+static int remove_directory(void **state)
+{
+    (void)state;
+    return ls_directory_remove(directory) == LS_OK ? 0 : -1;
+}
+
+// ---- Metrics --------------------------------------------------------------------------------------------
+
+static void assert_near(double actual, double expected)
+{
+    // A handful of float64 operations on numbers around 1.
+    if (!(fabs(actual - expected) <= 1e-14))
+        fail_msg("%.17g, not %.17g", actual, expected);
+}
+
+// The examples of scikit-learn's documentation of f1_score and accuracy_score.
+static void accuracy_and_f1(void **state)
+{
+    (void)state;
+    static const LsPrediction predictions[] = {{.label = 0, .predicted = 0}, {.label = 1, .predicted = 2},
+        {.label = 2, .predicted = 1}, {.label = 0, .predicted = 0}, {.label = 1, .predicted = 0},
+        {.label = 2, .predicted = 1}};
+    LsEvaluation e;
+    assert_ok(ls_metrics_classification(predictions, 6, 3, &e));
+    assert_true(e.classes);
+    assert_false(e.binary);
+    assert_near(e.accuracy, 2.0 / 6);
+    assert_near(e.macro_f1, 0.8 / 3);
+    assert_ok(ls_metrics_classification(predictions, 6, 5, &e)); // classes 3 and 4 never occur
+    assert_near(e.macro_f1, 0.8 / 3);
+    // Classes 1 and 2 occur in predictions only, and class 0 has 2 of 5 with no false positive: F1 4/7.
+    static const LsPrediction one_sided[] = {
+        {.predicted = 0}, {.predicted = 1}, {.predicted = 2}, {.predicted = 0}, {.predicted = 1}};
+    assert_ok(ls_metrics_classification(one_sided, 5, 3, &e));
+    assert_near(e.macro_f1, 4.0 / 7 / 3);
+    assert_int_equal(ls_metrics_classification(one_sided, 0, 3, &e), LS_INTERNAL);
+}
+
+static double auc(const int32_t *labels, const float *scores, size_t samples)
+{
+    LsPrediction predictions[16];
+    LsEvaluation e;
+    assert_true(samples <= 16);
+    for (size_t i = 0; i < samples; i++)
+        predictions[i] = (LsPrediction){.label = labels[i], .score = scores[i]};
+    assert_ok(ls_metrics_classification(predictions, samples, 2, &e));
+    assert_true(e.binary);
+    return e.roc_auc;
+}
+
+static void area_under_curve(void **state)
+{
+    (void)state;
+    // The example of scikit-learn's documentation of roc_auc_score.
+    assert_near(auc((int32_t[]){0, 0, 1, 1}, (float[]){0.1f, 0.4f, 0.35f, 0.8f}, 4), 0.75);
+    // Ties: of the nine pairs 5 are in order and 4 are equal, which counts half: (5 + 4 / 2) / 9.
+    assert_near(
+        auc((int32_t[]){0, 1, 0, 1, 1, 0}, (float[]){0.5f, 0.5f, 0.2f, 0.9f, 0.5f, 0.5f}, 6), 7.0 / 9);
+    assert_near(auc((int32_t[]){0, 1, 1, 0}, (float[]){1, 1, 1, 1}, 4), 0.5);
+    assert_near(auc((int32_t[]){0, 0, 1}, (float[]){3, INFINITY, -INFINITY}, 3), 0);
+    assert_true(isnan(auc((int32_t[]){1, 1}, (float[]){1, 2}, 2)));
+}
+
+static void predicted_class(void **state)
+{
+    (void)state;
+    LsPrediction p = {0};
+    ls_predict_class((float[]){1, 3, 3, 2}, 4, &p);
+    assert_int_equal(p.predicted, 1);
+    ls_predict_class((float[]){NAN, -7, NAN, -8}, 4, &p);
+    assert_int_equal(p.predicted, 1);
+    ls_predict_class((float[]){2, 0.5f}, 2, &p);
+    assert_int_equal(p.predicted, 0);
+    assert_true(p.score == -1.5f);
+    ls_predict_class((float[]){0.25f}, 1, &p);
+    assert_int_equal(p.predicted, 1);
+    assert_true(p.score == 0.25f);
+    ls_predict_class((float[]){-0.25f}, 1, &p);
+    assert_int_equal(p.predicted, 0);
+    ls_predict_class((float[]){NAN}, 1, &p);
+    assert_int_equal(p.predicted, 0);
+    assert_true(p.score == -INFINITY);
+}
+
+static void told(void **state)
+{
+    (void)state;
+    LsEvaluation e = {.split = LS_TEST,
+        .samples = 4,
+        .classes = true,
+        .binary = true,
+        .loss = 0.5,
+        .accuracy = 0.75,
+        .macro_f1 = 0.7,
+        .roc_auc = NAN};
+    bool higher;
+    json_t *object = ls_evaluation_json(&e);
+    assert_string_equal(json_string_value(json_object_get(object, "split")), "test");
+    assert_true(json_real_value(json_object_get(object, "accuracy")) == 0.75);
+    assert_true(json_is_null(json_object_get(object, "roc_auc"))); // JSON has no NaN
+    json_decref(object);
+    assert_true(ls_evaluation_metric(&e, LS_METRIC_LOSS, &higher) == 0.5 && !higher);
+    assert_true(ls_evaluation_metric(&e, LS_METRIC_ACCURACY, &higher) == 0.75 && higher);
+    assert_true(ls_evaluation_metric(&e, LS_METRIC_MACRO_F1, &higher) == 0.7 && higher);
+    e.classes = e.binary = false;
+    assert_true(isnan(ls_evaluation_metric(&e, LS_METRIC_ROC_AUC, &higher)));
+    object = ls_evaluation_json(&e);
+    assert_null(json_object_get(object, "accuracy"));
+    json_decref(object);
+}
+
+// ---- Evaluation -----------------------------------------------------------------------------------------
+
+static LsDevice *open_device(bool strict)
+{
+    LsDevice *device;
+    LsDeviceOptions options = {.kind = LS_DEVICE_REF, .precision = LS_PRECISION_FP32, .threads = 1};
+    if (strict)
+        assert_ok(ls_strict_device_open(LS_PRECISION_FP32, &device));
+    else
+        assert_ok(ls_device_open(&options, &device));
+    return device;
+}
+
+// The test split's samples and labels or targets.
+static void read_split(const Scene *s, float *x, void *y)
+{
+    LsReader *reader;
+    uint64_t index[ROWS];
+    size_t samples = ls_dataset_info(s->dataset)->samples[LS_TEST];
+    for (size_t i = 0; i < samples; i++)
+        index[i] = i;
+    assert_ok(ls_reader_create(s->dataset, LS_TEST, &reader));
+    assert_ok(ls_reader_read(reader, index, samples, x, y));
+    ls_reader_destroy(reader);
+}
+
+// The linear model in float64.
+static void model_outputs(const Scene *s, const float *x, double *out)
+{
+    const LsDatasetInfo *info = ls_dataset_info(s->dataset);
+    const LsParameter *weight = &s->model->parameters.list[0], *bias = &s->model->parameters.list[1];
+    for (size_t o = 0; o < weight->shape[0]; o++) {
+        out[o] = s->flat[bias->offset + o];
+        for (size_t f = 0; f < FEATURES; f++) {
+            size_t c = info->uniform ? 0 : f;
+            out[o] += (double)s->flat[weight->offset + o * FEATURES + f] * ((double)x[f] - info->shift[c]) *
+                      info->scale[c];
+        }
+    }
+}
+
+static double cross_entropy(const double *logits, size_t classes, int32_t label)
+{
+    double total = 0;
+    for (size_t c = 0; c < classes; c++)
+        total += exp(logits[c]);
+    return log(total) - logits[label];
+}
+
+static LsEvaluation evaluate(Scene *s, LsComm *comm, size_t batch, const uint64_t *indexes, size_t count)
+{
+    LsEvaluateOptions options = {
+        .comm = comm,
+        .device = s->device,
+        .model = s->model,
+        .dataset = s->dataset,
+        .split = LS_TEST,
+        .indexes = indexes,
+        .count = count,
+        .batch = batch,
+        .weights = s->weights,
+    };
+    LsEvaluation out;
+    assert_ok(ls_evaluate(&options, &out));
+    return out;
+}
+
+// FP32 logits of a few products of numbers around 1: errors of about 1e-7, and 1e-6 allowed for the mean
+// loss.
+static void assert_loss(double actual, double expected)
+{
+    if (!(fabs(actual - expected) <= 1e-6 * (1 + fabs(expected))))
+        fail_msg("loss %.9g, not %.9g", actual, expected);
+}
+
+static LsComm *open_comm(void)
+{
+    LsComm *comm;
+    assert_ok(ls_comm_open(&(LsCommOptions){.kind = LS_COMM_AUTO, .timeout = 60}, &comm));
+    return comm;
+}
+
+// The whole split and a part of it, in blocks that do and do not divide it. Blocks change nothing, to the
+// bit: the ref device computes each row by itself.
+static void like_a_plain_loop(void **state)
+{
+    (void)state;
+    LsComm *comm = open_comm();
+    for (int strict = 0; strict < 2; strict++) {
+        Scene s;
+        float x[ROWS * FEATURES];
+        int32_t y[ROWS];
+        double logits[3], loss = 0, part_loss = 0;
+        size_t hits = 0;
+        static const uint64_t part[] = {3, 4, 8, 30, 31};
+        open_scene(&s, directory, 3, LS_LOSS_AUTO, open_device(strict));
+        size_t samples = ls_dataset_info(s.dataset)->samples[LS_TEST];
+        assert_true(samples > 50);
+        read_split(&s, x, y);
+        for (size_t i = 0, next = 0; i < samples; i++) {
+            model_outputs(&s, x + i * FEATURES, logits);
+            loss += cross_entropy(logits, 3, y[i]);
+            hits += logits[y[i]] == fmax(logits[0], fmax(logits[1], logits[2]));
+            if (next < 5 && part[next] == i) {
+                part_loss += cross_entropy(logits, 3, y[i]);
+                next++;
+            }
+        }
+        LsEvaluation whole = evaluate(&s, comm, 7, NULL, 0);
+        assert_int_equal(whole.samples, samples);
+        assert_int_equal(whole.split, LS_TEST);
+        assert_true(whole.classes && !whole.binary);
+        assert_loss(whole.loss, loss / (double)samples);
+        assert_true(whole.accuracy == (double)hits / (double)samples);
+        for (size_t batch = 1; batch <= 64; batch += 21) {
+            LsEvaluation other = evaluate(&s, comm, batch, NULL, 0);
+            assert_true(other.loss == whole.loss && other.accuracy == whole.accuracy &&
+                        other.macro_f1 == whole.macro_f1);
+        }
+        LsEvaluation some = evaluate(&s, comm, 2, part, 5);
+        assert_int_equal(some.samples, 5);
+        assert_loss(some.loss, part_loss / 5);
+        close_scene(&s);
+    }
+    ls_comm_close(comm);
+}
+
+// One output for two classes. The area under the curve is the part of (positive, negative) pairs in order.
+static void binary_cross_entropy(void **state)
+{
+    (void)state;
+    LsComm *comm = open_comm();
+    Scene s;
+    float x[ROWS * FEATURES];
+    int32_t y[ROWS];
+    double logit[ROWS], loss = 0, ordered = 0, pairs = 0;
+    open_scene(&s, directory, 2, LS_LOSS_BINARY_CROSS_ENTROPY, open_device(false));
+    assert_int_equal(s.model->shape.outputs, 1);
+    assert_int_equal(s.model->loss_kind, LS_LOSS_BINARY_CROSS_ENTROPY);
+    size_t samples = ls_dataset_info(s.dataset)->samples[LS_TEST], hits = 0;
+    read_split(&s, x, y);
+    for (size_t i = 0; i < samples; i++) {
+        model_outputs(&s, x + i * FEATURES, &logit[i]);
+        loss += log1p(exp(logit[i])) - y[i] * logit[i];
+        hits += (logit[i] > 0) == y[i];
+    }
+    for (size_t i = 0; i < samples; i++)
+        for (size_t j = 0; j < samples; j++)
+            if (y[i] == 1 && y[j] == 0) {
+                pairs++;
+                ordered += logit[i] > logit[j];
+            }
+    LsEvaluation e = evaluate(&s, comm, 16, NULL, 0);
+    assert_true(e.classes && e.binary);
+    assert_loss(e.loss, loss / (double)samples);
+    assert_true(e.accuracy == (double)hits / (double)samples);
+    assert_near(e.roc_auc, ordered / pairs);
+    close_scene(&s);
+    ls_comm_close(comm);
+}
+
+static void regression(void **state)
+{
+    (void)state;
+    LsComm *comm = open_comm();
+    Scene s;
+    float x[ROWS * FEATURES], y[ROWS];
+    double loss = 0;
+    open_scene(&s, directory, 0, LS_LOSS_AUTO, open_device(true));
+    size_t samples = ls_dataset_info(s.dataset)->samples[LS_TEST];
+    read_split(&s, x, y);
+    for (size_t i = 0; i < samples; i++) {
+        double output;
+        model_outputs(&s, x + i * FEATURES, &output);
+        loss += (output - y[i]) * (output - y[i]);
+    }
+    LsEvaluation e = evaluate(&s, comm, 16, NULL, 0);
+    assert_false(e.classes || e.binary);
+    assert_loss(e.loss, loss / (double)samples);
+    close_scene(&s);
+    ls_comm_close(comm);
+}
+
+static void refuses(void **state)
+{
+    (void)state;
+    LsComm *comm = open_comm();
+    Scene s;
+    LsConfig config;
+    LsDataShape shape;
+    LsEvaluation out;
+    open_scene(&s, directory, 3, LS_LOSS_AUTO, open_device(false));
+    LsEvaluateOptions options = {.comm = comm,
+        .device = s.device,
+        .model = s.model,
+        .dataset = s.dataset,
+        .split = LS_VALIDATION,
+        .batch = 8,
+        .weights = s.weights};
+    assert_int_equal(ls_evaluate(&options, &out), LS_BAD_DATA);
+    options.split = LS_TEST;
+    options.batch = 65;
+    assert_int_equal(ls_evaluate(&options, &out), LS_INTERNAL);
+    ls_config_defaults(&config);
+    config.train.loss = LS_LOSS_BINARY_CROSS_ENTROPY;
+    assert_int_equal(ls_data_shape(&config, ls_dataset_info(s.dataset), &shape), LS_CONFIG);
+    close_scene(&s);
+    ls_comm_close(comm);
+}
+
+// ---- The quick part -------------------------------------------------------------------------------------
+
+static void assert_ascending(const uint64_t *indexes, size_t count, size_t samples)
+{
+    for (size_t i = 0; i < count; i++)
+        assert_true(indexes[i] < samples && (i == 0 || indexes[i - 1] < indexes[i]));
+}
+
+static void quick_part_is_stratified(void **state)
+{
+    (void)state;
+    Scene s;
+    float x[ROWS * FEATURES];
+    int32_t y[ROWS];
+    uint64_t chosen[ROWS], again[ROWS];
+    open_scene(&s, directory, 3, LS_LOSS_AUTO, open_device(false));
+    size_t samples = ls_dataset_info(s.dataset)->samples[LS_TEST], members[3] = {0};
+    read_split(&s, x, y);
+    for (size_t i = 0; i < samples; i++)
+        members[y[i]]++;
+    for (size_t count = 0; count <= samples; count++) {
+        size_t got[3] = {0};
+        assert_ok(ls_evaluate_choose(s.dataset, LS_TEST, 1, count, chosen));
+        assert_ascending(chosen, count, samples);
+        for (size_t i = 0; i < count; i++)
+            got[y[chosen[i]]]++;
+        for (size_t c = 0; c < 3; c++) // largest remainders: within one of the exact share
+            assert_true(fabs((double)got[c] - (double)(members[c] * count) / (double)samples) < 1);
+    }
+    assert_ok(ls_evaluate_choose(s.dataset, LS_TEST, 1, 20, chosen));
+    assert_ok(ls_evaluate_choose(s.dataset, LS_TEST, 1, 20, again));
+    assert_memory_equal(chosen, again, 20 * sizeof *chosen);
+    assert_ok(ls_evaluate_choose(s.dataset, LS_TEST, 2, 20, again));
+    assert_memory_not_equal(chosen, again, 20 * sizeof *chosen);
+    assert_int_equal(ls_evaluate_choose(s.dataset, LS_TEST, 1, samples + 1, chosen), LS_CONFIG);
+    close_scene(&s);
+}
+
+static void quick_part_of_regression(void **state)
+{
+    (void)state;
+    Scene s;
+    uint64_t chosen[ROWS];
+    open_scene(&s, directory, 0, LS_LOSS_AUTO, open_device(false));
+    size_t samples = ls_dataset_info(s.dataset)->samples[LS_TEST];
+    assert_ok(ls_evaluate_choose(s.dataset, LS_TEST, 1, 17, chosen));
+    assert_ascending(chosen, 17, samples);
+    close_scene(&s);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(accuracy_and_f1),
+        cmocka_unit_test(area_under_curve),
+        cmocka_unit_test(predicted_class),
+        cmocka_unit_test(told),
+        cmocka_unit_test(like_a_plain_loop),
+        cmocka_unit_test(binary_cross_entropy),
+        cmocka_unit_test(regression),
+        cmocka_unit_test(refuses),
+        cmocka_unit_test(quick_part_is_stratified),
+        cmocka_unit_test(quick_part_of_regression),
+    };
+    return cmocka_run_group_tests(tests, make_directory, remove_directory);
+}
