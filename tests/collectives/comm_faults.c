@@ -1,0 +1,131 @@
+// Ranks that fail on purpose: rank 1 does what the argument says while the others communicate. The exit code
+// and the line that the job prints are checked by the caller. Ends by itself after a minute in any case.
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "collectives/comm.h"
+#include "device/tensor.h"
+
+enum { FAULTY = 1, BLOCKS = 64 };
+static const double TIMEOUT = 1.5; // seconds
+
+static LsDevice *open_device(LsComm *comm)
+{
+    LsDevice *device;
+    LsDeviceOptions options = {.kind = LS_DEVICE_REF, .precision = LS_PRECISION_FP32, .threads = 1};
+    if (ls_device_open(&options, &device) != LS_OK)
+        ls_comm_abort(comm, LS_INTERNAL, ls_status_message());
+    return device;
+}
+
+// Reduces and gathers over and over.
+static LsStatus train(LsComm *comm, int rounds)
+{
+    LsDevice *device = open_device(comm);
+    LsPlan plan;
+    LsBuckets buckets;
+    float *slot[4];
+    LsReducer *reducer;
+    LS_TRY(ls_plan_compile(8, (uint32_t)ls_comm_size(comm), (uint32_t)ls_comm_rank(comm), &plan));
+    LS_TRY(ls_buckets_create(BLOCKS, BLOCKS / 4 * LS_BLOCK * sizeof(float), &buckets));
+    for (uint32_t s = 0; s < plan.lane_slots; s++)
+        LS_TRY(ls_comm_allocate(comm, device, BLOCKS * LS_BLOCK * sizeof(float), (void **)&slot[s]));
+    LsReducerOptions options = {
+        .device = device, .plan = &plan, .buckets = &buckets, .slot = slot, .reduction = LS_REDUCTION_EXACT};
+    LS_TRY(ls_reducer_create(comm, &options, &reducer));
+    for (int i = 0; i < rounds; i++) {
+        for (size_t b = 0; b < buckets.count; b++)
+            LS_TRY(ls_reducer_begin(reducer, b));
+        LS_TRY(ls_reducer_finish(reducer));
+        LS_TRY(ls_comm_gather_shards(comm, device, &buckets, slot[0], sizeof(float)));
+    }
+    ls_reducer_destroy(reducer);
+    for (uint32_t s = 0; s < plan.lane_slots; s++)
+        ls_comm_release(comm, device, slot[s]);
+    ls_buckets_free(&buckets);
+    ls_plan_free(&plan);
+    ls_device_close(device);
+    return LS_OK;
+}
+
+static LsStatus sleep_before_barrier(LsComm *comm, bool faulty)
+{
+    if (faulty)
+        sleep(60);
+    return ls_comm_barrier(comm);
+}
+
+static LsStatus sleep_before_reduction(LsComm *comm, bool faulty)
+{
+    if (faulty)
+        sleep(60);
+    return train(comm, 1);
+}
+
+// A stopped process receives nothing and dies of nothing but SIGKILL.
+static LsStatus stop(LsComm *comm, bool faulty)
+{
+    LS_TRY(train(comm, 3));
+    if (faulty)
+        raise(SIGSTOP);
+    return train(comm, 1);
+}
+
+static LsStatus make_different_calls(LsComm *comm, bool faulty)
+{
+    int number = 0;
+    return faulty ? ls_comm_barrier(comm) : ls_comm_broadcast(comm, &number, sizeof number, FAULTY);
+}
+
+static LsStatus abort_job(LsComm *comm, bool faulty)
+{
+    LS_TRY(train(comm, 3));
+    if (faulty)
+        ls_comm_abort(comm, LS_BAD_DATA, "rank 1 found bad data");
+    return train(comm, 1000000);
+}
+
+static LsStatus be_killed(LsComm *comm, bool faulty)
+{
+    if (faulty && fork() == 0) {
+        usleep(300000); // into the reductions
+        kill(getppid(), SIGKILL);
+        _exit(0);
+    }
+    return train(comm, 1000000);
+}
+
+static const struct {
+    const char *name;
+    LsStatus (*run)(LsComm *comm, bool faulty);
+} faults[] = {
+    {"sleep_before_barrier", sleep_before_barrier},
+    {"sleep_before_reduction", sleep_before_reduction},
+    {"stopped", stop},
+    {"different_calls", make_different_calls},
+    {"abort", abort_job},
+    {"killed", be_killed},
+};
+
+int main(int argc, char **argv)
+{
+    alarm(60);
+    LsComm *comm;
+    LsCommOptions options = {.kind = LS_COMM_MPI, .timeout = TIMEOUT};
+    if (ls_comm_open(&options, &comm) != LS_OK) {
+        fprintf(stderr, "lockstep: %s\n", ls_status_message());
+        return 1;
+    }
+    for (size_t i = 0; argc == 2 && i < sizeof faults / sizeof *faults; i++)
+        if (strcmp(argv[1], faults[i].name) == 0) {
+            LsStatus status = faults[i].run(comm, ls_comm_rank(comm) == FAULTY);
+            if (status != LS_OK)
+                ls_comm_abort(comm, status, ls_status_message());
+            ls_comm_close(comm);
+            return 0; // no fault came through
+        }
+    ls_comm_abort(comm, LS_USAGE, "usage: comm_faults FAULT");
+}

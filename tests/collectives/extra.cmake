@@ -1,0 +1,33 @@
+# The communicator under mpirun, as root and as anybody, with more ranks than processors.
+target_sources(test_plan PRIVATE ${CMAKE_CURRENT_LIST_DIR}/halving_plan.c)
+target_sources(test_reducer_program PRIVATE ${CMAKE_CURRENT_LIST_DIR}/halving_plan.c)
+target_include_directories(test_reducer_program PRIVATE ${PROJECT_SOURCE_DIR}/collectives) # private headers
+target_sources(test_comm PRIVATE ${CMAKE_CURRENT_LIST_DIR}/halving_plan.c)
+
+set(mpi_environment OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1)
+set(mpi_run ${MPIEXEC_EXECUTABLE} --oversubscribe ${MPIEXEC_NUMPROC_FLAG})
+
+foreach(ranks IN ITEMS 1 2 3 5 8)
+  add_test(NAME collectives/test_comm_${ranks}_ranks COMMAND ${mpi_run} ${ranks} $<TARGET_FILE:test_comm>)
+  set_tests_properties(collectives/test_comm_${ranks}_ranks PROPERTIES
+    ENVIRONMENT "${mpi_environment}" TIMEOUT 120 LABELS "mpi;collectives" PROCESSORS 2)
+endforeach()
+
+# Failures on purpose: the exit code of the whole job and what its standard error must say.
+add_executable(comm_faults ${CMAKE_CURRENT_LIST_DIR}/comm_faults.c)
+target_link_libraries(comm_faults PRIVATE lockstep_flags lockstep_collectives)
+
+function(comm_fault_test fault ranks exit_code pattern)
+  add_test(NAME collectives/comm_${fault}
+    COMMAND ${CMAKE_CURRENT_FUNCTION_LIST_DIR}/expect ${exit_code} ${pattern}
+            ${mpi_run} ${ranks} $<TARGET_FILE:comm_faults> ${fault})
+  set_tests_properties(collectives/comm_${fault} PROPERTIES
+    ENVIRONMENT "${mpi_environment}" TIMEOUT 60 LABELS "mpi;collectives" PROCESSORS 2)
+endfunction()
+
+comm_fault_test(sleep_before_barrier 3 124 "^lockstep: rank [02] .*barrier.*no sign of life from rank 1;")
+comm_fault_test(sleep_before_reduction 3 124 "^lockstep: rank [02] .*gradients from .*no sign of life from rank 1;")
+comm_fault_test(stopped 3 124 "^lockstep: rank [02] .*no sign of life from rank 1;")
+comm_fault_test(different_calls 2 124 "^lockstep: rank [01] .*all other ranks are waiting too;")
+comm_fault_test(abort 3 65 "^lockstep: rank 1 found bad data$")
+comm_fault_test(killed 3 137 "")
