@@ -53,37 +53,44 @@ static LsStatus gradients_ready(void *context, size_t first)
     return ls_reducer_poll(sender->trainer->reducer);
 }
 
-// Brings the next microbatch to the device.
-static LsStatus next_batch(LsTrainer *t, LsBatch *out)
+static LsStatus forward(LsTrainer *t, const LsBatch *batch, float *lane_loss)
 {
-    const LsHostBatch *host = NULL;
-    ls_trace_begin(t->trace, "data");
-    LsStatus status = ls_loader_next(t->loader, &host, &t->times.data);
+    const LsModelOps *model = t->model->ops;
+    LS_TRY(model->forward(t->model, t->arenas.weights, batch, true));
+    return model->loss(
+        t->model, batch, 1.0f / (float)t->config->train.batch, &t->control->loss_scale, lane_loss, NULL);
+}
+
+static LsStatus compute_rows(LsTrainer *t, const LsHostBatch *host, float *gradient, bool accumulate,
+    float *lane_loss, BucketSender *sender)
+{
+    LsBatch batch;
+    ls_trace_begin(t->trace, "forward");
+    LsStatus status = ls_device_batch_upload(t->batch, host->x, host->y, host->positions, host->rows, &batch);
+    if (status == LS_OK)
+        status = forward(t, &batch, lane_loss);
     ls_trace_end(t->trace);
     LS_TRY(status);
-    status = ls_device_batch_upload(t->batch, host->x, host->y, host->positions, host->rows, out);
-    ls_loader_return(t->loader, host);
+    ls_trace_begin(t->trace, "backward");
+    status = t->model->ops->backward(
+        t->model, t->arenas.weights, &batch, gradient, accumulate, sender ? gradients_ready : NULL, sender);
+    ls_trace_end(t->trace);
     return status;
 }
 
 static LsStatus compute_microbatch(
     LsTrainer *t, float *gradient, bool accumulate, float *lane_loss, BucketSender *sender)
 {
-    LsBatch batch;
-    LS_TRY(next_batch(t, &batch));
-    const LsModelOps *model = t->model->ops;
-    ls_trace_begin(t->trace, "forward");
-    LsStatus status = model->forward(t->model, t->arenas.weights, &batch, true);
-    if (status == LS_OK)
-        status = model->loss(
-            t->model, &batch, 1.0f / (float)t->config->train.batch, &t->control->loss_scale, lane_loss, NULL);
+    const LsHostBatch *host = NULL;
+    ls_trace_begin(t->trace, "data");
+    LsStatus status = ls_loader_next(t->loader, &host, &t->times.data);
     ls_trace_end(t->trace);
     LS_TRY(status);
-    ls_trace_begin(t->trace, "backward");
-    status = model->backward(
-        t->model, t->arenas.weights, &batch, gradient, accumulate, sender ? gradients_ready : NULL, sender);
-    ls_trace_end(t->trace);
-    return status;
+    status = compute_rows(t, host, gradient, accumulate, lane_loss, sender);
+    // The loader may refill the rows once the device has copied them.
+    LsStatus copied = t->device->ops->synchronize(t->device);
+    ls_loader_return(t->loader, host);
+    return status == LS_OK ? copied : status;
 }
 
 // All microbatches of one lane into its slot.

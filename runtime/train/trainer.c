@@ -120,11 +120,13 @@ static LsStatus choose_evaluation(LsTrainer *t)
 static LsStatus open_device(LsTrainer *t)
 {
     const LsConfig *config = t->config;
-    LS_TRY(ls_device_open(&(LsDeviceOptions){.kind = config->runtime.device,
-                              .precision = config->runtime.precision,
-                              .threads = (int)config->runtime.threads,
-                              .isa = config->runtime.isa},
-        &t->device));
+    t->device = t->options->device;
+    if (!t->device)
+        LS_TRY(ls_device_open(&(LsDeviceOptions){.kind = config->runtime.device,
+                                  .precision = config->runtime.precision,
+                                  .threads = (int)config->runtime.threads,
+                                  .isa = config->runtime.isa},
+            &t->device));
     ls_device_fingerprint(t->device, t->fingerprint, sizeof t->fingerprint);
     return ls_device_measure_peak(t->device, &t->peak_flops);
 }
@@ -256,7 +258,8 @@ static void tear_down(LsTrainer *t)
     ls_plan_free(&t->plan);
     ls_device_batch_destroy(t->batch);
     ls_model_destroy(t->model);
-    ls_device_close(t->device);
+    if (t->device != t->options->device)
+        ls_device_close(t->device);
     free(t->quick);
     ls_dataset_close(t->dataset);
     ls_metrics_close(t->metrics);

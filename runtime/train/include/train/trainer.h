@@ -16,6 +16,7 @@ typedef struct LsTrainOptions {
     const char *resume; // "auto", "never" or a checkpoint directory
     int profile_steps;  // 0: none; else write <run>/profile/rank-NNNN.json, a Chrome trace of that many steps
     LsComm *comm;
+    LsDevice *device;                // lent; NULL: the device that the configuration names
     bool quiet;                      // no progress line
     const volatile int *stop_signal; // set by a signal handler; 0: none
 } LsTrainOptions;
