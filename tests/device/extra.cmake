@@ -8,3 +8,4 @@ target_include_directories(lockstep_op_cases PUBLIC support)
 target_link_libraries(lockstep_op_cases PUBLIC lockstep_device PRIVATE lockstep_flags)
 
 target_link_libraries(test_ops PRIVATE lockstep_op_cases lockstep_strict_device)
+target_link_libraries(test_strict_device PRIVATE lockstep_strict_device)
