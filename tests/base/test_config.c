@@ -171,6 +171,11 @@ static void test_bad_values(void **state)
     LsConfig config = fresh();
     assert_int_equal(ls_config_set(&config, "data.path", text, "test"), LS_OK);
     assert_string_equal(config.data.path, text);
+    // Nothing of the long text stays behind the short one: configurations are compared as bytes.
+    LsConfig other = fresh();
+    assert_int_equal(ls_config_set(&config, "data.path", "p", "test"), LS_OK);
+    assert_int_equal(ls_config_set(&other, "data.path", "p", "test"), LS_OK);
+    assert_memory_equal(&config, &other, sizeof config);
 }
 
 static void test_lists(void **state)
