@@ -169,8 +169,8 @@ static LsStatus parse_provenance(const json_t *json, const char *name)
         return fail_member(name, "config");
     json_object_foreach((json_t *)config, key, value)
     {
-        if (!json_is_string(value))
-            return LS_FAIL(LS_CHECKPOINT, "%s: config.%.64s is not a text", name, key);
+        if (strspn(key, "abcdefghijklmnopqrstuvwxyz0123456789_.") != strlen(key) || !json_is_string(value))
+            return LS_FAIL(LS_CHECKPOINT, "%s: a member of config is not valid", name);
     }
     if (!json_is_string(json_object_get(data, "root_hash")))
         return fail_member(name, "data.root_hash");
