@@ -35,4 +35,4 @@ if [ ! -f "$sources/churn.csv" ]; then
         unavailable "the package r-cran-modeldata of this system has no wa_churn that R can read"
     keep "$work/churn.csv" churn.csv 7044
 fi
-import churn churn.csv --label churn --missing fill --validation 0.1 --test 0.2 --seed 1
+import churn churn.csv --label churn --missing fill --validation 0.1 --test 0.2

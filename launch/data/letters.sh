@@ -18,4 +18,4 @@ if [ ! -f "$sources/letters.csv" ]; then
         keep "$work/$inside" letters.csv 20000
     fi
 fi
-import letters letters.csv --no-header --label 0 --validation 0.1 --test 0.15 --seed 1
+import letters letters.csv --no-header --label 0 --validation 0.1 --test 0.15
