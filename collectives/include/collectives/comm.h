@@ -1,9 +1,10 @@
 // The communicator: what ranks tell each other. Backends: `self` (one rank, no MPI) and `mpi`.
 //
 // All calls come from one thread. Collective calls are made by all ranks in the same order. Every wait has
-// the deadline LsCommOptions.timeout; when it passes, the rank prints one line that names the peer it waited
-// for, and ends the whole job with exit code 124. When MPI itself reports an error the job ends likewise with
-// exit code 1. So no call here returns after a peer has died, and none hangs.
+// the deadline LsCommOptions.timeout, which starts anew with each message that arrives; when it passes, the
+// rank asks the others for a sign of life (a second at most), prints one line that names those who gave none,
+// and ends the whole job with exit code 124. When MPI itself reports an error the job ends likewise with exit
+// code 1. So no call here returns after a peer has died, and none hangs.
 #ifndef LOCKSTEP_COLLECTIVES_COMM_H
 #define LOCKSTEP_COLLECTIVES_COMM_H
 
@@ -94,11 +95,13 @@ LsStatus ls_reducer_poll(LsReducer *reducer);
 // at the bucket's place.
 LsStatus ls_reducer_finish(LsReducer *reducer);
 
-// Staging bytes that the reducer holds.
+// Staging bytes that the reducer holds. Every bucket has staging of its own, so that all may be under way at
+// once: exact: the plan's staging slots (other ranks' subtrees) times this rank's shard, with W a power of
+// two a little less than one model; fast: one shard.
 size_t ls_reducer_bytes(const LsReducer *reducer);
 
 // All-gathers bucket by bucket: every rank's piece of `flat` (elements of `element` bytes, whole model) to
-// all ranks, in place.
+// all ranks, in place. Elements have 1, 2, 4 or 8 bytes; the first call allocates what later ones reuse.
 LsStatus ls_comm_gather_shards(
     LsComm *comm, LsDevice *device, const LsBuckets *buckets, void *flat, size_t element);
 
