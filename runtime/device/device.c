@@ -56,7 +56,7 @@ static LsStatus fill_with_numbers(LsDevice *device, void *matrices, size_t bytes
     return status;
 }
 
-enum { PEAK_EDGE = 1024, PEAK_TRIES = 8 };
+enum { PEAK_EDGE = 1024, PEAK_FIRST_EDGE = 128, PEAK_TRIES = 8 };
 static const double PEAK_SECONDS = 0.05; // measuring ends with the try that passes this
 
 static LsStatus measure_products(LsDevice *device, const LsMatmul *product, double *flops)
@@ -78,25 +78,37 @@ static LsStatus measure_products(LsDevice *device, const LsMatmul *product, doub
     return LS_OK;
 }
 
-LsStatus ls_device_measure_peak(LsDevice *device, double *flops)
+// From small to large, so that a slow backend is not asked for a product that takes seconds.
+static LsStatus measure_growing(LsDevice *device, char *matrices, size_t bytes, double *flops)
 {
     LsDtype type = ls_device_compute_type(device);
-    size_t bytes = (size_t)PEAK_EDGE * PEAK_EDGE * ls_dtype_size(type);
+    for (size_t edge = PEAK_FIRST_EDGE; edge <= PEAK_EDGE; edge *= 2) {
+        LS_TRY(measure_products(device,
+            &(LsMatmul){.m = edge,
+                .n = edge,
+                .k = edge,
+                .transpose_b = true,
+                .a = matrices,
+                .b = matrices + bytes,
+                .input_type = type,
+                .c = matrices + 2 * bytes,
+                .output_type = type},
+            flops));
+        double next = 8 * 2.0 * (double)edge * (double)edge * (double)edge / *flops;
+        if (next > PEAK_SECONDS)
+            break;
+    }
+    return LS_OK;
+}
+
+LsStatus ls_device_measure_peak(LsDevice *device, double *flops)
+{
+    size_t bytes = (size_t)PEAK_EDGE * PEAK_EDGE * ls_dtype_size(ls_device_compute_type(device));
     void *matrices;
     LS_TRY(device->ops->allocate(device, 3 * bytes, &matrices));
-    char *a = matrices;
-    LsMatmul product = {.m = PEAK_EDGE,
-        .n = PEAK_EDGE,
-        .k = PEAK_EDGE,
-        .transpose_b = true,
-        .a = a,
-        .b = a + bytes,
-        .input_type = type,
-        .c = a + 2 * bytes,
-        .output_type = type};
     LsStatus status = fill_with_numbers(device, matrices, 3 * bytes);
     if (status == LS_OK)
-        status = measure_products(device, &product, flops);
+        status = measure_growing(device, matrices, bytes, flops);
     device->ops->release(device, matrices);
     return status;
 }

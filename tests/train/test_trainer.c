@@ -1,0 +1,216 @@
+// The trainer on one rank: the strict device sees no memory fault, resuming changes no bit, divergence and
+// stops end as they should.
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/rng.h"
+#include "data/import.h"
+#include "strict_device.h"
+#include "train/trainer.h"
+
+enum { ROWS = 96, STEPS = 12 };
+
+static char folder[] = "/tmp/lockstep-trainer-XXXXXX";
+static char data_path[LS_PATH_MAX];
+
+static void set(LsConfig *config, const char *name, const char *value)
+{
+    assert_int_equal(ls_config_set(config, name, value, "test"), LS_OK);
+}
+
+// Three noisy clusters of four values.
+static void write_table(const char *path)
+{
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    fputs("a,b,c,d,kind\n", file);
+    LsRngKey key = ls_rng_key(3, LS_RNG_SPLIT);
+    for (uint64_t r = 0; r < ROWS; r++) {
+        for (uint64_t c = 0; c < 4; c++)
+            fprintf(file, "%.6f,", (double)(ls_rng_normal(key, r, c) + 2.0f * (r % 3 == c)));
+        fprintf(file, "kind%d\n", (int)(r % 3));
+    }
+    assert_int_equal(fclose(file), 0);
+}
+
+static int set_up_data(void **state)
+{
+    (void)state;
+    char table[LS_PATH_MAX];
+    bool unchanged = false;
+    assert_non_null(mkdtemp(folder));
+    assert_int_equal(ls_path_join(table, folder, "table.csv"), LS_OK);
+    assert_int_equal(ls_path_join(data_path, folder, "data.h5"), LS_OK);
+    write_table(table);
+    LsImportOptions options;
+    ls_import_defaults(&options);
+    options.output = data_path;
+    options.label = "kind";
+    options.test = 0.25;
+    const char *inputs[] = {table};
+    LsStatus status = ls_import_csv(inputs, 1, &options, &unchanged);
+    if (status != LS_OK)
+        fail_msg("%s", ls_status_message());
+    return 0;
+}
+
+static int tear_down_data(void **state)
+{
+    (void)state;
+    return ls_directory_remove(folder) == LS_OK ? 0 : 1;
+}
+
+static LsConfig small_config(void)
+{
+    LsConfig config;
+    ls_config_defaults(&config);
+    set(&config, "data.path", data_path);
+    set(&config, "model.hidden", "[16, 16]");
+    set(&config, "model.dropout", "0.2");
+    set(&config, "train.batch", "16");
+    set(&config, "train.lanes", "4");
+    set(&config, "train.accumulation", "2");
+    set(&config, "train.max_steps", "12");
+    set(&config, "optimizer.clip_norm", "0.5");
+    set(&config, "eval.every", "4");
+    set(&config, "eval.batch", "7");
+    set(&config, "log.every", "1");
+    set(&config, "runtime.device", "ref");
+    set(&config, "runtime.precision", "fp32");
+    return config;
+}
+
+// Trains in the run directory `name`; its path is left in `run`.
+static LsStatus train(const LsConfig *config, const char *name, LsDevice *device, const char *resume,
+    const volatile int *stop, char run[LS_PATH_MAX])
+{
+    LsComm *comm = NULL;
+    assert_int_equal(ls_comm_open(&(LsCommOptions){.kind = LS_COMM_AUTO, .timeout = 60}, &comm), LS_OK);
+    assert_int_equal(ls_path_join(run, folder, name), LS_OK);
+    LsStatus status = ls_train(&(LsTrainOptions){.config = config,
+        .run_dir = run,
+        .resume = resume,
+        .comm = comm,
+        .device = device,
+        .quiet = true,
+        .stop_signal = stop});
+    ls_comm_close(comm);
+    return status;
+}
+
+static void hash_of(const char *run, int64_t step, char text[65])
+{
+    char path[LS_PATH_MAX];
+    LsCheckpoint *checkpoint = NULL;
+    ls_checkpoint_path(path, run, step);
+    assert_int_equal(ls_checkpoint_open(path, &checkpoint), LS_OK);
+    assert_int_equal(ls_checkpoint_hash(checkpoint, text), LS_OK);
+    ls_checkpoint_close(checkpoint);
+}
+
+static void require_ok(LsStatus status)
+{
+    if (status != LS_OK)
+        fail_msg("%s", ls_status_message());
+}
+
+// Same arithmetic as `ref`, but every access from the host to device memory faults.
+static void strict_device_computes_what_ref_computes(void **state)
+{
+    (void)state;
+    LsConfig config = small_config();
+    char run[LS_PATH_MAX], plain[65], strict[65];
+    require_ok(train(&config, "plain", NULL, "auto", NULL, run));
+    hash_of(run, STEPS, plain);
+    LsDevice *device = NULL;
+    require_ok(ls_strict_device_open(LS_PRECISION_FP32, &device));
+    require_ok(train(&config, "strict", device, "auto", NULL, run));
+    hash_of(run, STEPS, strict);
+    ls_device_close(device);
+    assert_string_equal(plain, strict);
+}
+
+// Stopped after every single step by a pending signal, resumed to the end.
+static void stopping_after_each_step_changes_no_bit(void **state)
+{
+    (void)state;
+    LsConfig config = small_config();
+    char run[LS_PATH_MAX], undisturbed[65], stopped[65];
+    const volatile int stop = 1;
+    require_ok(train(&config, "undisturbed", NULL, "auto", NULL, run));
+    hash_of(run, STEPS, undisturbed);
+    for (int attempt = 1; attempt < STEPS; attempt++)
+        assert_int_equal(train(&config, "stopped", NULL, "auto", &stop, run), LS_STOPPED);
+    require_ok(train(&config, "stopped", NULL, "auto", &stop, run));
+    hash_of(run, STEPS, stopped);
+    assert_string_equal(undisturbed, stopped);
+}
+
+static void divergence_is_seen_and_named(void **state)
+{
+    (void)state;
+    LsConfig config = small_config();
+    char run[LS_PATH_MAX];
+    set(&config, "optimizer.kind", "sgd");
+    set(&config, "optimizer.clip_norm", "0");
+    set(&config, "optimizer.lr", "1000");
+    set(&config, "optimizer.momentum", "0.9");
+    set(&config, "train.loss", "auto");
+    set(&config, "train.max_steps", "400");
+    set(&config, "train.max_skipped", "3");
+    set(&config, "model.hidden", "[16, 16, 16, 16, 16, 16]");
+    assert_int_equal(train(&config, "diverged", NULL, "auto", NULL, run), LS_DIVERGED);
+    assert_non_null(strstr(ls_status_message(), "diverged"));
+}
+
+static void another_model_is_refused(void **state)
+{
+    (void)state;
+    LsConfig config = small_config();
+    char run[LS_PATH_MAX];
+    require_ok(train(&config, "model", NULL, "auto", NULL, run));
+    set(&config, "model.hidden", "[16, 8]");
+    assert_int_equal(train(&config, "model", NULL, "auto", NULL, run), LS_CHECKPOINT);
+    assert_non_null(strstr(ls_status_message(), "model.hidden"));
+}
+
+// Early stopping's count is part of the state: a run stopped and resumed in the middle of it ends at the same
+// step.
+static void early_stopping_survives_a_resume(void **state)
+{
+    (void)state;
+    LsConfig config = small_config();
+    char run[LS_PATH_MAX];
+    const volatile int stop = 1;
+    set(&config, "optimizer.lr", "0"); // no evaluation after the first is better
+    set(&config, "eval.every", "1");
+    set(&config, "train.early_stopping", "4");
+    require_ok(train(&config, "early", NULL, "auto", NULL, run));
+    char text[65], resumed[65];
+    hash_of(run, 5, text);
+    for (int attempt = 1; attempt < 5; attempt++)
+        assert_int_equal(train(&config, "early-resumed", NULL, "auto", &stop, run), LS_STOPPED);
+    require_ok(train(&config, "early-resumed", NULL, "auto", &stop, run));
+    hash_of(run, 5, resumed);
+    assert_string_equal(text, resumed);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(strict_device_computes_what_ref_computes),
+        cmocka_unit_test(stopping_after_each_step_changes_no_bit),
+        cmocka_unit_test(divergence_is_seen_and_named),
+        cmocka_unit_test(another_model_is_refused),
+        cmocka_unit_test(early_stopping_survives_a_resume),
+    };
+    return cmocka_run_group_tests(tests, set_up_data, tear_down_data);
+}
