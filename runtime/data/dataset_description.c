@@ -14,7 +14,9 @@ LsStatus ls_dataset_describe(const json_t *schema, const char *name, LsDataset *
     LsStatus status = ls_memory_allocate(sizeof *dataset, (void **)&dataset);
     if (status == LS_OK) {
         dataset->fd = -1;
-        status = ls_schema_read(text, strlen(text), name, dataset);
+        dataset->path = strdup(name);
+        status = dataset->path == NULL ? LS_FAIL(LS_INTERNAL, "%s: out of memory", name)
+                                       : ls_schema_read(text, strlen(text), name, dataset);
     }
     free(text);
     if (status != LS_OK) {

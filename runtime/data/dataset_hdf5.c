@@ -5,6 +5,7 @@
 #include <hdf5.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -18,11 +19,14 @@ struct LsHdf5 {
     hid_t file; // -1 once finished
     int fd;
     uint64_t size; // of the file, when reading
+    bool writing;
 };
 
-// Failures become our sentences; the library would print its own.
-static void be_silent(void)
+// Failures become our sentences; the library would print its own. All files are closed by us; the library's
+// own cleaning up at exit would only crash over a file whose close failed on a full disk.
+static void prepare_library(void)
 {
+    H5dont_atexit();
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
 }
 
@@ -133,7 +137,7 @@ static LsStatus check_signature(const char *path)
 
 LsStatus ls_hdf5_open(const char *path, LsHdf5 **out)
 {
-    be_silent();
+    prepare_library();
     LS_TRY(check_signature(path));
     LsHdf5 *file = NULL;
     LS_TRY(allocate_file(path, &file));
@@ -262,7 +266,7 @@ static LsStatus read_layout(const LsHdf5 *file, const char *name, hid_t set, LsH
 
 LsStatus ls_hdf5_find(LsHdf5 *file, const char *name, LsHdf5Set *out, bool *found)
 {
-    be_silent();
+    prepare_library();
     int exists = link_exists(file->file, name);
     hid_t set = exists > 0 ? H5Dopen2(file->file, name, H5P_DEFAULT) : -1;
     if (exists < 0 || (exists > 0 && set < 0))
@@ -287,7 +291,7 @@ LsStatus ls_hdf5_find(LsHdf5 *file, const char *name, LsHdf5Set *out, bool *foun
 
 LsStatus ls_hdf5_create(const char *path, LsHdf5 **out)
 {
-    be_silent();
+    prepare_library();
     // Created by us first: the library would not say why it cannot, and would overwrite.
     int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (fd < 0)
@@ -297,6 +301,7 @@ LsStatus ls_hdf5_create(const char *path, LsHdf5 **out)
     LsStatus status = allocate_file(path, &file);
     if (status == LS_OK) {
         hid_t access = access_properties();
+        file->writing = true;
         file->file = H5Fcreate(path, H5F_ACC_TRUNC, H5P_DEFAULT, access);
         H5Pclose(access);
         if (file->file < 0)
@@ -334,7 +339,7 @@ static hid_t creation_properties(const LsHdf5Set *set)
 
 LsStatus ls_hdf5_add(LsHdf5 *file, const char *name, LsHdf5Set *set)
 {
-    be_silent();
+    prepare_library();
     hsize_t shape[LS_HDF5_DIMENSIONS];
     set->bytes = type_bytes(set->type);
     for (int i = 0; i < (set->type == LS_HDF5_TEXT ? 1 : set->dimensions); i++) {
@@ -367,7 +372,7 @@ LsStatus ls_hdf5_add(LsHdf5 *file, const char *name, LsHdf5Set *set)
 LsStatus ls_hdf5_write_chunk(
     LsHdf5 *file, const char *name, uint64_t row, const void *data, size_t bytes, uint64_t *offset)
 {
-    be_silent();
+    prepare_library();
     hid_t set = H5Dopen2(file->file, name, H5P_DEFAULT);
     if (set < 0)
         return LS_FAIL(LS_INTERNAL, "%s has no set %s", file->path, name);
@@ -395,23 +400,42 @@ int ls_hdf5_descriptor(const LsHdf5 *file)
     return file->fd;
 }
 
+// Flushed first, because a close that fails leaves the library with a file half closed.
 LsStatus ls_hdf5_finish(LsHdf5 *file)
 {
-    be_silent();
-    herr_t closed = H5Fclose(file->file);
-    file->file = -1;
-    if (closed < 0)
+    prepare_library();
+    herr_t done = H5Fflush(file->file, H5F_SCOPE_LOCAL);
+    if (done >= 0) {
+        done = H5Fclose(file->file);
+        file->file = -1;
+    }
+    if (done < 0)
         return LS_FAIL(LS_IO, "cannot write %s: HDF5 failed; is the disk full?", file->path);
     return LS_OK;
+}
+
+// Gives the library a file in memory in place of one that is given up, so that what it still holds can be
+// written and the close succeeds, whatever is wrong with the disk.
+static void write_nowhere(const LsHdf5 *file)
+{
+    int *descriptor = NULL;
+    int nowhere = memfd_create("abandoned", MFD_CLOEXEC);
+    if (nowhere >= 0 && H5Fget_vfd_handle(file->file, H5P_DEFAULT, (void **)&descriptor) >= 0)
+        dup3(nowhere, *descriptor, O_CLOEXEC);
+    if (nowhere >= 0)
+        close(nowhere);
 }
 
 void ls_hdf5_close(LsHdf5 *file)
 {
     if (file == NULL)
         return;
-    be_silent();
-    if (file->file >= 0)
+    prepare_library();
+    if (file->file >= 0) {
+        if (file->writing)
+            write_nowhere(file);
         H5Fclose(file->file);
+    }
     if (file->fd >= 0)
         close(file->fd);
     free(file->path);

@@ -57,7 +57,7 @@ int ls_hdf5_descriptor(const LsHdf5 *file);
 // Writes what the library holds back and closes it; the descriptor stays open. LS_IO.
 LsStatus ls_hdf5_finish(LsHdf5 *file);
 
-// Closes all and frees. Accepts NULL.
+// Closes all and frees; a file that was created but not finished is given up and worth nothing. Accepts NULL.
 void ls_hdf5_close(LsHdf5 *file);
 
 #endif

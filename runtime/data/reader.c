@@ -56,6 +56,8 @@ LsStatus ls_stored_fail_block(const LsDataset *dataset, const LsStored *stored, 
 LsStatus ls_reader_create(const LsDataset *dataset, LsSplit split, LsReader **out)
 {
     const LsStored *x = &dataset->x[split];
+    if (dataset->fd < 0)
+        return LS_FAIL(LS_INTERNAL, "%s: a schema alone has no rows", dataset->path);
     if (dataset->info.samples[split] == 0)
         return LS_FAIL(
             LS_BAD_DATA, "%s has no %s split; import the data with one", dataset->path, ls_split_name(split));

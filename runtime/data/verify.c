@@ -148,6 +148,8 @@ static LsStatus verify_stored(const LsDataset *dataset, LsSplit split, bool feat
 
 LsStatus ls_dataset_verify(const LsDataset *dataset)
 {
+    if (dataset->fd < 0)
+        return LS_FAIL(LS_INTERNAL, "%s: a schema alone has no rows", dataset->path);
     for (LsSplit split = LS_TRAIN; split < LS_SPLITS; split++) {
         if (dataset->info.samples[split] == 0)
             continue;

@@ -1,0 +1,15 @@
+# The data tests look inside the layer.
+file(GLOB data_tests CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/data/test_*.c)
+foreach(source IN LISTS data_tests)
+  get_filename_component(name ${source} NAME_WE)
+  target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/runtime/data)
+  target_link_libraries(${name} PRIVATE PkgConfig::ZLIB)
+endforeach()
+
+# What we write is what h5py reads.
+add_executable(write_example_dataset data/write_example_dataset.c)
+target_include_directories(write_example_dataset PRIVATE ${PROJECT_SOURCE_DIR}/runtime/data)
+target_link_libraries(write_example_dataset PRIVATE lockstep_flags lockstep_data PkgConfig::CMOCKA)
+add_test(NAME data/check_h5py COMMAND /usr/bin/python3 ${CMAKE_CURRENT_SOURCE_DIR}/data/check_h5py.py
+                                      $<TARGET_FILE:write_example_dataset>)
+set_tests_properties(data/check_h5py PROPERTIES TIMEOUT 120 SKIP_RETURN_CODE 77 LABELS "unit;data")
