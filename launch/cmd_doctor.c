@@ -168,9 +168,9 @@ static void check_space(Report *report, const char *check, const char *path, dou
 
 static void check_gpu(Report *report)
 {
-    bool driver = access("/proc/driver/nvidia/version", R_OK) == 0;
-    add(report, "gpu", FINE, NULL, "%s; this build has no CUDA",
-        driver ? "NVIDIA driver loaded" : "no NVIDIA driver");
+    char gpus[512];
+    ls_device_gpus(gpus, sizeof gpus);
+    add(report, "gpu", FINE, NULL, "%s", gpus);
 }
 
 // ---- Output ---------------------------------------------------------------------------------------------

@@ -7,6 +7,14 @@
 #include "base/clock.h"
 #include "base/memory.h"
 
+static LsStatus refuse_cuda(void)
+{
+    char gpus[256];
+    ls_device_gpus(gpus, sizeof gpus);
+    return LS_FAIL(LS_UNAVAILABLE,
+        "runtime.device is cuda, but this version has no CUDA kernels (%s); set it to cpu or auto", gpus);
+}
+
 LsStatus ls_device_open(const LsDeviceOptions *options, LsDevice **out)
 {
     LsDeviceOptions chosen = *options;
@@ -16,7 +24,7 @@ LsStatus ls_device_open(const LsDeviceOptions *options, LsDevice **out)
     case LS_DEVICE_REF:
         return ls_ref_open(&chosen, out);
     case LS_DEVICE_CUDA:
-        return LS_FAIL(LS_UNAVAILABLE, "this build has no CUDA backend; set runtime.device to cpu or auto");
+        return refuse_cuda();
     case LS_DEVICE_AUTO:
         chosen.kind = LS_DEVICE_CPU;
         return ls_cpu_open(&chosen, out);

@@ -253,8 +253,11 @@ LsDtype ls_device_compute_type(const LsDevice *device);
 // threads, compiler.
 void ls_device_fingerprint(const LsDevice *device, char *text, size_t size);
 
-// Measured peak of one rank's matrix products in the device's precision, FLOP/s (a 1,024³ product, best of a
-// few; about 50 ms), for MFU.
+// The machine's GPUs in one line for people, or why none can be used.
+void ls_device_gpus(char *text, size_t size);
+
+// Measured peak of one rank's matrix products in the device's precision, FLOP/s (a 1,024³ product or a
+// smaller one where that takes long, best of a few; about 50 ms), for MFU.
 LsStatus ls_device_measure_peak(LsDevice *device, double *flops);
 
 #endif
