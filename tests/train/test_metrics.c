@@ -98,7 +98,7 @@ static size_t count_lines(const char *text)
 static void a_loss_reads_back_to_the_same_float(void **state)
 {
     (void)state;
-    const float losses[] = {0.1f, 3.4117649f, 1.17549435e-38f, 1e-45f, 3.40282347e38f, 0, 16777217};
+    const float losses[] = {0.1f, 3.4117649f, 1.17549435e-38f, 1e-45f, 3.40282347e38f, 0, 16777215.0f};
     const size_t count = sizeof losses / sizeof *losses;
     LsMetrics *metrics = open_metrics(true, 1024);
     for (size_t i = 0; i < count; i++) {
