@@ -1,5 +1,10 @@
 # Evaluation also runs on the device that has the memory rules of a GPU.
 target_link_libraries(test_evaluate PRIVATE lockstep_strict_device)
+# ... and on several ranks.
+add_test(NAME train/test_evaluate_3_ranks COMMAND ${MPIEXEC_EXECUTABLE} --oversubscribe ${MPIEXEC_NUMPROC_FLAG} 3
+                                                  $<TARGET_FILE:test_evaluate>)
+set_tests_properties(train/test_evaluate_3_ranks PROPERTIES
+  ENVIRONMENT "OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1" TIMEOUT 120 LABELS "mpi;train" PROCESSORS 2)
 target_link_libraries(test_trainer PRIVATE lockstep_strict_device) # to see that the host never touches device memory
 
 # Tests that look inside the layer.

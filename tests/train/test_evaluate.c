@@ -13,16 +13,19 @@
 #include "strict_device.h"
 
 static char directory[] = "/tmp/lockstep-test-XXXXXX";
+static LsComm *comm;
 
-static int make_directory(void **state)
+static int begin(void **state)
 {
     (void)state;
-    return mkdtemp(directory) ? 0 : -1;
+    LsCommOptions options = {.kind = LS_COMM_AUTO, .timeout = 60};
+    return mkdtemp(directory) && ls_comm_open(&options, &comm) == LS_OK ? 0 : -1;
 }
 
-static int remove_directory(void **state)
+static int end(void **state)
 {
     (void)state;
+    ls_comm_close(comm);
     return ls_directory_remove(directory) == LS_OK ? 0 : -1;
 }
 
@@ -180,7 +183,7 @@ static double cross_entropy(const double *logits, size_t classes, int32_t label)
     return log(total) - logits[label];
 }
 
-static LsEvaluation evaluate(Scene *s, LsComm *comm, size_t batch, const uint64_t *indexes, size_t count)
+static LsEvaluation evaluate(Scene *s, size_t batch, const uint64_t *indexes, size_t count)
 {
     LsEvaluateOptions options = {
         .comm = comm,
@@ -206,63 +209,87 @@ static void assert_loss(double actual, double expected)
         fail_msg("loss %.9g, not %.9g", actual, expected);
 }
 
-static LsComm *open_comm(void)
+// The device's losses of the split's samples, all in one batch, summed in order.
+static double ordered_loss(Scene *s, const float *x, const int32_t *y, size_t samples)
 {
-    LsComm *comm;
-    assert_ok(ls_comm_open(&(LsCommOptions){.kind = LS_COMM_AUTO, .timeout = 60}, &comm));
-    return comm;
+    const LsDeviceOps *ops = s->device->ops;
+    LsDeviceBatch *uploader;
+    LsBatch batch;
+    float losses[ROWS];
+    void *row_loss;
+    double sum = 0;
+    assert_ok(
+        ls_device_batch_create(s->device, ls_dataset_info(s->dataset), &s->model->shape, samples, &uploader));
+    assert_ok(ls_device_batch_upload(uploader, x, y, NULL, samples, &batch));
+    assert_ok(ops->allocate(s->device, samples * sizeof *losses, &row_loss));
+    assert_ok(s->model->ops->forward(s->model, s->weights, &batch, false));
+    assert_ok(s->model->ops->loss(s->model, &batch, 0, NULL, NULL, row_loss));
+    assert_ok(ops->copy_out(s->device, losses, row_loss, samples * sizeof *losses));
+    assert_ok(ops->synchronize(s->device));
+    for (size_t i = 0; i < samples; i++)
+        sum += (double)losses[i];
+    ops->release(s->device, row_loss);
+    ls_device_batch_destroy(uploader);
+    return sum / (double)samples;
 }
 
-// The whole split and a part of it, in blocks that do and do not divide it. Blocks change nothing, to the
-// bit: the ref device computes each row by itself.
+// The sizes of blocks, which divide the split or not, and the number of ranks change nothing, to the bit: the
+// ref device computes each row by itself, and rows are summed in order.
+static void check_blocks(Scene *s, const LsEvaluation *whole, double ordered)
+{
+    for (size_t batch = 1; batch <= 64; batch += 21) {
+        LsEvaluation other = evaluate(s, batch, NULL, 0);
+        assert_true(other.loss == ordered);
+        assert_true(other.accuracy == whole->accuracy && other.macro_f1 == whole->macro_f1);
+    }
+}
+
+// The whole split and a part of it.
+static void check_like_a_plain_loop(bool strict)
+{
+    Scene s;
+    float x[ROWS * FEATURES];
+    int32_t y[ROWS];
+    double logits[3], loss = 0, part_loss = 0;
+    size_t hits = 0, next = 0;
+    static const uint64_t part[] = {3, 4, 8, 30, 31};
+    open_scene(&s, directory, 3, LS_LOSS_AUTO, open_device(strict));
+    size_t samples = ls_dataset_info(s.dataset)->samples[LS_TEST];
+    assert_in_range(samples, 50, 64);
+    read_split(&s, x, y);
+    for (size_t i = 0; i < samples; i++) {
+        model_outputs(&s, x + i * FEATURES, logits);
+        loss += cross_entropy(logits, 3, y[i]);
+        hits += logits[y[i]] == fmax(logits[0], fmax(logits[1], logits[2]));
+        if (next < 5 && part[next] == i) {
+            part_loss += cross_entropy(logits, 3, y[i]);
+            next++;
+        }
+    }
+    LsEvaluation whole = evaluate(&s, 7, NULL, 0);
+    assert_int_equal(whole.samples, samples);
+    assert_int_equal(whole.split, LS_TEST);
+    assert_true(whole.classes && !whole.binary);
+    assert_loss(whole.loss, loss / (double)samples);
+    assert_true(whole.accuracy == (double)hits / (double)samples);
+    check_blocks(&s, &whole, ordered_loss(&s, x, y, samples));
+    LsEvaluation some = evaluate(&s, 2, part, 5);
+    assert_int_equal(some.samples, 5);
+    assert_loss(some.loss, part_loss / 5);
+    close_scene(&s);
+}
+
 static void like_a_plain_loop(void **state)
 {
     (void)state;
-    LsComm *comm = open_comm();
-    for (int strict = 0; strict < 2; strict++) {
-        Scene s;
-        float x[ROWS * FEATURES];
-        int32_t y[ROWS];
-        double logits[3], loss = 0, part_loss = 0;
-        size_t hits = 0;
-        static const uint64_t part[] = {3, 4, 8, 30, 31};
-        open_scene(&s, directory, 3, LS_LOSS_AUTO, open_device(strict));
-        size_t samples = ls_dataset_info(s.dataset)->samples[LS_TEST];
-        assert_true(samples > 50);
-        read_split(&s, x, y);
-        for (size_t i = 0, next = 0; i < samples; i++) {
-            model_outputs(&s, x + i * FEATURES, logits);
-            loss += cross_entropy(logits, 3, y[i]);
-            hits += logits[y[i]] == fmax(logits[0], fmax(logits[1], logits[2]));
-            if (next < 5 && part[next] == i) {
-                part_loss += cross_entropy(logits, 3, y[i]);
-                next++;
-            }
-        }
-        LsEvaluation whole = evaluate(&s, comm, 7, NULL, 0);
-        assert_int_equal(whole.samples, samples);
-        assert_int_equal(whole.split, LS_TEST);
-        assert_true(whole.classes && !whole.binary);
-        assert_loss(whole.loss, loss / (double)samples);
-        assert_true(whole.accuracy == (double)hits / (double)samples);
-        for (size_t batch = 1; batch <= 64; batch += 21) {
-            LsEvaluation other = evaluate(&s, comm, batch, NULL, 0);
-            assert_true(other.loss == whole.loss && other.accuracy == whole.accuracy &&
-                        other.macro_f1 == whole.macro_f1);
-        }
-        LsEvaluation some = evaluate(&s, comm, 2, part, 5);
-        assert_int_equal(some.samples, 5);
-        assert_loss(some.loss, part_loss / 5);
-        close_scene(&s);
-    }
-    ls_comm_close(comm);
+    check_like_a_plain_loop(false);
+    check_like_a_plain_loop(true);
 }
 
 // One output for two classes. The area under the curve is the part of (positive, negative) pairs in order.
 static void binary_cross_entropy(void **state)
 {
     (void)state;
-    LsComm *comm = open_comm();
     Scene s;
     float x[ROWS * FEATURES];
     int32_t y[ROWS];
@@ -283,19 +310,17 @@ static void binary_cross_entropy(void **state)
                 pairs++;
                 ordered += logit[i] > logit[j];
             }
-    LsEvaluation e = evaluate(&s, comm, 16, NULL, 0);
+    LsEvaluation e = evaluate(&s, 16, NULL, 0);
     assert_true(e.classes && e.binary);
     assert_loss(e.loss, loss / (double)samples);
     assert_true(e.accuracy == (double)hits / (double)samples);
     assert_near(e.roc_auc, ordered / pairs);
     close_scene(&s);
-    ls_comm_close(comm);
 }
 
 static void regression(void **state)
 {
     (void)state;
-    LsComm *comm = open_comm();
     Scene s;
     float x[ROWS * FEATURES], y[ROWS];
     double loss = 0;
@@ -307,17 +332,15 @@ static void regression(void **state)
         model_outputs(&s, x + i * FEATURES, &output);
         loss += (output - y[i]) * (output - y[i]);
     }
-    LsEvaluation e = evaluate(&s, comm, 16, NULL, 0);
+    LsEvaluation e = evaluate(&s, 16, NULL, 0);
     assert_false(e.classes || e.binary);
     assert_loss(e.loss, loss / (double)samples);
     close_scene(&s);
-    ls_comm_close(comm);
 }
 
 static void refuses(void **state)
 {
     (void)state;
-    LsComm *comm = open_comm();
     Scene s;
     LsConfig config;
     LsDataShape shape;
@@ -338,7 +361,48 @@ static void refuses(void **state)
     config.train.loss = LS_LOSS_BINARY_CROSS_ENTROPY;
     assert_int_equal(ls_data_shape(&config, ls_dataset_info(s.dataset), &shape), LS_CONFIG);
     close_scene(&s);
-    ls_comm_close(comm);
+}
+
+// Flips a bit of a sample of the test split in the data file.
+static void damage(const char *path, const float *sample)
+{
+    FILE *file = fopen(path, "r+b");
+    static char bytes[1 << 20];
+    assert_non_null(file);
+    size_t size = fread(bytes, 1, sizeof bytes, file);
+    const char *found = memmem(bytes, size, sample, FEATURES * sizeof *sample);
+    assert_non_null(found);
+    assert_int_equal(fseek(file, found - bytes, SEEK_SET), 0);
+    assert_int_equal(fputc(*found ^ 1, file), (unsigned char)(*found ^ 1));
+    assert_int_equal(fclose(file), 0);
+}
+
+// The last rank alone has a bad file: no rank waits for it, all tell the same.
+static void damaged_on_one_rank(void **state)
+{
+    (void)state;
+    Scene s;
+    char path[LS_PATH_MAX];
+    float x[ROWS * FEATURES];
+    int32_t y[ROWS];
+    LsEvaluation out;
+    open_scene(&s, directory, 3, LS_LOSS_AUTO, open_device(false));
+    read_split(&s, x, y);
+    assert_ok(ls_path_join(path, directory, "rows.h5"));
+    if (ls_comm_rank(comm) == ls_comm_size(comm) - 1)
+        damage(path, x);
+    ls_dataset_close(s.dataset); // it keeps in memory what it has read
+    assert_ok(ls_dataset_open(path, &s.dataset));
+    LsEvaluateOptions options = {.comm = comm,
+        .device = s.device,
+        .model = s.model,
+        .dataset = s.dataset,
+        .split = LS_TEST,
+        .batch = 8,
+        .weights = s.weights};
+    assert_int_equal(ls_evaluate(&options, &out), LS_BAD_DATA);
+    assert_non_null(strstr(ls_status_message(), "rows.h5"));
+    close_scene(&s);
 }
 
 // ---- The quick part -------------------------------------------------------------------------------------
@@ -402,8 +466,9 @@ int main(void)
         cmocka_unit_test(binary_cross_entropy),
         cmocka_unit_test(regression),
         cmocka_unit_test(refuses),
+        cmocka_unit_test(damaged_on_one_rank),
         cmocka_unit_test(quick_part_is_stratified),
         cmocka_unit_test(quick_part_of_regression),
     };
-    return cmocka_run_group_tests(tests, make_directory, remove_directory);
+    return cmocka_run_group_tests(tests, begin, end);
 }
