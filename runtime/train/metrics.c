@@ -92,6 +92,21 @@ static json_t *empty_status(int attempt)
     return status;
 }
 
+// mpirun gives its ranks a terminal of their own whatever its own output is; what counts is where the parent
+// process, mpirun or its daemon, writes to.
+static bool on_terminal(FILE *out)
+{
+    if (isatty(fileno(out)) != 1)
+        return false;
+    if (!getenv("OMPI_COMM_WORLD_SIZE"))
+        return true;
+    char link[64], target[64] = "";
+    snprintf(link, sizeof link, "/proc/%d/fd/1", (int)getppid());
+    if (readlink(link, target, sizeof target - 1) < 0)
+        return false;
+    return strncmp(target, "/dev/pts/", 9) == 0 || strncmp(target, "/dev/tty", 8) == 0;
+}
+
 LsStatus ls_metrics_open(const LsRunDir *run, const LsMetricsOptions *options, LsMetrics **out)
 {
     LsMetrics *metrics = calloc(1, sizeof *metrics);
@@ -102,7 +117,7 @@ LsStatus ls_metrics_open(const LsRunDir *run, const LsMetricsOptions *options, L
     if (metrics->options.progress == NULL)
         metrics->options.progress = stdout;
     metrics->attempt = run->attempt;
-    metrics->in_place = isatty(fileno(metrics->options.progress)) == 1;
+    metrics->in_place = on_terminal(metrics->options.progress);
     metrics->status = empty_status(run->attempt);
     LsStatus status = ls_path_join(metrics->metrics_path, run->path, "metrics.jsonl");
     if (status == LS_OK)

@@ -131,6 +131,23 @@ static LsStatus open_device(LsTrainer *t)
     return ls_device_measure_peak(t->device, &t->peak_flops);
 }
 
+// Ranks have equal machines, and a neighbour's work can only lower a measurement: the best one counts.
+static LsStatus share_peak(LsTrainer *t)
+{
+    size_t ranks = (size_t)ls_comm_size(t->comm);
+    double *peaks = NULL;
+    size_t *sizes = NULL;
+    LS_TRY(ls_memory_allocate(ranks * (sizeof *peaks + sizeof *sizes), (void **)&peaks));
+    sizes = (size_t *)(peaks + ranks);
+    for (size_t r = 0; r < ranks; r++)
+        sizes[r] = sizeof *peaks;
+    LsStatus status = ls_comm_all_gather(t->comm, &t->peak_flops, peaks, sizes);
+    for (size_t r = 0; r < ranks && status == LS_OK; r++)
+        t->peak_flops = peaks[r] > t->peak_flops ? peaks[r] : t->peak_flops;
+    free(peaks);
+    return status;
+}
+
 static LsStatus build_model(LsTrainer *t)
 {
     const LsConfig *config = t->config;
@@ -231,6 +248,7 @@ static LsStatus set_up(LsTrainer *t)
     LS_TRY(require_same(comm, "the data set's root hash", t->info->root_hash));
     LS_TRY(ls_comm_agree(comm, choose_evaluation(t)));
     LS_TRY(ls_comm_agree(comm, open_device(t)));
+    LS_TRY(share_peak(t));
     if (t->config->collectives.reduction == LS_REDUCTION_EXACT)
         LS_TRY(require_same(comm, "the machine's fingerprint", t->fingerprint));
     LS_TRY(ls_comm_agree(comm, build_model(t)));
