@@ -53,12 +53,12 @@ static inline int remove_directory(void **state)
     return ls_directory_remove(directory) == LS_OK ? 0 : -1;
 }
 
-// A path in the test's directory; valid until the eighth next call.
+// A path in the test's directory; valid until 64 calls later.
 static inline const char *in_directory(const char *name)
 {
-    static char paths[8][256];
+    static char paths[64][256];
     static int next;
-    char *path = paths[next++ % 8];
+    char *path = paths[next++ % 64];
     snprintf(path, sizeof paths[0], "%s/%s", directory, name);
     return path;
 }
