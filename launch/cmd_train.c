@@ -116,6 +116,7 @@ static LsStatus run(LsInvocation *invocation)
         .run_dir = run_dir,
         .resume = arguments.resume,
         .profile_steps = (int)arguments.profile,
+        .quiet = arguments.quiet,
         .comm = comm,
         .stop_signal = &stop_signal,
     });

@@ -1,0 +1,9 @@
+# The whole program from outside: one Python program for each subject, run alone with a deadline.
+file(GLOB end_to_end_tests CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/end_to_end/test_*.py)
+foreach(source IN LISTS end_to_end_tests)
+  get_filename_component(name ${source} NAME_WE)
+  add_test(NAME end_to_end/${name} COMMAND /usr/bin/python3 -B ${source})
+  set_tests_properties(end_to_end/${name} PROPERTIES
+    ENVIRONMENT "LOCKSTEP=$<TARGET_FILE:lockstep>;MPIRUN=${MPIEXEC_EXECUTABLE};LOCKSTEP_BUILD=${CMAKE_BINARY_DIR}"
+    TIMEOUT 600 PROCESSORS 2 LABELS "end_to_end")
+endforeach()
