@@ -75,7 +75,6 @@ static LsStatus open_run_on_rank_0(LsTrainer *t)
         return LS_OK;
     if (t->options->resume && strcmp(t->options->resume, "never") == 0)
         LS_TRY(ls_run_dir_archive(&t->run));
-    LS_TRY(write_config(t));
     return ls_metrics_open(&t->run, &(LsMetricsOptions){.quiet = t->options->quiet}, &t->metrics);
 }
 
@@ -83,8 +82,7 @@ static LsStatus open_run(LsTrainer *t)
 {
     LS_TRY(ls_run_dir_claim(&t->run, t->options->run_dir, t->comm));
     LS_TRY(ls_comm_agree(t->comm, open_run_on_rank_0(t)));
-    LS_TRY(ls_comm_agree(t->comm, open_log(t)));
-    return ls_comm_agree(t->comm, ls_trainer_status(t, "running", "starting"));
+    return ls_comm_agree(t->comm, open_log(t));
 }
 
 static LsStatus open_data(LsTrainer *t)
@@ -222,8 +220,6 @@ static LsStatus start_loader(LsTrainer *t)
 
 static LsStatus write_environment(const LsTrainer *t)
 {
-    if (ls_comm_rank(t->comm) != 0)
-        return LS_OK;
     char host[256] = "";
     gethostname(host, sizeof host - 1);
     json_t *environment = json_pack("{s:s, s:i, s:s, s:s, s:s, s:f}", "host", host, "world_size",
@@ -232,6 +228,18 @@ static LsStatus write_environment(const LsTrainer *t)
     LsStatus status = ls_run_dir_write_env(&t->run, environment);
     json_decref(environment);
     return status;
+}
+
+// From here on the directory speaks of this attempt. One that was refused before leaves configuration and
+// status as they were.
+static LsStatus enter_run(LsTrainer *t)
+{
+    t->entered = true;
+    if (ls_comm_rank(t->comm) != 0)
+        return LS_OK;
+    LS_TRY(write_config(t));
+    LS_TRY(write_environment(t));
+    return ls_trainer_status(t, "running", "");
 }
 
 // Every part that may fail on some ranks only is followed by an agreement, so that all ranks end together.
@@ -255,11 +263,11 @@ static LsStatus set_up(LsTrainer *t)
     LS_TRY(ls_comm_agree(comm, plan_communication(t)));
     t->total_steps = steps_of_run(t);
     LS_TRY(open_run(t));
-    LS_TRY(ls_comm_agree(comm, write_environment(t)));
     if (t->options->profile_steps > 0)
         LS_TRY(
             ls_comm_agree(comm, ls_trace_create(ls_comm_rank(comm), t->options->profile_steps, &t->trace)));
     LS_TRY(ls_trainer_resume(t));
+    LS_TRY(ls_comm_agree(comm, enter_run(t)));
     return ls_comm_agree(comm, start_loader(t));
 }
 
@@ -313,7 +321,7 @@ LsStatus ls_train(const LsTrainOptions *options)
     LsStatus status = set_up(&trainer);
     if (status == LS_OK)
         status = ls_trainer_run(&trainer);
-    if (status != LS_OK) {
+    if (status != LS_OK && trainer.entered) {
         // Writing the status may fail as well; what counts is the first sentence.
         char message[1024];
         snprintf(message, sizeof message, "%s", ls_status_message());

@@ -28,6 +28,7 @@ typedef struct LsTrainer {
     LsComm *comm;
 
     LsRunDir run;
+    bool entered;       // the run has accepted this attempt: its status is ours to write
     LsMetrics *metrics; // rank 0 only
     LsDataset *dataset;
     const LsDatasetInfo *info;
