@@ -33,6 +33,15 @@ LsStatus ls_device_open(const LsDeviceOptions *options, LsDevice **out)
     }
 }
 
+LsStatus ls_device_open_configured(const LsConfig *config, LsDevice **out)
+{
+    return ls_device_open(&(LsDeviceOptions){.kind = config->runtime.device,
+                              .precision = config->runtime.precision,
+                              .threads = (int)config->runtime.threads,
+                              .isa = config->runtime.isa},
+        out);
+}
+
 void ls_device_close(LsDevice *device)
 {
     if (device)

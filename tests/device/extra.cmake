@@ -9,3 +9,4 @@ target_link_libraries(lockstep_op_cases PUBLIC lockstep_device PRIVATE lockstep_
 
 target_link_libraries(test_ops PRIVATE lockstep_op_cases lockstep_strict_device)
 target_link_libraries(test_strict_device PRIVATE lockstep_strict_device)
+target_link_libraries(test_isa PRIVATE lockstep_op_cases)

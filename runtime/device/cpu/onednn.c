@@ -220,8 +220,6 @@ static LsStatus append_post_operations(dnnl_post_ops_t list, const ProductKey *k
 {
     if (key->accumulate)
         TRY_DNNL(dnnl_post_ops_append_sum(list, 1.0f), "accumulate a product");
-    if (key->activation == LS_RELU)
-        TRY_DNNL(dnnl_post_ops_append_eltwise(list, 1.0f, dnnl_eltwise_relu, 0.0f, 0.0f), "fuse ReLU");
     if (key->activation == LS_GELU)
         TRY_DNNL(dnnl_post_ops_append_eltwise(list, 1.0f, dnnl_eltwise_gelu_tanh, 0.0f, 0.0f), "fuse GELU");
     return LS_OK;

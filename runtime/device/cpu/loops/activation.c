@@ -1,4 +1,5 @@
-// ReLU and GELU, forward and backward.
+// ReLU and GELU, forward and backward. Both let NaN through, so that it reaches what decides about the step;
+// ReLU's backward pass selects and never multiplies, since 0 × infinity would make a NaN.
 //
 // GELU's tanh form is x (1 + tanh(u)) / 2 = x sigmoid(2u), so one exponential serves the value and the
 // derivative.
@@ -12,21 +13,51 @@ static const float CUBIC = 0.044715f;
 ALWAYS_INLINE float gelu_gate(float x)
 {
     float inner = x * __builtin_fmaf(CUBIC * x, x, 1.0f);
-    return 1.0f / (1.0f + exponential(-TWICE_SCALE * inner));
+    return sigmoid(TWICE_SCALE * inner);
 }
 
-ALWAYS_INLINE float activate_one(LsActivation activation, float x)
+// Below -64 the value is smaller than any that is added to it; the bound keeps it so for the largest numbers.
+ALWAYS_INLINE float gelu(float x)
 {
-    if (activation == LS_RELU)
-        return x < 0.0f ? 0.0f : x;
-    return x * gelu_gate(x);
+    float bounded = x < -64.0f ? -64.0f : x;
+    return bounded * gelu_gate(x);
 }
 
-ALWAYS_INLINE void activate(LsActivation activation, size_t n, const void *x, void *y, LsDtype type)
+ALWAYS_INLINE void gelu_forward(size_t n, const void *x, void *y, LsDtype type)
 {
     ELEMENTWISE
     for (size_t i = 0; i < n; i++)
-        store(y, type, i, activate_one(activation, load(x, type, i)));
+        store(y, type, i, gelu(load(x, type, i)));
+}
+
+static void relu_forward_f32(size_t n, const float *x, float *y)
+{
+    ELEMENTWISE
+    for (size_t i = 0; i < n; i++)
+        y[i] = x[i] < 0.0f ? 0.0f : x[i];
+}
+
+// On the bits as integers, which has twice the lanes: what has a sign and is not NaN becomes 0.
+static void relu_forward_bf16(size_t n, const uint16_t *x, uint16_t *y)
+{
+    ELEMENTWISE
+    for (size_t i = 0; i < n; i++)
+        y[i] = x[i] >= 0x8000u && x[i] <= 0xff80u ? 0 : x[i];
+}
+
+static void relu_backward_f32(size_t n, const float *saved, const float *dy, float *dx)
+{
+    ELEMENTWISE
+    for (size_t i = 0; i < n; i++)
+        dx[i] = saved[i] <= 0.0f ? 0.0f : dy[i];
+}
+
+// Saved outputs are zero, positive or NaN; a sign is taken for what it means all the same.
+static void relu_backward_bf16(size_t n, const uint16_t *saved, const uint16_t *dy, uint16_t *dx)
+{
+    ELEMENTWISE
+    for (size_t i = 0; i < n; i++)
+        dx[i] = (uint16_t)(saved[i] - 1u) >= 0x7fffu && saved[i] <= 0xff80u ? 0 : dy[i];
 }
 
 void LOOPS(activate)(LsActivation activation, size_t n, const void *x, void *y, LsDtype type)
@@ -34,13 +65,13 @@ void LOOPS(activate)(LsActivation activation, size_t n, const void *x, void *y, 
     if (activation == LS_IDENTITY)
         memmove(y, x, n * ls_dtype_size(type));
     else if (activation == LS_RELU && type == LS_F32)
-        activate(LS_RELU, n, x, y, LS_F32);
+        relu_forward_f32(n, x, y);
     else if (activation == LS_RELU)
-        activate(LS_RELU, n, x, y, LS_BF16);
+        relu_forward_bf16(n, x, y);
     else if (type == LS_F32)
-        activate(LS_GELU, n, x, y, LS_F32);
+        gelu_forward(n, x, y, LS_F32);
     else
-        activate(LS_GELU, n, x, y, LS_BF16);
+        gelu_forward(n, x, y, LS_BF16);
 }
 
 ALWAYS_INLINE float gelu_derivative(float saved)
@@ -60,16 +91,6 @@ ALWAYS_INLINE void gelu_backward(const LsActivationBackward *args, LsDtype type)
         store(args->dx, type, i, load(args->dy, type, i) * gelu_derivative(load(args->saved, type, i)));
 }
 
-// ReLU's backward pass selects and never multiplies: 0 × infinity would make a NaN.
-ALWAYS_INLINE void relu_backward(const LsActivationBackward *args, LsDtype type)
-{
-    ELEMENTWISE
-    for (size_t i = 0; i < args->n; i++) {
-        float dy = load(args->dy, type, i);
-        store(args->dx, type, i, load(args->saved, type, i) <= 0.0f ? 0.0f : dy);
-    }
-}
-
 LsStatus LOOPS(activation_backward)(LsDevice *device, const LsActivationBackward *args)
 {
     (void)device;
@@ -77,9 +98,9 @@ LsStatus LOOPS(activation_backward)(LsDevice *device, const LsActivationBackward
     if (args->activation == LS_IDENTITY)
         memmove(args->dx, args->dy, args->n * ls_dtype_size(args->type));
     else if (args->activation == LS_RELU && args->type == LS_F32)
-        relu_backward(args, LS_F32);
+        relu_backward_f32(args->n, args->saved, args->dy, args->dx);
     else if (args->activation == LS_RELU)
-        relu_backward(args, LS_BF16);
+        relu_backward_bf16(args->n, args->saved, args->dy, args->dx);
     else if (args->type == LS_F32)
         gelu_backward(args, LS_F32);
     else

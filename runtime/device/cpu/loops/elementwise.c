@@ -1,6 +1,7 @@
 // Loops that work on each element by itself.
 #include "lanes.h"
 #include "parts.h"
+#include "philox.h"
 
 ALWAYS_INLINE void cast(const LsCast *args, LsDtype from_type, LsDtype to_type)
 {
@@ -90,8 +91,8 @@ ALWAYS_INLINE void dropout(const LsDropout *args, LsDtype type)
     for (size_t r = 0; r < args->rows; r++)
         for (size_t first = 0; first < args->columns; first += DROPOUT_TILE) {
             uint32_t words[DROPOUT_TILE];
-            for (size_t block = 0; block < DROPOUT_TILE / 4; block++)
-                ls_rng_block(key, args->positions[r], first / 4 + block, words + 4 * block);
+            for (size_t w = 0; w < DROPOUT_TILE; w += PHILOX_WORDS)
+                random_words(key, args->positions[r], (first + w) / 4, words + w);
             size_t count = args->columns - first < DROPOUT_TILE ? args->columns - first : DROPOUT_TILE;
             size_t offset = r * args->columns + first;
             ELEMENTWISE

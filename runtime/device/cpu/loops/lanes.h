@@ -93,13 +93,11 @@ ALWAYS_INLINE float sum_lanes(const float lanes[LANES])
 
 // ---- Transcendental functions ---------------------------------------------------------------------------
 
-// e^x within 2 units in the last place; 0 and infinity beyond the range of float, NaN for NaN. Argument
-// reduction by Cody and Waite, polynomial from Moshier's Cephes library.
-ALWAYS_INLINE float exponential(float x)
+// e^x = p 2^n, p in [0.7, 1.5], within 2 units in the last place; x within ±104. Argument reduction by Cody
+// and Waite, polynomial from Moshier's Cephes library. NaN for NaN.
+ALWAYS_INLINE float reduced_exponential(float x, int32_t *exponent)
 {
     const float shifter = 0x1.8p23f; // adding it rounds to an integer in the low bits of the mantissa
-    x = x < -104.0f ? -104.0f : x;
-    x = x > 89.0f ? 89.0f : x;
     float shifted = __builtin_fmaf(x, 1.44269504089f, shifter);
     float n = shifted - shifter;
     float r = __builtin_fmaf(n, -0.693359375f, x);
@@ -111,10 +109,37 @@ ALWAYS_INLINE float exponential(float x)
     p = __builtin_fmaf(p, r, 1.6666665459e-1f);
     p = __builtin_fmaf(p, r, 5.0000001201e-1f);
     p = __builtin_fmaf(p, r * r, r) + 1.0f;
-    // 2^n in two factors, so that neither leaves the range of normal numbers before the product does.
-    int32_t exponent = (int32_t)(bits_of_float(shifted) - bits_of_float(shifter));
-    int32_t first = exponent >> 1, second = exponent - first;
-    return p * float_of_bits((uint32_t)(first + 127) << 23) * float_of_bits((uint32_t)(second + 127) << 23);
+    *exponent = (int32_t)(bits_of_float(shifted) - bits_of_float(shifter));
+    return p;
+}
+
+ALWAYS_INLINE float power_of_two(int32_t exponent)
+{
+    return float_of_bits((uint32_t)(exponent + 127) << 23);
+}
+
+// e^x; 0 and infinity beyond the range of float.
+ALWAYS_INLINE float exponential(float x)
+{
+    x = x < -104.0f ? -104.0f : x;
+    x = x > 89.0f ? 89.0f : x;
+    int32_t exponent;
+    float p = reduced_exponential(x, &exponent);
+    // In two factors, so that neither leaves the range of normal numbers before the product does.
+    int32_t half = exponent >> 1;
+    return p * power_of_two(half) * power_of_two(exponent - half);
+}
+
+// 1 / (1 + e^-x), at least 1.6e-38: beyond ±87 the exponential stays as it is there, which keeps its power of
+// two within the range of normal numbers.
+ALWAYS_INLINE float sigmoid(float x)
+{
+    float y = -x;
+    y = y < -87.0f ? -87.0f : y;
+    y = y > 87.0f ? 87.0f : y;
+    int32_t exponent;
+    float p = reduced_exponential(y, &exponent);
+    return 1.0f / (1.0f + p * power_of_two(exponent));
 }
 
 // Natural logarithm of a normal positive number within 2 units in the last place; NaN for infinity and NaN.

@@ -106,7 +106,7 @@ ALWAYS_INLINE float binary_loss(float x, float target)
 
 ALWAYS_INLINE float binary_gradient(float x, float target)
 {
-    return 1.0f / (1.0f + exponential(-x)) - target;
+    return sigmoid(x) - target;
 }
 
 ALWAYS_INLINE float squared_loss(float x, float target)

@@ -61,30 +61,33 @@ LsStatus LOOPS(bias_gradient)(LsDevice *device, const LsBiasGradient *args)
     return LS_OK;
 }
 
-typedef double DoubleLanes __attribute__((vector_size(128)));
+enum { WIDE = 8, ACCUMULATORS = 4 }; // several sums side by side hide the latency of an addition
+typedef double WideLanes __attribute__((vector_size(64)));
+typedef float HalfFloatLanes __attribute__((vector_size(32)));
 
-ALWAYS_INLINE double sum_double_lanes(DoubleLanes lanes)
+ALWAYS_INLINE WideLanes load_wide(const float *x)
 {
-    double sums[LANES];
-    memcpy(sums, &lanes, sizeof sums);
-    for (int half = LANES / 2; half > 0; half /= 2)
-        for (int i = 0; i < half; i++)
-            sums[i] += sums[i + half];
-    return sums[0];
+    HalfFloatLanes narrow;
+    memcpy(&narrow, x, sizeof narrow);
+    return __builtin_convertvector(narrow, WideLanes);
 }
 
 // Sum of x, or of its squares, in float64.
 ALWAYS_INLINE double sum_wide(const float *x, size_t n, bool squares)
 {
-    DoubleLanes lanes = {0};
+    WideLanes sums[ACCUMULATORS] = {0};
     size_t i = 0;
-    for (; i + LANES <= n; i += LANES) {
-        DoubleLanes wide = __builtin_convertvector(load_lanes(x, LS_F32, i), DoubleLanes);
-        lanes += squares ? wide * wide : wide;
-    }
-    for (size_t lane = 0; i < n; i++, lane++)
-        lanes[lane] += squares ? (double)x[i] * x[i] : x[i];
-    return sum_double_lanes(lanes);
+    for (; i + WIDE * ACCUMULATORS <= n; i += WIDE * ACCUMULATORS)
+        for (size_t a = 0; a < ACCUMULATORS; a++) {
+            WideLanes wide = load_wide(x + i + a * WIDE);
+            sums[a] += squares ? wide * wide : wide;
+        }
+    double rest = 0;
+    for (; i < n; i++)
+        rest += squares ? (double)x[i] * x[i] : x[i];
+    WideLanes lanes = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    return ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7])) +
+           rest;
 }
 
 LsStatus LOOPS(sum)(LsDevice *device, const LsSum *args)

@@ -244,6 +244,9 @@ typedef struct LsDeviceOptions {
 // Opens a device; ls_device_close(NULL) is fine. LS_UNAVAILABLE when this build or machine lacks it, or the
 // instruction set asked for.
 LsStatus ls_device_open(const LsDeviceOptions *options, LsDevice **out);
+
+// The device that a configuration's runtime section names.
+LsStatus ls_device_open_configured(const LsConfig *config, LsDevice **out);
 void ls_device_close(LsDevice *device);
 
 // The type in which activations and working weights are stored: F32 for fp32, BF16 for bf16.

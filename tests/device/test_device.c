@@ -1,0 +1,180 @@
+// Opening devices, what they say about themselves, and what they refuse.
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "device/device.h"
+
+static LsStatus open_device(int kind, int precision, LsDevice **out)
+{
+    LsDeviceOptions options = {.kind = kind, .precision = precision, .threads = 1};
+    return ls_device_open(&options, out);
+}
+
+// A failure is one line that says what to do.
+static void assert_advice(const char *part)
+{
+    assert_non_null(strstr(ls_status_message(), part));
+    assert_null(strchr(ls_status_message(), '\n'));
+}
+
+static void auto_is_cpu(void **unused)
+{
+    (void)unused;
+    LsDevice *device;
+    if (open_device(LS_DEVICE_AUTO, LS_PRECISION_AUTO, &device) != LS_OK)
+        skip();
+    assert_string_equal(device->ops->name, "cpu");
+    LsDtype expected = device->precision == LS_PRECISION_BF16 ? LS_BF16 : LS_F32;
+    assert_int_equal(ls_device_compute_type(device), expected);
+    assert_true(device->precision == LS_PRECISION_BF16 || device->precision == LS_PRECISION_FP32);
+    ls_device_close(device);
+    ls_device_close(NULL);
+}
+
+static void what_is_missing_is_unavailable(void **unused)
+{
+    (void)unused;
+    LsDevice *device = NULL;
+    assert_int_equal(open_device(LS_DEVICE_CUDA, LS_PRECISION_AUTO, &device), LS_UNAVAILABLE);
+    assert_advice("this build has no CUDA");
+    assert_int_equal(open_device(LS_DEVICE_REF, LS_PRECISION_FP16, &device), LS_UNAVAILABLE);
+    assert_advice("set bf16, fp32 or auto");
+    assert_int_equal(open_device(LS_DEVICE_CPU, LS_PRECISION_FP16, &device), LS_UNAVAILABLE);
+    assert_advice("set ");
+    LsDeviceOptions none = {.kind = LS_DEVICE_REF, .threads = 0};
+    assert_int_equal(ls_device_open(&none, &device), LS_CONFIG);
+    assert_null(device);
+}
+
+static void fingerprints_differ_where_bits_do(void **unused)
+{
+    (void)unused;
+    LsDevice *one, *other;
+    char a[256], b[256];
+    assert_int_equal(open_device(LS_DEVICE_REF, LS_PRECISION_AUTO, &one), LS_OK);
+    assert_int_equal(one->precision, LS_PRECISION_FP32);
+    ls_device_fingerprint(one, a, sizeof a);
+    assert_non_null(strstr(a, "ref fp32"));
+    assert_int_equal(open_device(LS_DEVICE_REF, LS_PRECISION_BF16, &other), LS_OK);
+    ls_device_fingerprint(other, b, sizeof b);
+    assert_string_not_equal(a, b);
+    ls_device_close(other);
+    if (open_device(LS_DEVICE_CPU, LS_PRECISION_FP32, &other) == LS_OK) {
+        ls_device_fingerprint(other, b, sizeof b);
+        assert_string_not_equal(a, b);
+        assert_non_null(strstr(b, "oneDNN"));
+        assert_non_null(strstr(b, "threads 1"));
+        printf("%s\n", b);
+        ls_device_close(other);
+    }
+    ls_device_close(one);
+}
+
+static void the_peak_is_measured(void **unused)
+{
+    (void)unused;
+    LsDevice *device;
+    double flops = 0;
+    if (open_device(LS_DEVICE_CPU, LS_PRECISION_FP32, &device) != LS_OK)
+        skip();
+    assert_int_equal(ls_device_measure_peak(device, &flops), LS_OK);
+    assert_true(isfinite(flops) && flops > 0);
+    ls_device_close(device);
+}
+
+static void impossible_arguments_are_refused(void **unused)
+{
+    (void)unused;
+    static float x[LS_BLOCK];
+    static const int32_t bad_label[2] = {0, 3};
+    for (int kind = LS_DEVICE_CPU; kind <= LS_DEVICE_REF; kind += LS_DEVICE_REF - LS_DEVICE_CPU) {
+        LsDevice *device;
+        if (open_device(kind, LS_PRECISION_FP32, &device) != LS_OK)
+            continue;
+        const LsDeviceOps *ops = device->ops;
+        LsMatmul half = {.m = 1, .n = 1, .k = 1, .a = x, .b = x, .c = x, .input_type = LS_F16};
+        assert_int_equal(ops->matmul(device, &half), LS_UNSUPPORTED);
+        assert_advice("float16");
+        LsMatmul narrow = {
+            .m = 1, .n = 1, .k = 1, .a = x, .b = x, .c = x, .input_type = LS_F32, .output_type = LS_BF16};
+        assert_int_equal(ops->matmul(device, &narrow), LS_UNSUPPORTED);
+        LsMatmul fused = {.m = 1, .n = 1, .k = 1, .a = x, .b = x, .c = x, .accumulate = true, .bias = x};
+        assert_int_equal(ops->matmul(device, &fused), LS_INTERNAL);
+        LsLossArgs loss = {.rows = 2, .columns = 3, .outputs = x, .labels = bad_label, .row_loss = x};
+        assert_int_equal(ops->cross_entropy(device, &loss), LS_BAD_DATA);
+        assert_advice("label 3");
+        LsOptimizerStep part = {.n = LS_BLOCK - 1, .master = x, .gradient = x};
+        assert_int_equal(ops->optimizer_step(device, &part), LS_INTERNAL);
+        const float *inputs[1] = {x};
+        const uint16_t pairs[1][2] = {{0, 1}};
+        LsTreeAdd tree = {.n = 1, .count = 1, .inputs = inputs, .adds = 1, .pairs = pairs, .output = x};
+        assert_int_equal(ops->tree_add(device, &tree), LS_INTERNAL);
+        ls_device_close(device);
+    }
+}
+
+// NaN and infinity must reach the loss and the gradients, where the step is refused.
+static void not_finite_goes_through(void **unused)
+{
+    (void)unused;
+    for (int kind = LS_DEVICE_CPU; kind <= LS_DEVICE_REF; kind += LS_DEVICE_REF - LS_DEVICE_CPU) {
+        LsDevice *device;
+        if (open_device(kind, LS_PRECISION_FP32, &device) != LS_OK)
+            continue;
+        const LsDeviceOps *ops = device->ops;
+        float a[20] = {0}, b[20], c[20], sums[1];
+        for (int i = 0; i < 20; i++)
+            b[i] = 1;
+        a[3] = NAN;
+        for (int activation = LS_IDENTITY; activation <= LS_GELU; activation++) {
+            LsMatmul product = {
+                .m = 1, .n = 1, .k = 20, .a = a, .b = b, .c = c, .activation = (LsActivation)activation};
+            assert_int_equal(ops->matmul(device, &product), LS_OK);
+            assert_true(isnan(c[0]));
+            LsActivationBackward backward = {
+                .n = 20, .activation = (LsActivation)activation, .saved = b, .dy = a, .dx = c};
+            assert_int_equal(ops->activation_backward(device, &backward), LS_OK);
+            assert_true(isnan(c[3]));
+        }
+        const int32_t label = 0;
+        float bad[] = {NAN, INFINITY};
+        for (int i = 0; i < 2; i++) {
+            a[3] = bad[i];
+            LsLossArgs loss = {
+                .rows = 1, .columns = 20, .outputs = a, .labels = &label, .row_loss = c, .gradient = NULL};
+            assert_int_equal(ops->cross_entropy(device, &loss), LS_OK);
+            assert_false(isfinite(c[0]));
+            LsLossArgs targets = {.rows = 1, .columns = 20, .outputs = a, .targets = b, .row_loss = c};
+            assert_int_equal(ops->mean_squared_error(device, &targets), LS_OK);
+            assert_false(isfinite(c[0]));
+            LsBlockSquares squares = {.n = 20, .x = a, .sums = sums};
+            assert_int_equal(ops->block_squares(device, &squares), LS_OK);
+            assert_false(isfinite(sums[0]));
+        }
+        a[3] = 3e19f; // its square is beyond float32
+        assert_int_equal(ops->block_squares(device, &(LsBlockSquares){.n = 20, .x = a, .sums = sums}), LS_OK);
+        assert_false(isfinite(sums[0]));
+        ls_device_close(device);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(auto_is_cpu),
+        cmocka_unit_test(what_is_missing_is_unavailable),
+        cmocka_unit_test(fingerprints_differ_where_bits_do),
+        cmocka_unit_test(the_peak_is_measured),
+        cmocka_unit_test(impossible_arguments_are_refused),
+        cmocka_unit_test(not_finite_goes_through),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,369 @@
+// The step's decision and the optimizer pass against float64 models, over several steps.
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "device/device.h"
+
+static LsDevice *devices[2];
+static int device_count;
+
+static int open_devices(void **unused)
+{
+    (void)unused;
+    LsDeviceOptions options = {.kind = LS_DEVICE_REF, .precision = LS_PRECISION_FP32, .threads = 1};
+    assert_int_equal(ls_device_open(&options, &devices[0]), LS_OK);
+    options.kind = LS_DEVICE_CPU;
+    device_count = ls_device_open(&options, &devices[1]) == LS_OK ? 2 : 1;
+    return 0;
+}
+
+static int close_devices(void **unused)
+{
+    (void)unused;
+    for (int d = 0; d < device_count; d++)
+        ls_device_close(devices[d]);
+    return 0;
+}
+
+static void *on_device(LsDevice *device, const void *from, size_t bytes)
+{
+    void *memory;
+    assert_int_equal(device->ops->allocate(device, bytes, &memory), LS_OK);
+    assert_int_equal(device->ops->copy_in(device, memory, from, bytes), LS_OK);
+    assert_int_equal(device->ops->synchronize(device), LS_OK);
+    return memory;
+}
+
+static void read_back(LsDevice *device, void *to, const void *from, size_t bytes)
+{
+    assert_int_equal(device->ops->copy_out(device, to, from, bytes), LS_OK);
+    assert_int_equal(device->ops->synchronize(device), LS_OK);
+}
+
+// ---- The decision ---------------------------------------------------------------------------------------
+
+// The exchange of one rank holds its lanes' losses and its blocks' squares; here three lanes and four blocks,
+// scattered over the words with others in between.
+enum { LANES = 3, BLOCKS = 4, WORDS = 10 };
+static const uint32_t lane_index[LANES] = {7, 0, 3}, block_index[BLOCKS] = {1, 9, 4, 5};
+static const float good_words[WORDS] = {2.0f, 9.0f, NAN, 4.0f, 1.0f, 2.0f, NAN, 6.0f, INFINITY, 4.0f};
+
+static LsStepControl decide(LsDevice *device, const float *words, LsStepControl control, float clip)
+{
+    void *w = on_device(device, words, WORDS * sizeof *words);
+    void *lanes = on_device(device, lane_index, sizeof lane_index);
+    void *blocks = on_device(device, block_index, sizeof block_index);
+    void *state = on_device(device, &control, sizeof control);
+    LsDecideStep args = {.lanes = LANES,
+        .blocks = BLOCKS,
+        .words = w,
+        .lane_index = lanes,
+        .block_index = blocks,
+        .samples = 24,
+        .learning_rate = 0.01f,
+        .clip_norm = clip,
+        .beta1 = 0.9f,
+        .beta2 = 0.95f,
+        .control = state};
+    assert_int_equal(device->ops->decide_step(device, &args), LS_OK);
+    read_back(device, &control, state, sizeof control);
+    void *const all[] = {w, lanes, blocks, state};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        device->ops->release(device, all[i]);
+    return control;
+}
+
+static const LsStepControl start = {.step = 41,
+    .updates = 39,
+    .loss_scale = 1,
+    .good_steps = 5,
+    .bias_correction1 = 0.9f,
+    .bias_correction2 = 0.8f,
+    .gradient_factor = 1};
+
+static void a_finite_step_updates(void **unused)
+{
+    (void)unused;
+    for (int d = 0; d < device_count; d++) {
+        LsStepControl control = decide(devices[d], good_words, start, 0);
+        assert_true(control.step == 42 && control.updates == 40 && control.skip == 0);
+        assert_true(control.good_steps == 6 && control.skipped_in_row == 0);
+        assert_true(control.loss == 0.5f); // (6 + 2 + 4) / 24, exact
+        assert_true(control.gradient_norm == 4.0f && control.gradient_factor == 1.0f);
+        assert_true(control.learning_rate == 0.01f && control.loss_scale == 1.0f);
+        // Rounded once from float64, in which powers are good to a few units of 2^-53.
+        assert_true(control.bias_correction1 == (float)(1 - pow(0.9f, 40)));
+        assert_true(control.bias_correction2 == (float)(1 - pow(0.95f, 40)));
+    }
+}
+
+static void a_large_norm_is_clipped(void **unused)
+{
+    (void)unused;
+    for (int d = 0; d < device_count; d++) {
+        assert_true(decide(devices[d], good_words, start, 1.0f).gradient_factor == 0.25f);
+        assert_true(decide(devices[d], good_words, start, 4.0f).gradient_factor == 1.0f);
+        assert_true(decide(devices[d], good_words, start, 100.0f).gradient_factor == 1.0f);
+    }
+}
+
+// Gradients are scaled, so the norm is divided and the factor unscales.
+static void the_loss_scale_is_taken_out(void **unused)
+{
+    (void)unused;
+    LsStepControl scaled = start;
+    scaled.loss_scale = 8.0f;
+    for (int d = 0; d < device_count; d++) {
+        LsStepControl control = decide(devices[d], good_words, scaled, 0.25f);
+        assert_true(control.gradient_norm == 0.5f);
+        assert_true(control.gradient_factor == 0.5f / 8.0f);
+    }
+}
+
+static void what_is_not_finite_skips(void **unused)
+{
+    (void)unused;
+    static const float bad[] = {NAN, INFINITY, -INFINITY};
+    static const uint32_t places[] = {0, 3, 7, 1, 5, 9}; // a lane's or a block's word
+    for (int d = 0; d < device_count; d++)
+        for (size_t p = 0; p < 6; p++)
+            for (size_t b = 0; b < 3; b++) {
+                float words[WORDS];
+                memcpy(words, good_words, sizeof words);
+                words[places[p]] = bad[b];
+                LsStepControl once = decide(devices[d], words, start, 1.0f);
+                assert_true(once.skip == 1 && once.step == 42 && once.updates == 39);
+                assert_true(once.skipped_in_row == 1 && once.gradient_factor == 0.0f);
+                assert_true(once.bias_correction1 == start.bias_correction1);
+                LsStepControl twice = decide(devices[d], words, once, 1.0f);
+                assert_true(twice.skipped_in_row == 2 && twice.step == 43 && twice.updates == 39);
+                LsStepControl after = decide(devices[d], good_words, twice, 1.0f);
+                assert_true(after.skip == 0 && after.skipped_in_row == 0 && after.updates == 40);
+            }
+}
+
+// ---- The optimizer --------------------------------------------------------------------------------------
+
+enum { N = 2 * LS_BLOCK, STEPS = 20 };
+static const float BETA1 = 0.9f, BETA2 = 0.95f, EPSILON = 1e-8f, DECAY = 0.1f, MOMENTUM = 0.9f;
+
+typedef struct Variant {
+    int kind;
+    bool momentum, nesterov;
+} Variant;
+static const Variant variants[] = {{LS_OPTIMIZER_SGD, false, false}, {LS_OPTIMIZER_SGD, true, false},
+    {LS_OPTIMIZER_SGD, true, true}, {LS_OPTIMIZER_ADAMW, true, false}};
+
+typedef struct Model {
+    double weight, first, second;
+} Model;
+
+static float host_gradient(int step, size_t i)
+{
+    return ls_rng_normal(ls_rng_key(3, (uint32_t)step), 0, i);
+}
+
+static LsStepControl control_of(int step)
+{
+    return (LsStepControl){.step = step + 1,
+        .updates = step + 1,
+        .learning_rate = 0.02f / (float)(step + 1),
+        .gradient_factor = 0.5f,
+        .bias_correction1 = (float)(1 - pow(BETA1, step + 1)),
+        .bias_correction2 = (float)(1 - pow(BETA2, step + 1)),
+        .loss_scale = 1};
+}
+
+static void model_step(const Variant *variant, Model *model, double gradient, double decay, int step)
+{
+    LsStepControl control = control_of(step);
+    double rate = control.learning_rate, g = gradient * control.gradient_factor;
+    if (variant->kind == LS_OPTIMIZER_ADAMW) {
+        model->weight -= rate * decay * model->weight;
+        model->first = BETA1 * model->first + (1 - (double)BETA1) * g;
+        model->second = BETA2 * model->second + (1 - (double)BETA2) * g * g;
+        double corrected1 = model->first / (1 - pow(BETA1, step + 1));
+        double corrected2 = model->second / (1 - pow(BETA2, step + 1));
+        model->weight -= rate * corrected1 / (sqrt(corrected2) + EPSILON);
+        return;
+    }
+    double direction = g + decay * model->weight;
+    if (variant->momentum) {
+        model->first = MOMENTUM * model->first + direction;
+        direction = variant->nesterov ? direction + MOMENTUM * model->first : model->first;
+    }
+    model->weight -= rate * direction;
+}
+
+typedef struct Buffers {
+    float *master, *gradient, *moment1, *moment2;
+    uint16_t *weights;
+    uint8_t *decay;
+    LsStepControl *control;
+} Buffers;
+
+static Buffers new_buffers(LsDevice *device)
+{
+    static float zeros[N];
+    static float ones[N];
+    for (size_t i = 0; i < N; i++)
+        ones[i] = 1;
+    const uint8_t decay[N / LS_BLOCK] = {1, 0};
+    LsStepControl control = {0};
+    return (Buffers){.master = on_device(device, ones, sizeof ones),
+        .gradient = on_device(device, zeros, sizeof zeros),
+        .moment1 = on_device(device, zeros, sizeof zeros),
+        .moment2 = on_device(device, zeros, sizeof zeros),
+        .weights = on_device(device, zeros, N * 2),
+        .decay = on_device(device, decay, sizeof decay),
+        .control = on_device(device, &control, sizeof control)};
+}
+
+static void release_buffers(LsDevice *device, const Buffers *b)
+{
+    void *const all[] = {b->master, b->gradient, b->moment1, b->moment2, b->weights, b->decay, b->control};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        device->ops->release(device, all[i]);
+}
+
+static void device_step(LsDevice *device, const Variant *variant, const Buffers *b, int step, bool skip)
+{
+    static float gradient[N];
+    for (size_t i = 0; i < N; i++)
+        gradient[i] = host_gradient(step, i);
+    LsStepControl control = control_of(step);
+    control.skip = skip;
+    if (skip)
+        gradient[5] = NAN;
+    assert_int_equal(device->ops->copy_in(device, b->gradient, gradient, sizeof gradient), LS_OK);
+    assert_int_equal(device->ops->copy_in(device, b->control, &control, sizeof control), LS_OK);
+    bool adamw = variant->kind == LS_OPTIMIZER_ADAMW;
+    LsOptimizerStep args = {.n = N,
+        .kind = variant->kind,
+        .master = b->master,
+        .gradient = b->gradient,
+        .moment1 = variant->momentum ? b->moment1 : NULL,
+        .moment2 = adamw ? b->moment2 : NULL,
+        .weights = b->weights,
+        .type = LS_BF16,
+        .block_decay = b->decay,
+        .momentum = MOMENTUM,
+        .beta1 = BETA1,
+        .beta2 = BETA2,
+        .epsilon = EPSILON,
+        .weight_decay = DECAY,
+        .nesterov = variant->nesterov,
+        .control = b->control};
+    assert_int_equal(device->ops->optimizer_step(device, &args), LS_OK);
+}
+
+static void check_weights(LsDevice *device, const Buffers *b, const Model *model, const char *what)
+{
+    static float master[N];
+    static uint16_t weights[N];
+    read_back(device, master, b->master, sizeof master);
+    read_back(device, weights, b->weights, sizeof weights);
+    for (size_t i = 0; i < N; i++) {
+        // Each of the 20 steps rounds the weight (near 1) once, by 2^-25 at most, and its change, of at most
+        // 0.02 × 10, by a dozen roundings of 2^-24.
+        if (fabs(master[i] - model[i].weight) > STEPS * (0x1p-25 + 0.2 * 12 * 0x1p-24))
+            fail_msg("%s on %s: weight %zu is %.9g, the model has %.9g", what, device->ops->name, i,
+                master[i], model[i].weight);
+        assert_int_equal(weights[i], ls_f32_to_bf16(master[i]));
+    }
+}
+
+static void steps_follow_the_float64_model(void **unused)
+{
+    (void)unused;
+    static Model model[N];
+    for (size_t v = 0; v < sizeof variants / sizeof *variants; v++)
+        for (int d = 0; d < device_count; d++) {
+            Buffers b = new_buffers(devices[d]);
+            for (size_t i = 0; i < N; i++)
+                model[i] = (Model){.weight = 1};
+            for (int step = 0; step < STEPS; step++) {
+                device_step(devices[d], &variants[v], &b, step, false);
+                for (size_t i = 0; i < N; i++)
+                    model_step(
+                        &variants[v], &model[i], host_gradient(step, i), i < LS_BLOCK ? DECAY : 0, step);
+            }
+            check_weights(devices[d], &b, model, variants[v].kind == LS_OPTIMIZER_ADAMW ? "AdamW" : "SGD");
+            release_buffers(devices[d], &b);
+        }
+}
+
+// A step that says skip leaves every byte as it was, whatever the gradients are.
+static void a_skipped_step_changes_nothing(void **unused)
+{
+    (void)unused;
+    static float before[3][N], after[3][N];
+    for (size_t v = 0; v < sizeof variants / sizeof *variants; v++)
+        for (int d = 0; d < device_count; d++) {
+            Buffers b = new_buffers(devices[d]);
+            device_step(devices[d], &variants[v], &b, 0, false);
+            const float *const state[3] = {b.master, b.moment1, b.moment2};
+            for (int i = 0; i < 3; i++)
+                read_back(devices[d], before[i], state[i], sizeof before[i]);
+            device_step(devices[d], &variants[v], &b, 1, true);
+            for (int i = 0; i < 3; i++)
+                read_back(devices[d], after[i], state[i], sizeof after[i]);
+            assert_memory_equal(before, after, sizeof before);
+            release_buffers(devices[d], &b);
+        }
+}
+
+// The padding behind a tensor is zero, has zero gradients, and stays zero.
+static void padding_stays_zero(void **unused)
+{
+    (void)unused;
+    static float zeros[N], master[N];
+    for (size_t v = 0; v < sizeof variants / sizeof *variants; v++)
+        for (int d = 0; d < device_count; d++) {
+            Buffers b = new_buffers(devices[d]);
+            LsStepControl control = control_of(3);
+            assert_int_equal(devices[d]->ops->zero(devices[d], b.master, sizeof master), LS_OK);
+            assert_int_equal(
+                devices[d]->ops->copy_in(devices[d], b.control, &control, sizeof control), LS_OK);
+            LsOptimizerStep args = {.n = N,
+                .kind = variants[v].kind,
+                .master = b.master,
+                .gradient = b.gradient,
+                .moment1 = b.moment1,
+                .moment2 = b.moment2,
+                .block_decay = b.decay,
+                .momentum = MOMENTUM,
+                .beta1 = BETA1,
+                .beta2 = BETA2,
+                .epsilon = EPSILON,
+                .weight_decay = DECAY,
+                .nesterov = variants[v].nesterov,
+                .control = b.control};
+            assert_int_equal(devices[d]->ops->optimizer_step(devices[d], &args), LS_OK);
+            read_back(devices[d], master, b.master, sizeof master);
+            assert_memory_equal(master, zeros, sizeof master);
+            release_buffers(devices[d], &b);
+        }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_finite_step_updates),
+        cmocka_unit_test(a_large_norm_is_clipped),
+        cmocka_unit_test(the_loss_scale_is_taken_out),
+        cmocka_unit_test(what_is_not_finite_skips),
+        cmocka_unit_test(steps_follow_the_float64_model),
+        cmocka_unit_test(a_skipped_step_changes_nothing),
+        cmocka_unit_test(padding_stays_zero),
+    };
+    return cmocka_run_group_tests(tests, open_devices, close_devices);
+}
