@@ -44,11 +44,7 @@ static LsStatus build_model(LsInference *inference, const char *directory)
         return LS_FAIL(LS_CHECKPOINT, "%s stores no description of its data", directory);
     LS_TRY(ls_dataset_describe(schema, directory, &inference->described));
     LS_TRY(ls_data_shape(config, ls_dataset_info(inference->described), &inference->shape));
-    LS_TRY(ls_device_open(&(LsDeviceOptions){.kind = config->runtime.device,
-                              .precision = config->runtime.precision,
-                              .threads = (int)config->runtime.threads,
-                              .isa = config->runtime.isa},
-        &inference->device));
+    LS_TRY(ls_device_open_configured(config, &inference->device));
     LS_TRY(ls_model_create(
         config, &inference->shape, inference->device, (size_t)config->eval.batch, &inference->model));
     return ls_checkpoint_matches(inference->checkpoint, &inference->model->parameters);

@@ -1,11 +1,7 @@
 // --dry-run: what a run would do on a number of ranks, from the plan alone.
 
-#include <math.h>
-
-#include "arenas.h"
-#include "data/dataset.h"
-#include "train/batch.h"
-#include "train/trainer.h"
+#include "train/schedule.h"
+#include "trainer_state.h"
 
 typedef struct DryRun {
     const LsConfig *config;
@@ -25,17 +21,10 @@ static LsStatus set_up(DryRun *dry, const LsConfig *config)
 {
     dry->config = config;
     LS_TRY(ls_config_validate(config));
-    if (config->data.path[0] == '\0')
-        return LS_FAIL(
-            LS_CONFIG, "data.path is not set: it names the data set file that `lockstep data import` wrote");
-    LS_TRY(ls_dataset_open(config->data.path, &dry->dataset));
+    LS_TRY(ls_train_open_data(config, &dry->dataset));
     dry->info = ls_dataset_info(dry->dataset);
     LsDevice *device = NULL;
-    LS_TRY(ls_device_open(&(LsDeviceOptions){.kind = config->runtime.device,
-                              .precision = config->runtime.precision,
-                              .threads = (int)config->runtime.threads,
-                              .isa = config->runtime.isa},
-        &device));
+    LS_TRY(ls_device_open_configured(config, &device));
     dry->type = ls_device_compute_type(device);
     ls_device_close(device);
     LsDataShape shape;
@@ -51,11 +40,7 @@ static void print_run(const DryRun *dry, int ranks, FILE *out)
 {
     const LsConfig *config = dry->config;
     double samples = (double)dry->info->samples[LS_TRAIN];
-    double steps = (double)config->train.max_steps;
-    if (config->train.max_epochs > 0) {
-        double by_epochs = ceil(config->train.max_epochs * samples / (double)config->train.batch);
-        steps = steps == 0 || by_epochs < steps ? by_epochs : steps;
-    }
+    double steps = (double)ls_schedule_steps(config, dry->info->samples[LS_TRAIN]);
     fprintf(out, "model        %s, %zu parameters in %zu tensors, %.3g FLOP per sample\n",
         dry->model->ops->name, ls_parameters_elements(&dry->model->parameters), dry->model->parameters.count,
         dry->model->flops_per_sample);

@@ -4,6 +4,17 @@
 
 static const double PI = 3.14159265358979323846;
 
+int64_t ls_schedule_steps(const LsConfig *config, size_t samples)
+{
+    int64_t steps = config->train.max_steps;
+    if (config->train.max_epochs > 0) {
+        double wanted = config->train.max_epochs * (double)samples;
+        int64_t by_epochs = (int64_t)ceil(wanted / (double)config->train.batch);
+        steps = steps == 0 || by_epochs < steps ? by_epochs : steps;
+    }
+    return steps;
+}
+
 // How far a decay from step `first` to step `last` has come, 0 … 1.
 static double progress(int64_t step, int64_t first, int64_t last)
 {

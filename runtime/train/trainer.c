@@ -1,6 +1,5 @@
 // Creates what a run needs in order, runs it, and destroys it in reverse.
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -8,6 +7,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "train/schedule.h"
 #include "trainer_state.h"
 
 // ---- What all ranks must have in common -----------------------------------------------------------------
@@ -85,15 +85,25 @@ static LsStatus open_run(LsTrainer *t)
     return ls_comm_agree(t->comm, open_log(t));
 }
 
-static LsStatus open_data(LsTrainer *t)
+LsStatus ls_train_open_data(const LsConfig *config, LsDataset **out)
 {
-    if (t->config->data.path[0] == '\0')
+    if (config->data.path[0] == '\0')
         return LS_FAIL(
             LS_CONFIG, "data.path is not set: it names the data set file that `lockstep data import` wrote");
-    LS_TRY(ls_dataset_open(t->config->data.path, &t->dataset));
+    LsDataset *dataset = NULL;
+    LS_TRY(ls_dataset_open(config->data.path, &dataset));
+    if (ls_dataset_info(dataset)->samples[LS_TRAIN] == 0) {
+        ls_dataset_close(dataset);
+        return LS_FAIL(LS_BAD_DATA, "%s has no training samples", config->data.path);
+    }
+    *out = dataset;
+    return LS_OK;
+}
+
+static LsStatus open_data(LsTrainer *t)
+{
+    LS_TRY(ls_train_open_data(t->config, &t->dataset));
     t->info = ls_dataset_info(t->dataset);
-    if (t->info->samples[LS_TRAIN] == 0)
-        return LS_FAIL(LS_BAD_DATA, "%s has no training samples", t->config->data.path);
     return LS_OK;
 }
 
@@ -120,11 +130,7 @@ static LsStatus open_device(LsTrainer *t)
     const LsConfig *config = t->config;
     t->device = t->options->device;
     if (!t->device)
-        LS_TRY(ls_device_open(&(LsDeviceOptions){.kind = config->runtime.device,
-                                  .precision = config->runtime.precision,
-                                  .threads = (int)config->runtime.threads,
-                                  .isa = config->runtime.isa},
-            &t->device));
+        LS_TRY(ls_device_open_configured(config, &t->device));
     ls_device_fingerprint(t->device, t->fingerprint, sizeof t->fingerprint);
     return ls_device_measure_peak(t->device, &t->peak_flops);
 }
@@ -174,18 +180,6 @@ static LsStatus plan_communication(LsTrainer *t)
         &t->reducer));
     LS_TRY(ls_exchange_create(t->comm, t->device, &t->plan, &t->buckets, &t->exchange));
     return t->device->ops->allocate(t->device, sizeof *t->control, (void **)&t->control);
-}
-
-static int64_t steps_of_run(const LsTrainer *t)
-{
-    const LsConfig *config = t->config;
-    int64_t steps = config->train.max_steps;
-    if (config->train.max_epochs > 0) {
-        double samples = config->train.max_epochs * (double)t->info->samples[LS_TRAIN];
-        int64_t by_epochs = (int64_t)ceil(samples / (double)config->train.batch);
-        steps = steps == 0 || by_epochs < steps ? by_epochs : steps;
-    }
-    return steps;
 }
 
 static LsStatus host_memory_allocate(void *context, size_t bytes, void **out)
@@ -261,7 +255,7 @@ static LsStatus set_up(LsTrainer *t)
         LS_TRY(require_same(comm, "the machine's fingerprint", t->fingerprint));
     LS_TRY(ls_comm_agree(comm, build_model(t)));
     LS_TRY(ls_comm_agree(comm, plan_communication(t)));
-    t->total_steps = steps_of_run(t);
+    t->total_steps = ls_schedule_steps(t->config, t->info->samples[LS_TRAIN]);
     LS_TRY(open_run(t));
     if (t->options->profile_steps > 0)
         LS_TRY(
