@@ -179,12 +179,14 @@ static void alignment_does_not_change_bits(void **unused)
         skip();
     for (size_t i = 0; i < state.count; i++) {
         const LsOpCase *op = &state.cases[i];
-        if (!runs_on_cpu(op))
+        // Of the large cases products alone, in which oneDNN cuts the depth into blocks.
+        if (!runs_on_cpu(op) || (op->large && op->kind != LS_OP_MATMUL))
+            continue;
+        check_same_bits(op, state.cpu, 0, state.cpu, 1);
+        if (op->large)
             continue;
         check_same_bits(op, state.cpu, 0, state.cpu, 0);
-        check_same_bits(op, state.cpu, 0, state.cpu, 1);
-        if (!op->large)
-            check_same_bits(op, state.cpu, 0, state.cpu, 18);
+        check_same_bits(op, state.cpu, 0, state.cpu, 18);
     }
 }
 

@@ -99,9 +99,9 @@ static void a_finite_step_updates(void **unused)
         assert_true(control.loss == 0.5f); // (6 + 2 + 4) / 24, exact
         assert_true(control.gradient_norm == 4.0f && control.gradient_factor == 1.0f);
         assert_true(control.learning_rate == 0.01f && control.loss_scale == 1.0f);
-        // Rounded once from float64, in which powers are good to a few units of 2^-53.
-        assert_true(control.bias_correction1 == (float)(1 - pow(0.9f, 40)));
-        assert_true(control.bias_correction2 == (float)(1 - pow(0.95f, 40)));
+        // Rounded once to float, half a unit of 2^-24 of a value below 1.
+        assert_true(fabs(control.bias_correction1 - (1 - pow(0.9f, 40))) <= 0x1p-25);
+        assert_true(fabs(control.bias_correction2 - (1 - pow(0.95f, 40))) <= 0x1p-25);
     }
 }
 

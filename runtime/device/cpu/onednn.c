@@ -3,7 +3,6 @@
 // only add its own time (measured at 128 to 1,024 rows and widths of 128 to 1,024).
 #include "onednn.h"
 
-#include <omp.h>
 #include <oneapi/dnnl/dnnl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,6 +10,11 @@
 
 #include "base/hash.h"
 #include "base/memory.h"
+
+// The library's threads are those of GNU OpenMP. Declared here because a compiler other than GCC may come
+// without the header, and with a runtime of its own that the library does not use.
+void omp_set_dynamic(int dynamic);
+void omp_set_num_threads(int threads);
 
 // Everything that selects a kernel. Compared as bytes, so it is always zeroed before it is filled.
 typedef struct ProductKey {
@@ -115,6 +119,8 @@ static LsStatus limit_isa(int isa)
 LsStatus ls_onednn_open(int isa, int threads, LsOnednn **out)
 {
     LS_TRY(limit_isa(isa));
+    // The environment must not turn FP32 products into BF16 ones.
+    TRY_DNNL(dnnl_set_default_fpmath_mode(dnnl_fpmath_mode_strict), "keep FP32 as it is");
     // OpenMP's default is one thread a core, of which several ranks on a machine would each take all.
     omp_set_dynamic(0);
     omp_set_num_threads(threads);
