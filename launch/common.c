@@ -7,21 +7,32 @@
 
 #include "train/checkpoint.h"
 
-static LsStatus apply_settings(const LsTextList *settings, LsConfig *config)
+// A malformed setting is a mistake on the command line, whatever the files hold.
+static LsStatus check_settings(const LsTextList *settings)
 {
     for (size_t i = 0; i < settings->count; i++) {
         const char *text = settings->text[i], *equals = strchr(text, '=');
         if (!equals || equals == text)
             return LS_FAIL(LS_USAGE, "--set %s: expected section.key=value", text);
-        char name[64];
-        snprintf(name, sizeof name, "%.*s", (int)(equals - text), text);
-        LS_TRY(ls_config_set(config, name, equals + 1, "--set"));
+    }
+    return LS_OK;
+}
+
+static LsStatus apply_settings(const LsTextList *settings, LsConfig *config)
+{
+    for (size_t i = 0; i < settings->count; i++) {
+        const char *text = settings->text[i];
+        char name[LS_CONFIG_TEXT];
+        size_t length = strcspn(text, "=");
+        snprintf(name, sizeof name, "%.*s", (int)length, text);
+        LS_TRY(ls_config_set(config, name, text + length + 1, "--set"));
     }
     return LS_OK;
 }
 
 LsStatus ls_launch_configure(const char *file, const LsTextList *settings, LsConfig *config)
 {
+    LS_TRY(check_settings(settings));
     ls_config_defaults(config);
     if (file)
         LS_TRY(ls_config_read_yaml(config, file));
@@ -30,6 +41,7 @@ LsStatus ls_launch_configure(const char *file, const LsTextList *settings, LsCon
 
 LsStatus ls_launch_override(const LsTextList *settings, LsConfig *config)
 {
+    LS_TRY(check_settings(settings));
     LS_TRY(ls_config_read_environment(config, environ));
     return apply_settings(settings, config);
 }

@@ -81,6 +81,14 @@ def children(pid):
         return []
 
 
+def alive(pid):
+    """Whether a process runs (a dead one that nobody has waited for does not)."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
 def kill_family(pid):
     """Kills a process and all below it (mpirun's ranks have process groups of their own)."""
     for child in children(pid):

@@ -1,0 +1,261 @@
+"""Ways to train: optimizers, schedules, losses, ends of a run, and being stopped."""
+
+import json
+import math
+import signal
+import time
+import unittest
+
+import harness
+from harness import CONFIG, Case, import_images, import_table
+
+TABLE = """\
+model: {hidden: [16]}
+data: {path: table.h5}
+train: {batch: 32, lanes: 4, max_epochs: 30}
+optimizer: {lr: 0.01}
+eval: {every: 50, quick_samples: 0, batch: 64}
+checkpoint: {every: 0}
+log: {every: 10}
+runtime: {precision: fp32}
+"""
+
+
+class Modes(Case):
+    def train(self, run, *settings, ranks=0, code=0, arguments=()):
+        options = [part for setting in settings for part in ("--set", setting)]
+        return self.run_lockstep("train", "-q", "-c", "config.yaml", "--run-dir", run, *options, *arguments,
+                                 ranks=ranks, code=code)
+
+    def column(self, run, name):
+        lines = (self.dir / run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        return [json.loads(line)[name] for line in lines]
+
+
+class Images(Modes):
+    def setUp(self):
+        super().setUp()
+        import_images(self)
+        self.write("config.yaml", CONFIG)
+
+    def test_optimizers_learn_and_keep_their_bits(self):
+        for name, settings in {
+            "adamw": ["optimizer.kind=adamw", "optimizer.weight_decay=0.05"],
+            "sgd": ["optimizer.kind=sgd", "optimizer.momentum=0", "optimizer.lr=0.3"],
+            "momentum": ["optimizer.kind=sgd", "optimizer.lr=0.1"],
+            "nesterov": ["optimizer.kind=sgd", "optimizer.nesterov=true", "optimizer.lr=0.1"],
+        }.items():
+            with self.subTest(name=name):
+                self.train(name, *settings)
+                self.train(f"{name}-3", *settings, ranks=3)
+                self.assertEqual(self.hash(name), self.hash(f"{name}-3"))
+                # Four classes: chance is 0.25, and 60 steps on bright bars go far beyond it.
+                self.assertGreater(self.status(name)["eval"]["accuracy"], 0.6)
+
+    def test_schedules(self):
+        lr, total = 0.01, 60
+        for kind, settings, expected in (
+            ("constant", ["schedule.warmup_steps=0"], lambda step: lr),
+            ("linear", ["schedule.warmup_steps=0"], lambda step: lr * (1 - step / total)),
+            ("cosine", ["schedule.warmup_steps=0"], lambda step: lr * (1 + math.cos(math.pi * step / total)) / 2),
+            ("step", ["schedule.warmup_steps=0", "schedule.step_every=20", "schedule.step_factor=0.5"],
+             lambda step: lr * 0.5 ** (step // 20)),
+        ):
+            with self.subTest(kind=kind):
+                self.train(kind, f"schedule.kind={kind}", *settings)
+                rates = self.column(kind, "lr")
+                self.assertEqual(len(rates), total)
+                for step, rate in enumerate(rates):
+                    # Rounding to float32 is off by at most 6e-8 of the rate, which is at most lr.
+                    self.assertAlmostEqual(rate, expected(step), delta=lr * 1e-7)
+
+    def test_warmup_stable_decay(self):
+        self.train("wsd", "schedule.kind=wsd", "schedule.warmup_steps=10", "schedule.decay_steps=20")
+        rates = self.column("wsd", "lr")
+        self.assertEqual(rates[:10], sorted(rates[:10]))
+        self.assertLess(rates[0], rates[9])
+        self.assertEqual(len(set(rates[10:40])), 1)
+        self.assertEqual(rates[41:], sorted(rates[41:], reverse=True))
+        self.assertLess(rates[-1], rates[20] / 5)
+
+    def test_accumulation(self):
+        """Memory for activations falls; ranks still do not matter."""
+        self.train("two", "train.accumulation=2")
+        self.train("two-5", "train.accumulation=2", ranks=5)
+        self.assertEqual(self.hash("two"), self.hash("two-5"))
+
+    def test_model_options(self):
+        settings = ["model.activation=gelu", "model.residual=true", "model.hidden=[24,24,24]",
+                    "train.label_smoothing=0.1"]
+        self.train("one", *settings)
+        self.train("four", *settings, ranks=4)
+        self.assertEqual(self.hash("one"), self.hash("four"))
+
+    def test_bf16(self):
+        """Where the processor lacks these products the program says so."""
+        result = harness.finish(harness.start(
+            ["train", "-q", "-c", "config.yaml", "--run-dir", "one", "--set", "runtime.precision=bf16"], 0, self.dir))
+        if result.code == 69:
+            self.skipTest(result.stderr.strip())
+        self.assertEqual(result.code, 0, str(result))
+        self.train("three", "runtime.precision=bf16", ranks=3)
+        self.assertEqual(self.hash("one"), self.hash("three"))
+        self.assertGreater(self.status("one")["eval"]["accuracy"], 0.6)
+
+    def test_reference_device(self):
+        self.train("one", "runtime.device=ref", "train.max_steps=20")
+        self.train("two", "runtime.device=ref", "train.max_steps=20", ranks=2)
+        self.assertEqual(self.hash("one"), self.hash("two"))
+
+    def test_fast_reduction(self):
+        """Bits may change with the number of ranks, learning may not."""
+        self.train("fast", "collectives.reduction=fast", ranks=3)
+        self.assertGreater(self.status("fast")["eval"]["accuracy"], 0.6)
+
+    def test_max_epochs(self):
+        self.train("epochs", "train.max_steps=0", "train.max_epochs=2.5")
+        # 2.5 epochs of 600 samples in batches of 64.
+        self.assertEqual(self.status("epochs")["step"], math.ceil(2.5 * 600 / 64))
+
+    def test_early_stopping(self):
+        """A rate of zero never gets better: the first evaluation is the best, and patience ends the run."""
+        for ranks in (0, 3):
+            run = f"early-{ranks}"
+            self.train(run, "optimizer.lr=0", "optimizer.weight_decay=0", "eval.every=5", "train.early_stopping=2",
+                       ranks=ranks)
+            self.assertEqual(self.status(run)["step"], 15)
+            self.assertEqual(self.status(run)["state"], "completed")
+
+    def test_retention(self):
+        self.train("kept", "checkpoint.every=5", "checkpoint.keep_last=2", "checkpoint.keep_every=20")
+        names = sorted(path.name for path in (self.dir / "kept/checkpoints").glob("step-*"))
+        self.assertEqual(names, [f"step-{step:08d}" for step in (20, 40, 55, 60)])
+
+    def test_keep_best(self):
+        self.train("best", "checkpoint.every=10", "checkpoint.keep_last=2", "checkpoint.keep_best=true",
+                   "eval.every=10", "optimizer.lr=0", "optimizer.weight_decay=0")
+        names = sorted(path.name for path in (self.dir / "best/checkpoints").glob("step-*"))
+        self.assertEqual(names, [f"step-{step:08d}" for step in (10, 50, 60)])
+
+    def test_diverged(self):
+        result = self.train("diverged", "optimizer.kind=sgd", "optimizer.lr=1000", "optimizer.clip_norm=0",
+                            "schedule.kind=constant", "schedule.warmup_steps=0", "train.max_skipped=3",
+                            "train.max_steps=1000", "optimizer.momentum=0.99", ranks=3, code=70)
+        self.assert_refused(result, "diverged", "optimizer.lr")
+        self.assertEqual(self.status("diverged")["state"], "diverged")
+
+    def test_init_from(self):
+        self.train("first")
+        self.train("second", "train.init_from=first/checkpoints/step-00000060", "train.max_steps=1",
+                   "schedule.warmup_steps=0", "optimizer.lr=0", "optimizer.weight_decay=0")
+        # A rate of zero leaves the weights as they are.
+        self.assertEqual(self.status("second")["eval"], self.status("first")["eval"])
+
+    def test_finished_run_is_left_alone(self):
+        self.train("run")
+        expected = self.hash("run")
+        self.train("run", ranks=2)
+        self.assertEqual(self.hash("run"), expected)
+        self.assertEqual(sorted(self.losses("run")), list(range(1, 61)))
+
+    def test_never_archives(self):
+        self.train("run")
+        expected = self.hash("run")
+        self.train("run", "train.seed=2", arguments=["--resume", "never"])
+        self.assertNotEqual(self.hash("run"), expected)
+        self.assertEqual(self.hash("run/archive/001"), expected)
+
+    def test_longer_run_goes_on(self):
+        """More steps than before: the run goes on, and says that its bits are others."""
+        self.train("run")
+        result = self.train("run", "train.max_steps=80")
+        self.assertIn("train.max_steps", result.stderr)
+        self.assertEqual(sorted(self.losses("run")), list(range(1, 81)))
+
+
+class Stopped(Modes):
+    def setUp(self):
+        super().setUp()
+        import_images(self)
+        self.write("config.yaml", CONFIG.replace("max_steps: 60", "max_steps: 300"))
+
+    def test_max_time(self):
+        self.write("config.yaml", CONFIG.replace("max_steps: 60", "max_steps: 100000000").replace("every: 1}",
+                                                                                                "every: 1000}"))
+        for ranks in (0, 2):
+            run = f"time-{ranks}"
+            result = self.train(run, "train.max_time=0.3", ranks=ranks, code=75)
+            self.assert_refused(result, "train.max_time")
+            status = self.status(run)
+            self.assertEqual(status["state"], "preempted")
+            self.run_lockstep("checkpoint", "verify", status["checkpoint"])
+            # Each attempt has the whole time again.
+            self.train(run, "train.max_time=0.3", ranks=3 - ranks, code=75)
+            self.assertGreater(self.status(run)["step"], status["step"])
+
+    def test_signals(self):
+        """Every signal that asks to stop: a durable checkpoint, exit code 75, and the same bits after a resume."""
+        self.train("whole", ranks=2)
+        expected = self.hash("whole"), self.losses("whole")
+        for ranks, number in ((2, signal.SIGUSR1), (3, signal.SIGUSR2), (0, signal.SIGTERM), (0, signal.SIGINT)):
+            with self.subTest(ranks=ranks, signal=number):
+                run = f"stopped-{number}"
+                process = harness.start(["train", "-q", "-c", "config.yaml", "--run-dir", run], ranks, self.dir)
+                harness.wait_for_step(self, process, run, 10)
+                process.send_signal(number)
+                result = harness.finish(process)
+                self.assertEqual(result.code, 75, str(result))
+                self.assert_refused(result, "run again")
+                self.assertEqual(self.status(run)["state"], "preempted")
+                self.run_lockstep("checkpoint", "verify", run)
+                self.train(run, ranks=5 - ranks)
+                self.assertEqual((self.hash(run), self.losses(run)), expected)
+
+    def test_killed(self):
+        """kill -9 of a rank: the job ends, and the run goes on from its newest checkpoint with the same bits."""
+        self.train("whole", ranks=2)
+        process = harness.start(["train", "-q", "-c", "config.yaml", "--run-dir", "killed"], 3, self.dir)
+        harness.wait_for_step(self, process, "killed", 50)
+        ranks = harness.children(process.pid)
+        self.assertEqual(len(ranks), 3)
+        harness.kill_family(ranks[1])
+        result = harness.finish(process)
+        self.assertNotEqual(result.code, 0)
+        deadline = time.monotonic() + harness.DEADLINE
+        while any(harness.alive(rank) for rank in ranks):
+            self.assertLess(time.monotonic(), deadline, "ranks outlived the job")
+            time.sleep(0.05)
+        self.train("killed", ranks=4)
+        self.assertEqual(self.status("killed")["attempt"], 2)
+        self.assertEqual(self.hash("killed"), self.hash("whole"))
+        self.assertEqual(self.losses("killed"), self.losses("whole"))
+        self.assert_no_leftovers()
+
+
+class Tables(Modes):
+    def test_binary(self):
+        import_table(self)
+        self.write("config.yaml", TABLE)
+        for name, loss in (("cross", "cross_entropy"), ("binary", "binary_cross_entropy")):
+            self.train(name, f"train.loss={loss}", "eval.metric=roc_auc")
+            self.train(f"{name}-3", f"train.loss={loss}", "eval.metric=roc_auc", ranks=3)
+            self.assertEqual(self.hash(name), self.hash(f"{name}-3"))
+            found = self.status(name)["eval"]
+            # The label's noise is a fifth of the score's spread: a linear rule already comes to 0.95.
+            self.assertGreater(found["roc_auc"], 0.9)
+            self.assertGreater(found["accuracy"], 0.8)
+
+    def test_regression(self):
+        import_table(self, kind="regression")
+        self.write("config.yaml", TABLE)
+        self.train("one")
+        self.train("two", ranks=2)
+        self.assertEqual(self.hash("one"), self.hash("two"))
+        found = self.status("one")["eval"]
+        self.assertNotIn("accuracy", found)
+        # Targets without noise whose variance is about 7.
+        self.assertLess(found["loss"], 1.0)
+
+
+if __name__ == "__main__":
+    unittest.main()
