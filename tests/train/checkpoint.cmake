@@ -10,3 +10,4 @@ add_test(NAME train/checkpoint_reader COMMAND /usr/bin/python3 ${CMAKE_CURRENT_S
                                               $<TARGET_FILE:checkpoint_ranks> ${PROJECT_SOURCE_DIR}/docs/checkpoints.md)
 set_tests_properties(train/checkpoint_ranks train/checkpoint_full_disk train/checkpoint_reader
                      PROPERTIES TIMEOUT 120 SKIP_RETURN_CODE 77 LABELS "unit;train")
+set_property(TEST train/checkpoint_ranks APPEND PROPERTY LABELS mpi)
