@@ -166,6 +166,44 @@ static void not_finite_goes_through(void **unused)
     }
 }
 
+// GELU of x through a product with 1, the value before it kept.
+static void run_gelu(LsDevice *device, size_t n, const float *x, float *y)
+{
+    static float before[4096];
+    const float one = 1;
+    assert_true(n <= sizeof before / sizeof *before);
+    LsMatmul product = {
+        .m = n, .n = 1, .k = 1, .a = x, .b = &one, .c = y, .activation = LS_GELU, .pre_activation = before};
+    assert_int_equal(device->ops->matmul(device, &product), LS_OK);
+}
+
+// The value is x s(2u) with the sigmoid s. Three roundings in 2u move s by a relative 3 |2u| u (1 - s); the
+// exponential (2 ulp), sum, quotient and product add at most 6 u, u = 2^-24.
+static void gelu_is_accurate(void **unused)
+{
+    (void)unused;
+    enum { POINTS = 4096 };
+    static float x[POINTS], y[POINTS];
+    for (int i = 0; i < POINTS; i++)
+        x[i] = (float)(i - POINTS / 2) / 256; // -8 to 8
+    static const float extremes[] = {-3e38f, -1e20f, -100.0f, -20.0f, 100.0f, 1e20f, 3e38f};
+    memcpy(x, extremes, sizeof extremes);
+    for (int kind = LS_DEVICE_CPU; kind <= LS_DEVICE_REF; kind += LS_DEVICE_REF - LS_DEVICE_CPU) {
+        LsDevice *device;
+        if (open_device(kind, LS_PRECISION_FP32, &device) != LS_OK)
+            continue;
+        run_gelu(device, POINTS, x, y);
+        for (int i = 0; i < POINTS; i++) {
+            double v = x[i], twice = 2 * 0.79788456080286535588 * (v + 0.044715 * v * v * v);
+            double gate = 1 / (1 + exp(-twice));
+            double factor = 6 + (gate < 1 && gate > 0 ? 3 * fabs(twice) * (1 - gate) : 0);
+            if (!(fabs(y[i] - v * gate) <= factor * 0x1p-24 * fabs(v * gate) + 0x1p-115))
+                fail_msg("%s: gelu(%g) is %.9g, float64 says %.9g", device->ops->name, v, y[i], v * gate);
+        }
+        ls_device_close(device);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -175,6 +213,7 @@ int main(void)
         cmocka_unit_test(the_peak_is_measured),
         cmocka_unit_test(impossible_arguments_are_refused),
         cmocka_unit_test(not_finite_goes_through),
+        cmocka_unit_test(gelu_is_accurate),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

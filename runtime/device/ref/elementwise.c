@@ -27,13 +27,13 @@ LsStatus ls_ref_normalize(LsDevice *device, const LsNormalize *args)
     return LS_OK;
 }
 
-// d/dx of 0.5 x (1 + tanh(u)), u = sqrt(2/pi) (x + 0.044715 x^3).
+// d/dx of x s(2u), s the sigmoid, 2u = 2 sqrt(2/pi) (x + 0.044715 x^3).
 static double gelu_derivative(double x)
 {
-    const double scale = 0.79788456080286535588, cubic = 0.044715;
-    double t = tanh(scale * (x + cubic * x * x * x));
-    double du = scale * (1.0 + 3.0 * cubic * x * x);
-    return 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * du;
+    const double scale = 1.5957691216057307, cubic = 0.044715;
+    double gate = 1.0 / (1.0 + exp(-scale * (x + cubic * x * x * x)));
+    double slope = scale * (1.0 + 3.0 * cubic * x * x);
+    return gate + x * gate * (1.0 - gate) * slope;
 }
 
 LsStatus ls_ref_activation_backward(LsDevice *device, const LsActivationBackward *args)

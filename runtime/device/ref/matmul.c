@@ -6,12 +6,12 @@
 
 enum { TILE = 256 }; // columns of c whose sums are kept at a time
 
-// tanh form of Hendrycks and Gimpel, "Gaussian error linear units", 2016.
+// tanh form of Hendrycks and Gimpel, "Gaussian error linear units", 2016: x (1 + tanh(u)) / 2 is x times the
+// sigmoid of 2u, in which nothing cancels for negative x.
 static float gelu(float x)
 {
     double wide = x;
-    return (
-        float)(0.5 * wide * (1.0 + tanh(0.79788456080286535588 * (wide + 0.044715 * wide * wide * wide))));
+    return (float)(wide / (1.0 + exp(-1.5957691216057307 * (wide + 0.044715 * wide * wide * wide))));
 }
 
 static float activate(LsActivation activation, float x)

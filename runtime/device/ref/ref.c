@@ -15,7 +15,7 @@ static void ref_close(LsDevice *device)
 
 static void ref_fingerprint(const LsDevice *device, char *text, size_t size)
 {
-    // exp, log and tanh come from the C library.
+    // exp and log come from the C library.
     snprintf(text, size, "ref %s, glibc %s, compiler %s",
         device->precision == LS_PRECISION_BF16 ? "bf16" : "fp32", gnu_get_libc_version(), __VERSION__);
 }

@@ -41,6 +41,7 @@ typedef struct LsNormalize {
     LsDtype y_type;
 } LsNormalize;
 
+// NaN passes through each, forward and backward, so that it reaches what decides about the step.
 typedef enum LsActivation {
     LS_IDENTITY,
     LS_RELU,
@@ -111,7 +112,8 @@ typedef struct LsLossArgs {
     size_t rows, columns; // columns: classes, or outputs
     const void *outputs;  // [rows][columns]: logits, or predictions for mean squared error
     LsDtype type;
-    const int32_t *labels; // [rows] cross-entropy: the class; NULL otherwise
+    const int32_t *labels; // [rows] cross-entropy: the class (backends on the host refuse others,
+                           // LS_BAD_DATA); NULL otherwise
     const float
         *targets;    // [rows][columns] binary cross-entropy (0 … 1) and mean squared error; NULL otherwise
     float smoothing; // cross-entropy: probability spread evenly over all classes
