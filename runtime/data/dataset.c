@@ -153,22 +153,20 @@ static LsStatus open_parts(LsHdf5 *file, LsDataset *dataset)
     return LS_OK;
 }
 
-// Prepares to keep the values in memory, if all of them fit in the limit.
-static LsStatus create_caches(LsDataset *dataset, size_t limit)
+// Prepares to keep these values of all splits in memory, if they fit into what is left of the limit.
+static LsStatus create_caches(LsDataset *dataset, const LsStored *stored, size_t *left, LsCache **caches)
 {
     uint64_t bytes = 0;
     for (LsSplit split = LS_TRAIN; split < LS_SPLITS; split++) {
-        const LsStored *x = &dataset->x[split], *y = &dataset->y[split];
-        if (x->rows > limit || x->rows * (x->row_bytes + y->row_bytes) > limit - bytes)
+        // Rows have at most LS_ROW_BYTES_LIMIT bytes, so that the product does not overflow.
+        if (stored[split].rows > *left || stored[split].rows * stored[split].row_bytes > *left - bytes)
             return LS_OK;
-        bytes += x->rows * (x->row_bytes + y->row_bytes);
+        bytes += stored[split].rows * stored[split].row_bytes;
     }
-    for (LsSplit split = LS_TRAIN; split < LS_SPLITS; split++) {
-        if (dataset->info.samples[split] == 0)
-            continue;
-        LS_TRY(ls_cache_create(&dataset->x[split], &dataset->x_cache[split]));
-        LS_TRY(ls_cache_create(&dataset->y[split], &dataset->y_cache[split]));
-    }
+    *left -= bytes;
+    for (LsSplit split = LS_TRAIN; split < LS_SPLITS; split++)
+        if (dataset->info.samples[split] > 0)
+            LS_TRY(ls_cache_create(&stored[split], &caches[split]));
     return LS_OK;
 }
 
@@ -193,8 +191,10 @@ LsStatus ls_dataset_open_cached(const char *path, size_t cache_limit, LsDataset 
     if (status == LS_OK)
         status = open_parts(file, dataset);
     ls_hdf5_close(file);
+    if (status == LS_OK) // labels first: they are few bytes a row, and a system call saved
+        status = create_caches(dataset, dataset->y, &cache_limit, dataset->y_cache);
     if (status == LS_OK)
-        status = create_caches(dataset, cache_limit);
+        status = create_caches(dataset, dataset->x, &cache_limit, dataset->x_cache);
     if (status != LS_OK) {
         ls_dataset_close(dataset);
         return status;

@@ -1,19 +1,21 @@
 #include "dataset_cache.h"
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/file.h"
 
-enum { UNIT_EMPTY, UNIT_LOADING, UNIT_READY };
+enum { LOCKS = 16 };
 
 struct LsCache {
     uint8_t *values;
     uint64_t bytes;
     size_t unit_bytes; // of a block, or of a chunk inflated
     uint64_t units;
-    _Atomic uint8_t *state; // [units]
+    atomic_bool *ready;          // [units]
+    pthread_mutex_t lock[LOCKS]; // unit % LOCKS: held while a unit is loaded
 };
 
 LsStatus ls_cache_create(const LsStored *stored, LsCache **out)
@@ -26,8 +28,10 @@ LsStatus ls_cache_create(const LsStored *stored, LsCache **out)
     cache->units = chunked ? stored->chunks : stored->blocks;
     cache->bytes = chunked ? cache->units * cache->unit_bytes : stored->rows * stored->row_bytes;
     cache->values = malloc(cache->bytes);
-    cache->state = calloc(cache->units, sizeof *cache->state);
-    if (cache->values == NULL || cache->state == NULL) {
+    cache->ready = calloc(cache->units, sizeof *cache->ready);
+    for (int i = 0; i < LOCKS; i++)
+        pthread_mutex_init(&cache->lock[i], NULL);
+    if (cache->values == NULL || cache->ready == NULL) {
         ls_cache_destroy(cache);
         return LS_FAIL(LS_INTERNAL, "%s: no memory to keep it", stored->name);
     }
@@ -40,7 +44,9 @@ void ls_cache_destroy(LsCache *cache)
     if (cache == NULL)
         return;
     free(cache->values);
-    free((void *)cache->state);
+    free(cache->ready);
+    for (int i = 0; i < LOCKS; i++)
+        pthread_mutex_destroy(&cache->lock[i]);
     free(cache);
 }
 
@@ -57,18 +63,27 @@ static LsStatus load_block(const LsDataset *dataset, const LsStored *stored, LsC
     return LS_OK;
 }
 
-// Makes the unit ready, or leaves it to the thread that is at it.
+static bool is_ready(const LsCache *cache, uint64_t unit)
+{
+    return atomic_load_explicit(&cache->ready[unit], memory_order_acquire);
+}
+
+// Whoever finds a unit missing loads it; others that need it meanwhile wait for that.
 static LsStatus load_unit(
     const LsDataset *dataset, const LsStored *stored, LsCache *cache, uint64_t unit, uint8_t *deflated)
 {
-    uint8_t expected = UNIT_EMPTY;
-    if (!atomic_compare_exchange_strong(&cache->state[unit], &expected, UNIT_LOADING))
-        return LS_OK;
-    LsStatus status = stored->chunk_rows > 0 ? ls_stored_read_chunk(dataset, stored, unit, deflated,
-                                                   cache->values + unit * cache->unit_bytes)
-                                             : load_block(dataset, stored, cache, unit);
-    atomic_store_explicit(
-        &cache->state[unit], status == LS_OK ? UNIT_READY : UNIT_EMPTY, memory_order_release);
+    pthread_mutex_t *lock = &cache->lock[unit % LOCKS];
+    LsStatus status = LS_OK;
+    pthread_mutex_lock(lock);
+    if (!is_ready(cache, unit)) {
+        if (stored->chunk_rows > 0)
+            status = ls_stored_read_chunk(
+                dataset, stored, unit, deflated, cache->values + unit * cache->unit_bytes);
+        else
+            status = load_block(dataset, stored, cache, unit);
+        atomic_store_explicit(&cache->ready[unit], status == LS_OK, memory_order_release);
+    }
+    pthread_mutex_unlock(lock);
     return status;
 }
 
@@ -76,15 +91,9 @@ LsStatus ls_cache_row(const LsDataset *dataset, const LsStored *stored, LsCache 
     uint8_t *deflated, const uint8_t **out)
 {
     uint64_t start = row * stored->row_bytes, end = start + stored->row_bytes;
-    for (uint64_t unit = start / cache->unit_bytes; unit * cache->unit_bytes < end; unit++) {
-        if (atomic_load_explicit(&cache->state[unit], memory_order_acquire) == UNIT_READY)
-            continue;
-        LS_TRY(load_unit(dataset, stored, cache, unit, deflated));
-        if (atomic_load_explicit(&cache->state[unit], memory_order_acquire) != UNIT_READY) {
-            *out = NULL;
-            return LS_OK;
-        }
-    }
+    for (uint64_t unit = start / cache->unit_bytes; unit * cache->unit_bytes < end; unit++)
+        if (!is_ready(cache, unit))
+            LS_TRY(load_unit(dataset, stored, cache, unit, deflated));
     *out = cache->values + start;
     return LS_OK;
 }

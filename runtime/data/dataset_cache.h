@@ -2,9 +2,6 @@
 // the process once read, block by block (chunk by chunk when deflated), because a system call for a row of a
 // few hundred bytes costs more than seven times the copy. Every block is compared with its hash when it comes
 // in.
-//
-// Threads share a cache without locks: a unit is empty, being loaded by one thread, or ready for ever. Who
-// finds one being loaded does not wait but reads the file.
 #ifndef LOCKSTEP_DATA_DATASET_CACHE_H
 #define LOCKSTEP_DATA_DATASET_CACHE_H
 
@@ -14,8 +11,9 @@
 LsStatus ls_cache_create(const LsStored *stored, LsCache **out);
 void ls_cache_destroy(LsCache *cache); // accepts NULL
 
-// Sets *out to the row, loading what it lies in; to NULL when another thread is loading that. `deflated` is
-// room for a chunk (ls_stored_deflated_bytes) when the set is chunked. LS_BAD_DATA, LS_IO.
+// Sets *out to the row, loading what it lies in when that is not there yet. Any number of threads may ask.
+// `deflated` is the caller's room for a chunk (ls_stored_deflated_bytes) when the set is chunked.
+// LS_BAD_DATA, LS_IO.
 LsStatus ls_cache_row(const LsDataset *dataset, const LsStored *stored, LsCache *cache, uint64_t row,
     uint8_t *deflated, const uint8_t **out);
 

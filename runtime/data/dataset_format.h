@@ -9,7 +9,7 @@ enum {
     LS_BLOCK_BYTES = 1 << 20,   // of values under one hash
     LS_CHUNK_BYTES = 16 << 10,  // of values in a chunk, at least a row: what one random row costs to inflate
     LS_SCHEMA_LIMIT = 64 << 20, // bytes of schema text
-    LS_CACHE_LIMIT = 256 << 20, // bytes of values of a data set that is kept in memory
+    LS_CACHE_LIMIT = 256 << 20, // bytes of values that a data set keeps in memory
     LS_OUTPUTS_LIMIT = 1 << 20, // classes or targets
     LS_ROW_BYTES_LIMIT = 1 << 30, // of x or y
 };

@@ -138,10 +138,7 @@ static LsStatus read_rows(LsReader *reader, const LsStored *stored, LsCache *cac
     for (size_t i = 0; i < count; i++) {
         const uint8_t *row = NULL;
         LS_TRY(ls_cache_row(reader->dataset, stored, cache, samples[i], reader->deflated, &row));
-        if (row != NULL)
-            memcpy(out + i * stored->row_bytes, row, stored->row_bytes);
-        else
-            LS_TRY(read_file(reader, stored, samples + i, 1, out + i * stored->row_bytes));
+        memcpy(out + i * stored->row_bytes, row, stored->row_bytes);
     }
     return LS_OK;
 }

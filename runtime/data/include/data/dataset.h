@@ -40,7 +40,7 @@ typedef struct LsDatasetInfo {
 } LsDatasetInfo;
 
 // Opens and checks schema, structure and bounds (not the values: ls_dataset_verify does). Takes as long for a
-// large file as for a small one. A data set of at most 256 MiB of values is kept in memory as it is read.
+// large file as for a small one. Labels, and then features, of up to 256 MiB are kept in memory once read.
 // LS_NO_INPUT, LS_IO, or LS_BAD_DATA with what is wrong.
 LsStatus ls_dataset_open(const char *path, LsDataset **out);
 void ls_dataset_close(LsDataset *dataset);
