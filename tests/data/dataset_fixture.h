@@ -28,7 +28,7 @@
     } while (0)
 
 // HDF5 loses memory over files that it cannot open or close; what Lockstep loses is still reported.
-const char *__lsan_default_suppressions(void);
+__attribute__((visibility("default"))) const char *__lsan_default_suppressions(void);
 const char *__lsan_default_suppressions(void)
 {
     return "leak:libhdf5";
