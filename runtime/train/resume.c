@@ -72,10 +72,12 @@ static LsStatus choose_newest(LsTrainer *t, LsCheckpoint **out)
         report_unusable(t, steps[i]);
     }
     free(steps);
-    if (status != LS_OK)
+    if (status != LS_OK) {
+        t->entered = true; // it is the run that is broken, not this attempt: its status says so
         return LS_FAIL(LS_CHECKPOINT,
             "%s: none of its %zu checkpoints is intact (the oldest: %s); start afresh with --resume never",
             t->run.path, count, ls_status_message());
+    }
     return LS_OK;
 }
 
