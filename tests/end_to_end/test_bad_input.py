@@ -273,6 +273,10 @@ class BadCheckpoint(BadInput):
         content[-4096] ^= 1
         path.write_bytes(content)
 
+    def state_files(self):
+        """What a refused attempt leaves as it was."""
+        return [(self.dir / "run" / name).read_bytes() for name in ("config.yaml", "status.json", "metrics.jsonl")]
+
     def test_missing(self):
         for name in ("info", "verify", "hash"):
             self.refused("checkpoint", name, "absent", code=NO_INPUT, words=("absent",))
@@ -309,12 +313,15 @@ class BadCheckpoint(BadInput):
     def test_none_is_intact(self):
         for checkpoint in self.checkpoints:
             self.damage(checkpoint)
+        before = self.state_files()
         self.train_refused(code=CHECKPOINT, words=("--resume never",))
-        self.assertEqual(self.status("run")["state"], "failed")
+        self.assertEqual(self.state_files(), before)
         self.run_lockstep("train", "-c", "config.yaml", "--run-dir", "run", "--resume", "never", ranks=2)
 
     def test_another_model(self):
+        before = self.state_files()
         self.train_refused("--set", "model.hidden=[32, 17]", code=CHECKPOINT, words=("model.hidden",))
+        self.assertEqual(self.state_files(), before)
 
     def test_another_data_set(self):
         """The file's hash is not the one that the checkpoint was trained on."""
