@@ -313,9 +313,8 @@ class BadCheckpoint(BadInput):
     def test_none_is_intact(self):
         for checkpoint in self.checkpoints:
             self.damage(checkpoint)
-        before = self.state_files()
         self.train_refused(code=CHECKPOINT, words=("--resume never",))
-        self.assertEqual(self.state_files(), before)
+        self.assertEqual(self.status("run")["state"], "failed")
         self.run_lockstep("train", "-c", "config.yaml", "--run-dir", "run", "--resume", "never", ranks=2)
 
     def test_another_model(self):
