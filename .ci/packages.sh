@@ -2,10 +2,10 @@
 # What quickstart and check share: which Debian packages are needed, which are missing, installing them. Sourced, not
 # run; the caller is in the root of the repository.
 
-# Building and running.
+# Building and running. oneDNN's CMake files ask for OpenCL, although a CPU needs none.
 # shellcheck disable=SC2034 # used by those who source this
-build_packages=(gcc libc6-dev cmake ninja-build pkg-config libopenmpi-dev openmpi-bin libhdf5-dev libdnnl-dev libyaml-dev
-    libjansson-dev libxxhash-dev libssl-dev zlib1g-dev libcmocka-dev)
+build_packages=(gcc libc6-dev cmake ninja-build pkg-config libopenmpi-dev openmpi-bin libhdf5-dev libdnnl-dev
+    ocl-icd-opencl-dev libyaml-dev libjansson-dev libxxhash-dev libssl-dev zlib1g-dev libcmocka-dev)
 # Testing.
 # shellcheck disable=SC2034
 test_packages=(clang clang-format shellcheck python3 python3-numpy python3-h5py
