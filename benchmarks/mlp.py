@@ -68,11 +68,14 @@ def run_torch(a, python, ranks):
     words = ["--steps", str(a.steps), "--precision", a.precision, "--threads", str(2 if ranks == 1 else 1),
              "--batch", str(BATCH)]
     command = [python, PEER] + words
-    if ranks > 1:
-        command = [python, "-m", "torch.distributed.run", f"--nproc_per_node={ranks}", PEER] + words
-    done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS="1"))
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    return json.loads(lines[-1]) if done.returncode == 0 and lines else None
+    environment = dict(os.environ, OMP_NUM_THREADS="1")
+    if ranks > 1:  # by hand, since Debian's torch has no working launcher
+        environment.update(WORLD_SIZE=str(ranks), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(random.randrange(20000, 30000)))
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                                  env=dict(environment, RANK=str(r))) for r in range(ranks)]
+    outputs = [p.communicate()[0] for p in processes]
+    lines = [line for line in outputs[0].splitlines() if line.startswith("{")]
+    return json.loads(lines[-1]) if all(p.returncode == 0 for p in processes) and lines else None
 
 
 def main():

@@ -1,7 +1,7 @@
 """The PyTorch side of benchmarks/mlp: the same MLP, batch, precision and optimizer, timed per step.
 
 One process:   python3 mlp_torch.py --threads 2
-DDP over gloo: torchrun --nproc_per_node 2 mlp_torch.py --threads 1
+DDP over gloo: torchrun --nproc_per_node 2 mlp_torch.py --threads 1 (or RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT by hand)
 Prints one line of JSON: median and quartiles of the step time on rank 0.
 """
 import argparse
