@@ -1,5 +1,6 @@
 // The cpu backend: the reference table with oneDNN products and vectorised loops put over it.
 #include <cpuid.h>
+#include <gnu/libc-version.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -54,10 +55,11 @@ static void cpu_fingerprint(const LsDevice *device, char *text, size_t size)
     char library[64], vendor[13];
     ls_onednn_version(library, sizeof library);
     processor_vendor(vendor);
-    snprintf(text, size, "cpu %s, %s, %s %s, caches %ld/%ld/%ld KiB, threads %d, compiler %s",
+    // The C library's cos and log decide learning rates and initial weights.
+    snprintf(text, size, "cpu %s, %s, %s %s, caches %ld/%ld/%ld KiB, threads %d, glibc %s, compiler %s",
         device->precision == LS_PRECISION_BF16 ? "bf16" : "fp32", library, vendor, isa_name(cpu->isa),
         sysconf(_SC_LEVEL1_DCACHE_SIZE) / 1024, sysconf(_SC_LEVEL2_CACHE_SIZE) / 1024,
-        sysconf(_SC_LEVEL3_CACHE_SIZE) / 1024, cpu->threads, __VERSION__);
+        sysconf(_SC_LEVEL3_CACHE_SIZE) / 1024, cpu->threads, gnu_get_libc_version(), __VERSION__);
 }
 
 // The library applies bias and GELU to the sums before it stores them. Two activations are loops of our own
