@@ -242,18 +242,24 @@ static LsStatus write_profile(LsTrainer *t)
     return ls_comm_agree(t->comm, status);
 }
 
+static LsStatus run_step(LsTrainer *t, uint32_t *stop)
+{
+    ls_trace_begin(t->trace, "step");
+    LsStatus status = ls_trainer_step(t, stop);
+    ls_trace_end(t->trace);
+    LS_TRY(status);
+    LS_TRY(after_step(t, *stop));
+    // The trace is whole after its last step, or when the run ends before that.
+    bool whole = ls_trace_step(t->trace), ends = finished(t) || *stop;
+    return whole || (ends && ls_trace_open(t->trace)) ? write_profile(t) : LS_OK;
+}
+
 static LsStatus run_steps(LsTrainer *t)
 {
     restart_window(t);
     while (!finished(t)) {
         uint32_t stop = LS_STOP_NONE;
-        ls_trace_begin(t->trace, "step");
-        LsStatus status = ls_trainer_step(t, &stop);
-        ls_trace_end(t->trace);
-        LS_TRY(status);
-        LS_TRY(after_step(t, stop));
-        if (ls_trace_step(t->trace))
-            LS_TRY(write_profile(t));
+        LS_TRY(run_step(t, &stop));
         if (stop && !finished(t))
             return stop_here(t, stop);
     }

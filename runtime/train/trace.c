@@ -67,6 +67,11 @@ bool ls_trace_step(LsTrace *trace)
     return trace && trace->steps_left > 0 && --trace->steps_left == 0;
 }
 
+bool ls_trace_open(const LsTrace *trace)
+{
+    return trace && trace->steps_left > 0;
+}
+
 LsStatus ls_trace_write(const LsTrace *trace, const char *directory)
 {
     char name[64], path[LS_PATH_MAX];

@@ -17,6 +17,9 @@ void ls_trace_end(LsTrace *trace);
 // Counts a step; true when the last one wanted has just ended.
 bool ls_trace_step(LsTrace *trace);
 
+// True while steps are still being recorded.
+bool ls_trace_open(const LsTrace *trace);
+
 // Writes `directory`/rank-NNNN.json.
 LsStatus ls_trace_write(const LsTrace *trace, const char *directory);
 
