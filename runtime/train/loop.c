@@ -81,6 +81,18 @@ LsStatus ls_trainer_status(LsTrainer *t, const char *state, const char *message)
 
 // ---- Evaluation -----------------------------------------------------------------------------------------
 
+// Rank 0: says what an evaluation has found.
+static LsStatus report_evaluation(LsTrainer *t)
+{
+    if (!t->metrics)
+        return LS_OK;
+    json_t *details = ls_evaluation_json(&t->newest_evaluation);
+    char *line = ls_json_line(details);
+    ls_info("evaluation at step %lld: %s", (long long)t->state.control.step, line ? line : "");
+    free(line);
+    return ls_metrics_event(t->metrics, "eval", t->state.control.step, details);
+}
+
 static LsStatus evaluate(LsTrainer *t, LsSplit split, const uint64_t *indexes, size_t count)
 {
     ls_trace_begin(t->trace, "evaluate");
@@ -97,13 +109,7 @@ static LsStatus evaluate(LsTrainer *t, LsSplit split, const uint64_t *indexes, s
     ls_trace_end(t->trace);
     LS_TRY(status);
     t->evaluated = true;
-    if (!t->metrics)
-        return LS_OK;
-    json_t *details = ls_evaluation_json(&t->newest_evaluation);
-    char *line = ls_json_line(details);
-    ls_info("evaluation at step %lld: %s", (long long)t->state.control.step, line ? line : "");
-    free(line);
-    return ls_metrics_event(t->metrics, "eval", t->state.control.step, details);
+    return ls_comm_agree(t->comm, report_evaluation(t));
 }
 
 // Keeps the best value seen and counts the evaluations since.
@@ -278,6 +284,9 @@ static LsStatus evaluate_in_full(LsTrainer *t)
 
 LsStatus ls_trainer_run(LsTrainer *t)
 {
+    // From now on the run has what it goes on from, whatever becomes of the place where it lay.
+    if (t->adopted)
+        LS_TRY(ls_trainer_save(t));
     LS_TRY(run_steps(t));
     LS_TRY(evaluate_in_full(t));
     const char *why = t->state.control.step >= t->total_steps ? "the last step is done" : "early stopping";

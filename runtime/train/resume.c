@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/log.h"
 #include "base/memory.h"
@@ -189,8 +190,9 @@ static LsStatus start_fresh(LsTrainer *t)
     else
         initialize_parameters(t);
     LS_TRY(ls_comm_agree(t->comm, status));
-    return ls_metrics_event(t->metrics, "start", 0,
+    status = ls_metrics_event(t->metrics, "start", 0,
         json_pack("{s:i, s:s}", "world_size", ls_comm_size(t->comm), "fingerprint", t->fingerprint));
+    return ls_comm_agree(t->comm, status);
 }
 
 static LsStatus restore(LsTrainer *t, const LsCheckpoint *checkpoint)
@@ -213,9 +215,26 @@ static LsStatus restore(LsTrainer *t, const LsCheckpoint *checkpoint)
     return ls_comm_agree(t->comm, status);
 }
 
+// Whether the checkpoint that --resume names is none of this run's; rank 0's view counts.
+static LsStatus ask_foreign(LsTrainer *t, const char *path, bool *out)
+{
+    uint32_t foreign = 0;
+    if (ls_comm_rank(t->comm) == 0) {
+        char own[LS_PATH_MAX];
+        struct stat named, ours;
+        ls_checkpoint_path(own, t->run.path, t->state.control.step);
+        foreign = stat(path, &named) != 0 || stat(own, &ours) != 0 || named.st_dev != ours.st_dev ||
+                  named.st_ino != ours.st_ino;
+    }
+    LS_TRY(ls_comm_broadcast(t->comm, &foreign, sizeof foreign, 0));
+    *out = foreign != 0;
+    return LS_OK;
+}
+
 // Checkpoints of this run past the step at which --resume CHECKPOINT starts belong to a future that will be
-// trained again; they move out of the way of a later automatic resume.
-static LsStatus set_aside_later(LsTrainer *t)
+// trained again, and all of them to another past when that checkpoint is not of this run; they move out of
+// the way of a later automatic resume.
+static LsStatus set_aside_others(LsTrainer *t)
 {
     int64_t *steps = NULL;
     size_t count = 0;
@@ -224,7 +243,7 @@ static LsStatus set_aside_later(LsTrainer *t)
     snprintf(name, sizeof name, "archive/before-attempt-%06d", t->run.attempt);
     LsStatus status = ls_path_join(folder, t->run.path, name);
     for (size_t i = 0; i < count && status == LS_OK; i++) {
-        if (steps[i] <= t->state.control.step)
+        if (!t->adopted && steps[i] <= t->state.control.step)
             continue;
         status = ls_directory_create(folder);
         ls_checkpoint_path(from, t->run.path, steps[i]);
@@ -244,7 +263,10 @@ static LsStatus resume_from(LsTrainer *t, const char *path)
     LsStatus status = restore(t, checkpoint);
     ls_checkpoint_close(checkpoint);
     LS_TRY(status);
-    return ls_comm_agree(t->comm, ls_comm_rank(t->comm) == 0 ? set_aside_later(t) : LS_OK);
+    LS_TRY(ask_foreign(t, path, &t->adopted));
+    if (t->adopted)
+        t->saved_step = -1;
+    return ls_comm_agree(t->comm, ls_comm_rank(t->comm) == 0 ? set_aside_others(t) : LS_OK);
 }
 
 static LsStatus resume_newest(LsTrainer *t)

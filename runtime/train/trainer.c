@@ -26,7 +26,13 @@ static LsStatus require_same(LsComm *comm, const char *what, const char *text)
     return ls_comm_agree(comm, status);
 }
 
-// A hash of every option that decides bits.
+// What may differ between hosts: where the data lies and how it is read. Any other option decides bits, or
+// what the ranks do together and when.
+static bool is_of_host(const LsOption *option)
+{
+    return option->class_ == LS_CLASS_FREE && strncmp(option->name, "data.", 5) == 0;
+}
+
 static LsStatus require_same_config(LsComm *comm, const LsConfig *config)
 {
     LsSha256 *sha = ls_sha256_create();
@@ -35,7 +41,7 @@ static LsStatus require_same_config(LsComm *comm, const LsConfig *config)
     for (size_t i = 0; i < count; i++) {
         char value[LS_CONFIG_TEXT];
         ls_option_text(config, &options[i], value, sizeof value);
-        if (options[i].class_ != LS_CLASS_FREE)
+        if (!is_of_host(&options[i]))
             ls_sha256_update(sha, value, strlen(value) + 1);
     }
     char text[LS_SHA256_TEXT];

@@ -29,6 +29,7 @@ typedef struct LsTrainer {
 
     LsRunDir run;
     bool entered;       // the run has accepted this attempt: its status is ours to write
+    bool adopted;       // it starts from a checkpoint that is none of this run's
     LsMetrics *metrics; // rank 0 only
     LsDataset *dataset;
     const LsDatasetInfo *info;

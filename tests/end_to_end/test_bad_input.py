@@ -73,6 +73,20 @@ class BadConfiguration(BadInput):
                      words=("train.lanes",))
         self.refused("train", "-c", "config.yaml", "--dry-run", "--ranks", "9", code=BAD_CONFIG, words=("9",))
 
+    def test_ranks_configured_differently(self):
+        """An option that decides when ranks meet, set on one of them only."""
+        self.write("config.yaml", CONFIG)
+        for option in ("LOCKSTEP_CHECKPOINT_EVERY=7", "LOCKSTEP_COLLECTIVES_BUCKET_MB=0.0625", "LOCKSTEP_LOG_EVERY=3"):
+            with self.subTest(option=option):
+                train = harness.command(["train", "-c", "config.yaml", "--run-dir", "mixed"], 1)
+                both = [*train, ":", "-np", "1", "env", option, *train[train.index(harness.LOCKSTEP):]]
+                process = subprocess.Popen(
+                    both, cwd=self.dir, env=harness.environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE, text=True, start_new_session=True)
+                result = harness.finish(process)
+                self.assertEqual(result.code, BAD_CONFIG, str(result))
+                self.assert_refused(result, "the configuration", "ranks must not differ")
+
     def test_loss_that_does_not_fit(self):
         self.train_refused("--set", "train.loss=binary_cross_entropy", code=BAD_CONFIG, words=("train.loss",))
 
@@ -239,6 +253,20 @@ class BadStorage(BadInput):
         self.refused("data", "import", "idx", *sorted(path.name for path in self.dir.glob("*idx*")), "-o",
                      "mounted/out.h5", code=IO, words=("mounted",))
         self.assertFalse((self.dir / "mounted" / "out.h5").exists())
+
+    def test_disk_full_in_mid_run(self):
+        """The event of an evaluation finds no room on rank 0: the other ranks end with it, before their deadline."""
+        if not self.mount("-o", "size=4m"):
+            self.skipTest("no small file system can be mounted here")
+        process = harness.start(
+            ["train", "-q", "-c", "config.yaml", "--run-dir", "mounted/run", "--set", "train.max_steps=100000000",
+             "--set", "checkpoint.every=0", "--set", "log.every=1000", "--set", "eval.every=2"], 3, self.dir)
+        self.addCleanup(harness.kill_family, process.pid)
+        harness.wait_for_step(self, process, "mounted/run", 1000)
+        self.fill(self.dir / "mounted" / "filler")
+        result = harness.finish(process)
+        self.assertEqual(result.code, IO, str(result))
+        self.assert_refused(result, "No space left")
 
     def fill(self, path):
         """Leaves no free block."""

@@ -151,6 +151,20 @@ class Images(Modes):
         # A rate of zero leaves the weights as they are.
         self.assertEqual(self.status("second")["eval"], self.status("first")["eval"])
 
+    def test_resume_from_another_run(self):
+        """The checkpoint becomes the run's own, also where nothing is left to train; the run's others move away."""
+        self.train("first")
+        for step in (40, 60):
+            self.train("second", arguments=["--resume", f"first/checkpoints/step-{step:08d}"], ranks=3)
+            self.assertEqual(self.status("second")["checkpoint"], "second/checkpoints/step-00000060")
+            self.assertEqual(self.hash("second"), self.hash("first"))
+            self.run_lockstep("checkpoint", "verify", f"second/checkpoints/step-{step:08d}")
+        self.train("first", "train.seed=2", arguments=["--resume", "never"])
+        self.train("second", "train.seed=2", arguments=["--resume", "first/checkpoints/step-00000040"])
+        self.assertEqual(self.hash("second"), self.hash("first"))
+        left = sorted(path.name for path in (self.dir / "second/checkpoints").glob("step-*"))
+        self.assertEqual(left, ["step-00000040", "step-00000060"])
+
     def test_finished_run_is_left_alone(self):
         self.train("run")
         expected = self.hash("run")
