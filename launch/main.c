@@ -153,8 +153,11 @@ static LsStatus run(int argc, char **argv, LsInvocation *invocation)
                 invocation->command->name);
     }
     LS_TRY(invocation->command->run(invocation));
-    if (fflush(stdout) != 0 || ferror(stdout))
+    if (fflush(stdout) != 0)
         return ls_file_fail("write", "standard output");
+    if (ferror(stdout)) // an earlier write; its reason is gone
+        return LS_FAIL(
+            LS_IO, "not all of the standard output could be written; free space or send it elsewhere");
     return LS_OK;
 }
 

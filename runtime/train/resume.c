@@ -190,8 +190,10 @@ static LsStatus start_fresh(LsTrainer *t)
     else
         initialize_parameters(t);
     LS_TRY(ls_comm_agree(t->comm, status));
-    status = ls_metrics_event(t->metrics, "start", 0,
-        json_pack("{s:i, s:s}", "world_size", ls_comm_size(t->comm), "fingerprint", t->fingerprint));
+    status = ls_metrics_rewind(t->metrics, 0); // of an attempt that ended before its first checkpoint
+    if (status == LS_OK)
+        status = ls_metrics_event(t->metrics, "start", 0,
+            json_pack("{s:i, s:s}", "world_size", ls_comm_size(t->comm), "fingerprint", t->fingerprint));
     return ls_comm_agree(t->comm, status);
 }
 

@@ -239,6 +239,19 @@ class Looking(Case):
             self.assertTrue(self.events("run", kind), kind)
         self.run_lockstep("config", "validate", "-c", run / "config.yaml")
 
+    def test_full_output_of_a_run(self):
+        """The run trains to its end; that its progress was lost is said after it, and not as a success."""
+        if not os.access("/dev/full", os.W_OK):
+            self.skipTest("this system has no /dev/full")
+        with open("/dev/full", "w", encoding="ascii") as full:
+            ended = subprocess.run(
+                harness.command(["train", "-c", "config.yaml", "--run-dir", "run"]), cwd=self.dir, stdout=full,
+                stderr=subprocess.PIPE, text=True, env=harness.environment(), check=False, timeout=harness.DEADLINE)
+        self.assertEqual(ended.returncode, 74, ended.stderr)
+        self.assertIn("standard output", ended.stderr)
+        self.assertNotIn("Success", ended.stderr)
+        self.assertEqual(self.status("run")["state"], "completed")
+
     def test_quiet(self):
         result = self.run_lockstep("train", "-q", "-c", "config.yaml", "--run-dir", "run")
         self.assertEqual(result.stdout + result.stderr, "")

@@ -246,6 +246,18 @@ class Stopped(Modes):
         self.assert_no_leftovers()
 
 
+    def test_killed_before_a_checkpoint(self):
+        """There is nothing to resume from: the run starts again, and each step has one line of metrics."""
+        process = harness.start(["train", "-q", "-c", "config.yaml", "--run-dir", "killed", "--set",
+                                 "checkpoint.every=0", "--set", "train.max_steps=100000000"], 2, self.dir)
+        harness.wait_for_step(self, process, "killed", 50)
+        harness.kill_family(process.pid)
+        process.communicate()
+        self.train("killed", "train.max_steps=30")
+        lines = (self.dir / "killed/metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        self.assertEqual([json.loads(line)["step"] for line in lines], list(range(1, 31)))
+
+
 class Tables(Modes):
     def test_binary(self):
         import_table(self)
