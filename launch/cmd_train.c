@@ -98,6 +98,9 @@ static LsStatus run(LsInvocation *invocation)
     LsStatus prepared = read_arguments(invocation, &arguments);
     if (invocation->helped)
         return LS_OK;
+    // Before the ranks meet, which takes a while: a signal in it would else kill a rank.
+    if (!arguments.dry_run)
+        catch_signals();
     if (prepared == LS_OK)
         prepared = prepare(&arguments, &config, run_dir);
     LS_TRY(ls_invocation_join(invocation, prepared, &config));
@@ -110,7 +113,6 @@ static LsStatus run(LsInvocation *invocation)
             ranks = arguments.ranks > LS_LANES_MAX + 1 ? LS_LANES_MAX + 1 : (int)arguments.ranks;
         return ls_invocation_speaks(invocation) ? ls_train_dry_run(&config, ranks, stdout) : LS_OK;
     }
-    catch_signals();
     return ls_train(&(LsTrainOptions){
         .config = &config,
         .run_dir = run_dir,

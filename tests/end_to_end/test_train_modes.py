@@ -2,9 +2,12 @@
 
 import json
 import math
+import os
 import signal
+import subprocess
 import time
 import unittest
+from pathlib import Path
 
 import harness
 from harness import CONFIG, Case, import_images, import_table
@@ -224,6 +227,33 @@ class Stopped(Modes):
                 self.run_lockstep("checkpoint", "verify", run)
                 self.train(run, ranks=5 - ranks)
                 self.assertEqual((self.hash(run), self.losses(run)), expected)
+
+    def test_signal_before_the_ranks_have_met(self):
+        """A rank that still waits for another one to start notes the signal."""
+        train = [harness.LOCKSTEP, "train", "-q", "-c", "config.yaml", "--run-dir", "early"]
+        wait = 'while [ ! -e go ]; do sleep 0.05; done; exec "$@"'
+        process = subprocess.Popen(
+            [harness.MPIRUN, "--oversubscribe", "--bind-to", "none", "-np", "1", *train, ":", "-np", "1", "sh", "-c",
+             wait, "sh", *train], cwd=self.dir, env=harness.environment(), stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        self.addCleanup(harness.kill_family, process.pid)
+        end = time.monotonic() + harness.DEADLINE
+        while not (catching := [pid for pid in harness.children(process.pid) if self.catches(pid, signal.SIGUSR1)]):
+            self.assertLess(time.monotonic(), end, "no rank catches the signal while it waits")
+            time.sleep(0.01)
+        os.kill(catching[0], signal.SIGUSR1)
+        self.write("go", "")
+        result = harness.finish(process)
+        self.assertEqual(result.code, 75, str(result))
+        self.assertEqual(self.status("early")["step"], 1)
+
+    def catches(self, pid, number):
+        """Whether a process has a handler for a signal."""
+        try:
+            fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        except OSError:
+            return False
+        return bool(int(fields["SigCgt"], 16) >> (number - 1) & 1)
 
     def test_killed(self):
         """kill -9 of a rank: the job ends, and the run goes on from its newest checkpoint with the same bits."""
