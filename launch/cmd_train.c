@@ -33,6 +33,10 @@ static void catch_signals(void)
         action.sa_flags = SA_RESTART | (caught[i] == SIGINT ? (int)SA_RESETHAND : 0);
         sigaction(caught[i], &action, NULL);
     }
+    // A reader of the progress that goes away, or a limit on file sizes, is an error of a write; it must not
+    // end a rank.
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN);
 }
 
 static LsStatus read_arguments(LsInvocation *invocation, TrainArguments *a)

@@ -60,7 +60,7 @@ static bool append_step(int64_t step, int64_t **steps, size_t *count, size_t *ca
     return true;
 }
 
-LsStatus ls_checkpoint_list(const char *run, int64_t **steps, size_t *count)
+static LsStatus list_directories(const char *run, bool with_manifest, int64_t **steps, size_t *count)
 {
     char path[LS_PATH_MAX], manifest[LS_PATH_MAX];
     DIR *directory;
@@ -76,7 +76,8 @@ LsStatus ls_checkpoint_list(const char *run, int64_t **steps, size_t *count)
         status = ls_path_join(manifest, path, entry->d_name);
         if (status == LS_OK)
             status = ls_path_join(manifest, manifest, LS_MANIFEST_NAME);
-        if (status == LS_OK && ls_file_exists(manifest) && !append_step(step, &list, &used, &capacity))
+        bool wanted = status == LS_OK && (!with_manifest || ls_file_exists(manifest));
+        if (wanted && !append_step(step, &list, &used, &capacity))
             status = LS_FAIL(LS_INTERNAL, "out of memory listing %s", path);
     }
     if (directory != NULL)
@@ -90,6 +91,16 @@ LsStatus ls_checkpoint_list(const char *run, int64_t **steps, size_t *count)
     *steps = list;
     *count = used;
     return LS_OK;
+}
+
+LsStatus ls_checkpoint_list(const char *run, int64_t **steps, size_t *count)
+{
+    return list_directories(run, true, steps, count);
+}
+
+LsStatus ls_checkpoint_list_claimed(const char *run, int64_t **steps, size_t *count)
+{
+    return list_directories(run, false, steps, count);
 }
 
 // ---- Retention ------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ static LsStatus list_checkpoints(LsTrainer *t, int64_t **steps, size_t *count)
     LsStatus status = LS_OK;
     if (ls_comm_rank(t->comm) == 0) {
         size_t found = 0;
-        status = ls_checkpoint_list(t->run.path, &list, &found);
+        status = ls_checkpoint_list_claimed(t->run.path, &list, &found);
         length = found;
     }
     LS_TRY(ls_comm_agree(t->comm, status));

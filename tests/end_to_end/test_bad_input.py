@@ -345,6 +345,13 @@ class BadCheckpoint(BadInput):
         self.assertEqual(self.status("run")["state"], "failed")
         self.run_lockstep("train", "-c", "config.yaml", "--run-dir", "run", "--resume", "never", ranks=2)
 
+    def test_no_manifest_is_left(self):
+        """Directories without a manifest are damage; the run does not begin again over them in silence."""
+        for checkpoint in self.checkpoints:
+            (checkpoint / "manifest.json").unlink()
+        self.train_refused(code=CHECKPOINT, words=("--resume never",))
+        self.assertTrue(self.newest.is_dir())
+
     def test_another_model(self):
         before = self.state_files()
         self.train_refused("--set", "model.hidden=[32, 17]", code=CHECKPOINT, words=("model.hidden",))

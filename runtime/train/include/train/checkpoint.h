@@ -102,6 +102,10 @@ LsStatus ls_checkpoint_diff(const LsCheckpoint *a, const LsCheckpoint *b, FILE *
 
 // Steps of the run's checkpoint directories with a manifest, ascending, in *steps (freed by the caller).
 LsStatus ls_checkpoint_list(const char *run, int64_t **steps, size_t *count);
+
+// The same with the directories that lost their manifest: a run that has only such is damaged, not new.
+LsStatus ls_checkpoint_list_claimed(const char *run, int64_t **steps, size_t *count);
+
 void ls_checkpoint_path(char path[LS_PATH_MAX], const char *run, int64_t step);
 
 // Applies retention: keeps the last keep_last, multiples of keep_every (0: none), best_step (-1: none), and
