@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import random
+import socket
 import statistics
 import struct
 import subprocess
@@ -64,13 +65,19 @@ runtime: {{device: cpu, precision: {a.precision}}}
     return {"step_seconds": statistics.median(r["step_seconds"] for r in records), "comm_seconds": exposed}
 
 
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return str(s.getsockname()[1])
+
+
 def run_torch(a, python, ranks):
     words = ["--steps", str(a.steps), "--precision", a.precision, "--threads", str(2 if ranks == 1 else 1),
              "--batch", str(BATCH)]
     command = [python, PEER] + words
     environment = dict(os.environ, OMP_NUM_THREADS="1")
     if ranks > 1:  # by hand, since Debian's torch has no working launcher
-        environment.update(WORLD_SIZE=str(ranks), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(random.randrange(20000, 30000)))
+        environment.update(WORLD_SIZE=str(ranks), MASTER_ADDR="127.0.0.1", MASTER_PORT=free_port())
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
                                   env=dict(environment, RANK=str(r))) for r in range(ranks)]
     outputs = [p.communicate()[0] for p in processes]
