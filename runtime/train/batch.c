@@ -17,6 +17,20 @@ struct LsDeviceBatch {
     float *targets;         // host: converted labels
 };
 
+// Early stopping by a metric that the data has not would take every evaluation for no better than the last.
+static LsStatus check_metric(const LsConfig *config, const LsDatasetInfo *info)
+{
+    LsEvalMetric metric = (LsEvalMetric)config->eval.metric;
+    if (metric != LS_METRIC_LOSS && !info->classes)
+        return LS_FAIL(
+            LS_CONFIG, "eval.metric: the data's targets are numbers and have no classes to count; use loss");
+    if (metric == LS_METRIC_ROC_AUC && info->outputs != 2)
+        return LS_FAIL(LS_CONFIG,
+            "eval.metric: roc_auc needs data of 2 classes, it has %zu; use accuracy, macro_f1 or loss",
+            info->outputs);
+    return LS_OK;
+}
+
 LsStatus ls_data_shape(const LsConfig *config, const LsDatasetInfo *info, LsDataShape *out)
 {
     LsDataShape shape = {.features = info->features, .outputs = info->outputs, .classes = info->classes};
@@ -28,6 +42,7 @@ LsStatus ls_data_shape(const LsConfig *config, const LsDatasetInfo *info, LsData
         shape.outputs = 1;
         shape.classes = false;
     }
+    LS_TRY(check_metric(config, info));
     *out = shape;
     return LS_OK;
 }

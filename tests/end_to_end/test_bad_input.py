@@ -1,7 +1,9 @@
 """Bad input: the contract's exit code and one clear line, alone and on three ranks; nothing half-written, no hang."""
 
 import gzip
+import math
 import os
+import struct
 import subprocess
 import unittest
 
@@ -89,6 +91,14 @@ class BadConfiguration(BadInput):
 
     def test_loss_that_does_not_fit(self):
         self.train_refused("--set", "train.loss=binary_cross_entropy", code=BAD_CONFIG, words=("train.loss",))
+
+    def test_metric_that_does_not_fit(self):
+        """Otherwise early stopping would end the run after its first evaluation, as if it had learned."""
+        self.train_refused("--set", "eval.metric=roc_auc", code=BAD_CONFIG, words=("eval.metric", "4"))
+        import_table(self, kind="regression")
+        for metric in ("accuracy", "macro_f1", "roc_auc"):
+            self.train_refused("--set", "data.path=table.h5", "--set", f"eval.metric={metric}", code=BAD_CONFIG,
+                               words=("eval.metric",))
 
     def test_usage(self):
         for arguments in (("train",), ("train", "--resmue", "auto"), ("train", "-c"), ("trian",), ()):
@@ -202,6 +212,11 @@ class BadImport(BadInput):
                 self.idx_refused(name, "labels", words=(name,))
         self.write("fewer-labels", harness.idx((39,), [0] * 39))
         self.idx_refused("images", "fewer-labels")
+        self.write("one-class", harness.idx((40,), [0] * 40))
+        self.idx_refused("images", "one-class", words=("one-class",))
+        values = [1.0] * 33 + [math.nan] + [1.0] * 46
+        self.write("nan", b"\0\0\x0d\x02" + struct.pack(">II80f", 40, 2, *values))
+        self.idx_refused("nan", "labels", words=("nan", str(12 + 33 * 4)))
         self.idx_refused("images")
 
     def test_csv(self):

@@ -8,7 +8,7 @@
 
 // What a model is to be made for: the data set as train.loss sees it. With binary cross-entropy, the labels 0
 // and 1 of two classes become targets of one output (outputs = 1, classes = false); otherwise it is the data
-// set's own shape. LS_CONFIG when the loss does not fit the data.
+// set's own shape. LS_CONFIG when the loss or eval.metric does not fit the data.
 LsStatus ls_data_shape(const LsConfig *config, const LsDatasetInfo *info, LsDataShape *out);
 
 // Device memory for one microbatch: raw samples, normalised inputs, labels or targets, positions.
