@@ -198,6 +198,9 @@ static LsStatus divide(const LsImportOptions *options, Work *work)
             work->test.x->path);
     LS_TRY(widen_labels(work->train.y, &work->train_labels));
     work->classes = count_classes(work->train_labels, rows);
+    if (work->classes < 2)
+        return LS_FAIL(
+            LS_BAD_DATA, "%s: every label is 0; a classification needs two classes", work->train.y->path);
     work->train_split = malloc(rows);
     work->test_split = malloc(test_rows + 1);
     if (work->train_split == NULL || work->test_split == NULL)

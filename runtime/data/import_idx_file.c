@@ -1,5 +1,6 @@
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -217,17 +218,32 @@ static void to_host_order(LsIdx *idx)
     }
 }
 
+// Here, because whoever meets the value later knows neither its file nor its offset.
+static LsStatus check_finite(const char *name, const LsIdx *idx)
+{
+    const float *values = idx->values;
+    size_t header = 4 + 4 * (size_t)idx->dimensions, count = idx->bytes / sizeof *values;
+    for (size_t i = 0; idx->type == LS_COLUMN_F32 && i < count; i++)
+        if (!isfinite(values[i]))
+            return LS_FAIL(LS_BAD_DATA, "%s: offset %zu: the value is %g; clean the input", name,
+                header + i * sizeof *values, (double)values[i]);
+    return LS_OK;
+}
+
 static LsStatus read_all(Source *source, LsIdx *out)
 {
     LsIdx idx = {0};
     LsStatus status = read_header(source, &idx);
     if (status == LS_OK)
         status = read_values(source, &idx);
+    if (status == LS_OK) {
+        to_host_order(&idx);
+        status = check_finite(source->name, &idx);
+    }
     if (status != LS_OK) {
         free(idx.values);
         return status;
     }
-    to_host_order(&idx);
     *out = idx;
     return LS_OK;
 }

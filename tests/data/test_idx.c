@@ -482,7 +482,7 @@ static void test_float_features(void **state)
 
     memcpy(floats.data + 12 + 2 * 8, "\x7f\xc0\x00\x00", 4);
     inputs.path[0] = write_input("f-nan", &floats);
-    assert_import_refused(&inputs, LS_BAD_DATA, "train sample 2 has a NaN or an infinity in feature 0");
+    assert_import_refused(&inputs, LS_BAD_DATA, "f-nan: offset 28: the value is nan");
 }
 
 // All values the same: there is no deviation to divide by.
