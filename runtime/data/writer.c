@@ -14,6 +14,7 @@
 #include "base/memory.h"
 #include "dataset_format.h"
 #include "dataset_hdf5.h"
+#include "leftovers.h"
 
 enum { DEFLATE_LEVEL = 4 };
 
@@ -76,7 +77,7 @@ static LsStatus check_shape(const char *path, const LsWriterShape *shape, LsData
     return LS_OK;
 }
 
-static LsStatus create_temporary(LsWriter *writer)
+static LsStatus create_unclaimed(LsWriter *writer)
 {
     uint64_t random;
     if (getrandom(&random, sizeof random, 0) != (ssize_t)sizeof random)
@@ -86,6 +87,21 @@ static LsStatus create_temporary(LsWriter *writer)
         return no_memory(writer);
     }
     return ls_hdf5_create(writer->temporary, &writer->file);
+}
+
+// Between creation and claim, another import of the same output may take the file for a leftover.
+static LsStatus create_temporary(LsWriter *writer)
+{
+    ls_leftovers_remove(writer->path);
+    LS_TRY(create_unclaimed(writer));
+    while (!ls_leftovers_claim(ls_hdf5_descriptor(writer->file))) {
+        ls_hdf5_close(writer->file);
+        writer->file = NULL;
+        free(writer->temporary);
+        writer->temporary = NULL;
+        LS_TRY(create_unclaimed(writer));
+    }
+    return LS_OK;
 }
 
 static LsStatus add_table(LsWriter *writer, const Stream *stream, const char *suffix, LsHdf5Set *set)

@@ -12,6 +12,7 @@
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 
 #include "dataset_fixture.h"
 #include "dataset_hdf5.h"
@@ -432,6 +433,32 @@ static void test_writer_refuses(void **state)
     assert_int_equal(files_in_directory(), before); // nothing half-written is left
 }
 
+// A writer that is killed cannot tidy up; the next one of the same file does, and leaves a living one alone.
+static void test_killed_writer(void **state)
+{
+    (void)state;
+    LsWriterShape shape = example_writer_shape(&tiny);
+    LsWriter *living = NULL;
+    assert_ok(write_example(&tiny, in_directory("killed.h5.tmp-0"))); // somebody's own file
+    size_t before = files_in_directory();
+    pid_t child = fork();
+    if (child == 0) {
+        LsWriter *writer = NULL;
+        ls_writer_begin(in_directory("killed.h5"), &shape, &writer);
+        raise(SIGKILL);
+    }
+    int how;
+    assert_int_equal(waitpid(child, &how, 0), child);
+    assert_true(WIFSIGNALED(how));
+    assert_int_equal(files_in_directory(), before + 1);
+    assert_ok(ls_writer_begin(in_directory("killed.h5"), &shape, &living));
+    assert_int_equal(files_in_directory(), before + 1);
+    assert_ok(write_example(&tiny, in_directory("killed.h5")));
+    assert_int_equal(files_in_directory(), before + 2); // the set and what the living one writes
+    ls_writer_destroy(living);
+    assert_int_equal(files_in_directory(), before + 1);
+}
+
 // A full disk, imitated by a limit on the size of files: an error, the old file as it was, and no other.
 static void test_full_disk(void **state)
 {
@@ -477,6 +504,7 @@ int main(void)
         cmocka_unit_test(test_schema_faults),
         cmocka_unit_test(test_bad_values),
         cmocka_unit_test(test_writer_refuses),
+        cmocka_unit_test(test_killed_writer),
         cmocka_unit_test(test_full_disk),
     };
     return cmocka_run_group_tests(tests, make_directory, remove_directory);
