@@ -7,6 +7,7 @@ static const char *const model_kinds[] = {"mlp", NULL};
 static const char *const activations[] = {"relu", "gelu", NULL};
 static const char *const losses[] = {"auto", "cross_entropy", "binary_cross_entropy", "mse", NULL};
 static const char *const optimizers[] = {"sgd", "adamw", NULL};
+static const char *const shards[] = {"state", NULL};
 static const char *const schedules[] = {"constant", "cosine", "linear", "step", "wsd", NULL};
 static const char *const metrics[] = {"loss", "accuracy", "macro_f1", "roc_auc", NULL};
 static const char *const devices[] = {"auto", "cpu", "cuda", "ref", NULL};
@@ -109,6 +110,8 @@ static const LsOption options[] = {
         "Weight decay of matrices (decoupled in `adamw`); biases have none."),
     REAL("optimizer.clip_norm", optimizer.clip_norm, "0", 0, 1e9, NUMERIC,
         "Global norm that gradients are scaled down to; 0: no clipping."),
+    CHOICE("optimizer.shard", optimizer.shard, "state", shards, FREE,
+        "What is split over the ranks instead of being held by each: `state` is master weights and moments (ZeRO-1)."),
 
     CHOICE("schedule.kind", schedule.kind, "constant", schedules, NUMERIC,
         "Course of the learning rate after warm-up; `wsd` is constant, then linear decay."),
