@@ -25,6 +25,13 @@ enum {
 
 static const double ANSWER_SECONDS = 1.0;
 
+// One line is enough: who hears from a lower rank, which then waits as well, lets that one speak first.
+static const double PRECEDENCE_SECONDS = 2.0;
+
+// Between two looks at the clock lie some hundred polls. After so long a gap this process was itself stopped,
+// and does not hold it against the others.
+static const double STOPPED_SECONDS = 0.5;
+
 void ls_mpi_check(MpiComm *mpi, int code, const char *call)
 {
     if (code == MPI_SUCCESS)
@@ -126,6 +133,19 @@ static bool name_ranks(const bool *set, int ranks, char *text, size_t size)
     return true;
 }
 
+// Answers questions until a lower rank, if one is not silent, has had its time to end the job.
+static void let_lower_speak(MpiComm *mpi, const bool *silent)
+{
+    bool lower = false;
+    for (int r = 0; r < mpi->base.rank; r++)
+        lower = lower || !silent[r];
+    double until = ls_clock_seconds() + PRECEDENCE_SECONDS;
+    while (lower && ls_clock_seconds() < until) {
+        answer_questions(mpi);
+        nanosleep(&(struct timespec){.tv_nsec = SLEEP_NANOSECONDS}, NULL);
+    }
+}
+
 // Prints the line and ends the job with exit code 124.
 static _Noreturn void give_up(MpiComm *mpi, const LsWait *wait)
 {
@@ -139,6 +159,7 @@ static _Noreturn void give_up(MpiComm *mpi, const LsWait *wait)
     }
     if (flags && mpi->question != MPI_REQUEST_NULL) {
         ask_everybody(mpi, flags);
+        let_lower_speak(mpi, flags);
         char names[128];
         if (name_ranks(flags, mpi->base.size, names, sizeof names))
             snprintf(silent, sizeof silent, "no sign of life from %s", names);
@@ -169,7 +190,7 @@ LsStatus ls_mpi_wait(LsComm *comm, const LsWait *wait)
 {
     MpiComm *mpi = mpi_comm(comm);
     size_t outstanding, before = SIZE_MAX;
-    double deadline = 0;
+    double deadline = 0, looked = 0;
     for (unsigned polls = 0;; polls++) {
         LS_TRY(wait->poll(wait->context, &outstanding));
         if (outstanding == 0)
@@ -177,11 +198,16 @@ LsStatus ls_mpi_wait(LsComm *comm, const LsWait *wait)
         if (outstanding != before) {
             before = outstanding;
             polls = 0;
-            deadline = ls_clock_seconds() + comm->timeout;
+            looked = ls_clock_seconds();
+            deadline = looked + comm->timeout;
         }
         if (pause_after(mpi, polls) || polls % 256 == 255) {
+            double now = ls_clock_seconds();
+            if (now - looked > STOPPED_SECONDS)
+                deadline += now - looked;
+            looked = now;
             answer_questions(mpi);
-            if (ls_clock_seconds() > deadline)
+            if (now > deadline)
                 give_up(mpi, wait);
         }
     }

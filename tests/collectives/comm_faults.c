@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "collectives/comm.h"
 #include "device/tensor.h"
 
@@ -98,6 +99,24 @@ static LsStatus be_killed(LsComm *comm, bool faulty)
     return train(comm, 1000000);
 }
 
+// The whole job is stopped for longer than the deadline, as from a terminal, and goes on.
+static LsStatus suspend_job(LsComm *comm, bool faulty)
+{
+    enum { BEFORE = 300000, STOPPED = 2500000, AFTER = 500000 };
+    double start = ls_clock_seconds();
+    pid_t rank = getpid();
+    if (fork() == 0) {
+        usleep(BEFORE);
+        kill(rank, SIGSTOP);
+        usleep(STOPPED);
+        kill(rank, SIGCONT);
+        _exit(0);
+    }
+    while (faulty && ls_clock_seconds() - start < 1e-6 * (BEFORE + STOPPED + AFTER))
+        usleep(1000); // the others wait all the time
+    return ls_comm_barrier(comm);
+}
+
 static const struct {
     const char *name;
     LsStatus (*run)(LsComm *comm, bool faulty);
@@ -108,6 +127,7 @@ static const struct {
     {"different_calls", make_different_calls},
     {"abort", abort_job},
     {"killed", be_killed},
+    {"suspended", suspend_job},
 };
 
 int main(int argc, char **argv)

@@ -19,7 +19,7 @@ target_link_libraries(comm_faults PRIVATE lockstep_flags lockstep_collectives)
 
 function(comm_fault_test fault ranks exit_code pattern)
   add_test(NAME collectives/comm_${fault}
-    COMMAND ${CMAKE_CURRENT_FUNCTION_LIST_DIR}/expect ${exit_code} ${pattern}
+    COMMAND ${CMAKE_CURRENT_FUNCTION_LIST_DIR}/expect ${exit_code} "${pattern}"
             ${mpi_run} ${ranks} $<TARGET_FILE:comm_faults> ${fault})
   set_tests_properties(collectives/comm_${fault} PROPERTIES
     ENVIRONMENT "${mpi_environment}" TIMEOUT 60 LABELS "mpi;collectives" PROCESSORS 2)
@@ -31,3 +31,4 @@ comm_fault_test(stopped 3 124 "^lockstep: rank [02] .*no sign of life from rank 
 comm_fault_test(different_calls 2 124 "^lockstep: rank [01] .*all other ranks are waiting too")
 comm_fault_test(abort 3 65 "^lockstep: rank 1 found bad data$")
 comm_fault_test(killed 3 137 ".") # mpirun says which rank
+comm_fault_test(suspended 3 0 "") # no fault: nobody was slower than the others
