@@ -40,13 +40,6 @@ static LsStatus check_options(const LsCommOptions *options)
     return LS_OK;
 }
 
-LsStatus ls_comm_configure(LsComm *comm, const LsCommOptions *options)
-{
-    LS_TRY(check_options(options));
-    comm->timeout = options->timeout;
-    return LS_OK;
-}
-
 LsStatus ls_comm_open(const LsCommOptions *options, LsComm **out)
 {
     LS_TRY(check_options(options));

@@ -33,10 +33,6 @@ const char *ls_comm_library_version(void);
 LsStatus ls_comm_open(const LsCommOptions *options, LsComm **out);
 void ls_comm_close(LsComm *comm);
 
-// Takes the options of a run, which are known only after ranks had to speak to each other: the time-out from
-// now on. LS_UNAVAILABLE for a backend that this build lacks.
-LsStatus ls_comm_configure(LsComm *comm, const LsCommOptions *options);
-
 int ls_comm_rank(const LsComm *comm);
 int ls_comm_size(const LsComm *comm);
 const char *ls_comm_name(const LsComm *comm); // "self", "mpi"
