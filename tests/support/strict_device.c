@@ -14,12 +14,24 @@ typedef struct Allocation {
     size_t bytes;
 } Allocation;
 
+// How far each stream is known to have come: number of copies enqueued in it.
+typedef struct Progress {
+    uint64_t copies[LS_STREAMS];
+} Progress;
+
+struct LsMarker {
+    bool recorded, asked;
+    Progress progress;
+};
+
 // A copy that the host may not yet rely on.
 typedef struct Pending {
     char *host;
     void *snapshot; // what arrives (copy_out), or what was there (copy_in)
     size_t bytes;
     bool arrives;
+    LsStream stream;
+    uint64_t number; // in its stream
 } Pending;
 
 typedef struct HostMemory {
@@ -37,6 +49,10 @@ typedef struct StrictDevice {
     size_t host_count;
     Pending *pending;
     size_t pending_count;
+    LsMarker **markers;
+    size_t marker_count;
+    LsStream stream;              // selected
+    Progress streams[LS_STREAMS]; // what each has waited for, and its own copies
 } StrictDevice;
 
 // Appends a zeroed element to a growing array.
@@ -197,14 +213,15 @@ static LsStatus open_all(const StrictDevice *strict, const char *op, size_t coun
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
 // Runs one op of the inner device with exactly the spans open.
-#define RUN(device, op, spans, args)                                                                         \
+#define RUN_SPANS(device, op, count, spans, args)                                                            \
     do {                                                                                                     \
         StrictDevice *strict_ = (StrictDevice *)(device);                                                    \
-        LS_TRY(open_all(strict_, #op, COUNT(spans), spans));                                                 \
+        LS_TRY(open_all(strict_, #op, count, spans));                                                        \
         LsStatus status_ = strict_->inner->ops->op(strict_->inner, args);                                    \
-        close_all(strict_, COUNT(spans), spans);                                                             \
+        close_all(strict_, count, spans);                                                                    \
         return status_;                                                                                      \
     } while (0)
+#define RUN(device, op, spans, args) RUN_SPANS(device, op, COUNT(spans), spans, args)
 
 // ---- Copies ---------------------------------------------------------------------------------------------
 
@@ -218,8 +235,38 @@ static LsStatus add_pending(
         return LS_FAIL(LS_INTERNAL, "strict device: no memory left");
     }
     memcpy(snapshot, bytes_at, bytes);
-    strict->pending[strict->pending_count - 1] = (Pending){(char *)host, snapshot, bytes, arrives};
+    uint64_t number = ++strict->streams[strict->stream].copies[strict->stream];
+    strict->pending[strict->pending_count - 1] =
+        (Pending){(char *)host, snapshot, bytes, arrives, strict->stream, number};
     return LS_OK;
+}
+
+static bool overlaps(const Pending *copy, const char *memory, size_t bytes)
+{
+    return copy->host < memory + bytes && memory < copy->host + copy->bytes;
+}
+
+// What a wait that saw `progress` settles of the copies that touch `bytes` at `memory` (NULL: of all):
+// results arrive, and sources must be what they were.
+static LsStatus settle(StrictDevice *strict, const Progress *progress, const char *memory, size_t bytes)
+{
+    LsStatus status = LS_OK;
+    size_t kept = 0;
+    for (size_t i = 0; i < strict->pending_count; i++) {
+        Pending *copy = &strict->pending[i];
+        if (copy->number > progress->copies[copy->stream] || (memory && !overlaps(copy, memory, bytes))) {
+            strict->pending[kept++] = *copy;
+            continue;
+        }
+        if (copy->arrives)
+            memcpy(copy->host, copy->snapshot, copy->bytes);
+        else if (!is_pinned(strict, copy->host) || memcmp(copy->host, copy->snapshot, copy->bytes) != 0)
+            status =
+                LS_FAIL(LS_INTERNAL, "copy_in: pinned host memory changed before the copy was waited for");
+        free(copy->snapshot);
+    }
+    strict->pending_count = kept;
+    return status;
 }
 
 static LsStatus strict_copy_in(LsDevice *device, void *to, const void *host_from, size_t bytes)
@@ -240,6 +287,8 @@ static LsStatus strict_copy_out(LsDevice *device, void *host_to, const void *fro
     StrictDevice *strict = (StrictDevice *)device;
     const Span spans[] = {{"the source", from, bytes, false}};
     LS_TRY(check_host(strict, "copy_out", "the destination", host_to));
+    // The stream may write what its own earlier copies, or those it has waited for, have read.
+    LS_TRY(settle(strict, &strict->streams[strict->stream], host_to, bytes));
     LS_TRY(open_all(strict, "copy_out", COUNT(spans), spans));
     LsStatus status = add_pending(strict, host_to, from, bytes, true);
     close_all(strict, COUNT(spans), spans);
@@ -271,21 +320,86 @@ static LsStatus strict_zero(LsDevice *device, void *to, size_t bytes)
 static LsStatus strict_synchronize(LsDevice *device)
 {
     StrictDevice *strict = (StrictDevice *)device;
-    LsStatus status = LS_OK;
-    for (size_t i = 0; i < strict->pending_count; i++) {
-        Pending *copy = &strict->pending[i];
-        if (copy->arrives)
-            memcpy(copy->host, copy->snapshot, copy->bytes);
-        else if (!is_pinned(strict, copy->host) || memcmp(copy->host, copy->snapshot, copy->bytes) != 0)
-            status = LS_FAIL(
-                LS_INTERNAL, "copy_in: pinned host memory changed before the device was synchronized");
-        free(copy->snapshot);
-    }
-    strict->pending_count = 0;
-    return status;
+    Progress all;
+    for (int s = 0; s < LS_STREAMS; s++)
+        all.copies[s] = strict->streams[s].copies[s];
+    return settle(strict, &all, NULL, 0);
+}
+
+// ---- Streams and markers --------------------------------------------------------------------------------
+
+static void strict_select_stream(LsDevice *device, LsStream stream)
+{
+    ((StrictDevice *)device)->stream = stream;
+}
+
+static LsStatus strict_marker_create(LsDevice *device, LsMarker **out)
+{
+    StrictDevice *strict = (StrictDevice *)device;
+    LS_TRY(append((void **)&strict->markers, &strict->marker_count, sizeof(LsMarker *)));
+    LS_TRY(ls_memory_allocate(sizeof **out, (void **)out));
+    strict->markers[strict->marker_count - 1] = *out;
+    return LS_OK;
+}
+
+static LsStatus check_marker(const StrictDevice *strict, const LsMarker *marker)
+{
+    for (size_t i = 0; i < strict->marker_count; i++)
+        if (marker && strict->markers[i] == marker)
+            return LS_OK;
+    return LS_FAIL(LS_INTERNAL, "strict device: a marker is used that does not exist");
+}
+
+static void strict_marker_destroy(LsDevice *device, LsMarker *marker)
+{
+    StrictDevice *strict = (StrictDevice *)device;
+    if (marker && check_marker(strict, marker) != LS_OK)
+        abort(); // there is no status to return
+    for (size_t i = 0; i < strict->marker_count; i++)
+        if (strict->markers[i] == marker)
+            strict->markers[i] = NULL;
+    free(marker);
+}
+
+static LsStatus strict_marker_record(LsDevice *device, LsMarker *marker)
+{
+    StrictDevice *strict = (StrictDevice *)device;
+    LS_TRY(check_marker(strict, marker));
+    *marker = (LsMarker){.recorded = true, .progress = strict->streams[strict->stream]};
+    return LS_OK;
+}
+
+// The stream knows from now on what the marker's stream knew.
+static LsStatus strict_marker_wait(LsDevice *device, LsMarker *marker)
+{
+    StrictDevice *strict = (StrictDevice *)device;
+    LS_TRY(check_marker(strict, marker));
+    Progress *stream = &strict->streams[strict->stream];
+    for (int s = 0; s < LS_STREAMS; s++)
+        if (marker->progress.copies[s] > stream->copies[s])
+            stream->copies[s] = marker->progress.copies[s];
+    return LS_OK;
+}
+
+static LsStatus strict_marker_synchronize(LsDevice *device, LsMarker *marker)
+{
+    StrictDevice *strict = (StrictDevice *)device;
+    LS_TRY(check_marker(strict, marker));
+    return settle(strict, &marker->progress, NULL, 0);
+}
+
+// A place is not reached when it is asked for the first time, so that callers meet both answers.
+static LsStatus strict_marker_reached(LsDevice *device, LsMarker *marker, bool *reached)
+{
+    LS_TRY(check_marker((StrictDevice *)device, marker));
+    *reached = !marker->recorded || marker->asked;
+    marker->asked = true;
+    return *reached ? strict_marker_synchronize(device, marker) : LS_OK;
 }
 
 // ---- Ops ------------------------------------------------------------------------------------------------
+
+enum { MOST_PIECES = 256 }; // of one call
 
 static size_t bytes_of(LsDtype type, size_t count)
 {
@@ -315,7 +429,9 @@ static LsStatus strict_matmul(LsDevice *device, const LsMatmul *args)
         {"b", args->b, bytes_of(args->input_type, args->k * args->n), false},
         {"bias", args->bias, bytes_of(args->input_type, args->n), false},
         {"c", args->c, bytes_of(args->output_type, args->m * args->n), true},
-        {"pre_activation", args->pre_activation, bytes_of(args->output_type, args->m * args->n), true}};
+        {"pre_activation", args->pre_activation, bytes_of(args->output_type, args->m * args->n), true},
+        {"saved", args->saved, bytes_of(args->output_type, args->m * args->n), false},
+        {"bias_gradient", args->bias_gradient, bytes_of(LS_F32, args->m), true}};
     RUN(device, matmul, spans, args);
 }
 
@@ -394,10 +510,17 @@ static LsStatus strict_sum(LsDevice *device, const LsSum *args)
 
 static LsStatus strict_block_squares(LsDevice *device, const LsBlockSquares *args)
 {
-    size_t blocks = (args->n + LS_BLOCK - 1) / LS_BLOCK;
-    const Span spans[] = {{"x", args->x, args->n * sizeof *args->x, false},
-        {"sums", args->sums, blocks * sizeof *args->sums, true}};
-    RUN(device, block_squares, spans, args);
+    LS_TRY(check_host((StrictDevice *)device, "block_squares", "piece", args->piece));
+    if (args->count > MOST_PIECES)
+        return LS_FAIL(LS_INTERNAL, "strict device: block_squares of %zu pieces", args->count);
+    Span spans[2 * MOST_PIECES], *span = spans;
+    for (size_t p = 0; p < args->count; p++) {
+        const LsSquaresPiece *piece = &args->piece[p];
+        size_t blocks = (piece->n + LS_BLOCK - 1) / LS_BLOCK;
+        *span++ = (Span){"x", piece->x, piece->n * sizeof *piece->x, false};
+        *span++ = (Span){"sums", piece->sums, blocks * sizeof *piece->sums, true};
+    }
+    RUN_SPANS(device, block_squares, (size_t)(span - spans), spans, args);
 }
 
 static LsStatus strict_tree_add(LsDevice *device, const LsTreeAdd *args)
@@ -426,25 +549,40 @@ static LsStatus strict_decide_step(LsDevice *device, const LsDecideStep *args)
     const StrictDevice *strict = (const StrictDevice *)device;
     Span spans[] = {{"lane_index", args->lane_index, args->lanes * sizeof *args->lane_index, false},
         {"block_index", args->block_index, args->blocks * sizeof *args->block_index, false},
-        {"control", args->control, sizeof *args->control, true}, {"words", args->words, 0, false}};
+        {"outcome", args->outcome, sizeof *args->outcome, true}, {"words", args->words, 0, false}};
     // The indexes say how many words are read.
     LS_TRY(open_all(strict, "decide_step", 2, spans));
     size_t lane_words = words_used(args->lane_index, args->lanes);
     size_t block_words = words_used(args->block_index, args->blocks);
     close_all(strict, 2, spans);
-    spans[3].bytes = (lane_words > block_words ? lane_words : block_words) * sizeof *args->words;
+    size_t vote_words = args->ranks ? (args->ranks - 1) * args->rank_words + LS_VOTE_WORDS : 0;
+    size_t words = lane_words > block_words ? lane_words : block_words;
+    spans[3].bytes = (words > vote_words ? words : vote_words) * sizeof *args->words;
     RUN(device, decide_step, spans, args);
+}
+
+enum { PIECE_SPANS = 6 };
+
+static void piece_spans(const LsOptimizerStep *args, const LsOptimizerPiece *piece, Span spans[PIECE_SPANS])
+{
+    size_t bytes = piece->n * sizeof(float);
+    const Span list[PIECE_SPANS] = {{"master", piece->master, bytes, true},
+        {"gradient", piece->gradient, bytes, false}, {"moment1", piece->moment1, bytes, true},
+        {"moment2", piece->moment2, bytes, true},
+        {"weights", piece->weights, bytes_of(args->type, piece->n), true},
+        {"block_decay", piece->block_decay, piece->n / LS_BLOCK, false}};
+    memcpy(spans, list, sizeof list);
 }
 
 static LsStatus strict_optimizer_step(LsDevice *device, const LsOptimizerStep *args)
 {
-    size_t bytes = args->n * sizeof(float);
-    const Span spans[] = {{"master", args->master, bytes, true}, {"gradient", args->gradient, bytes, false},
-        {"moment1", args->moment1, bytes, true}, {"moment2", args->moment2, bytes, true},
-        {"weights", args->weights, bytes_of(args->type, args->n), true},
-        {"block_decay", args->block_decay, args->n / LS_BLOCK, false},
-        {"control", args->control, sizeof *args->control, false}};
-    RUN(device, optimizer_step, spans, args);
+    LS_TRY(check_host((StrictDevice *)device, "optimizer_step", "piece", args->piece));
+    if (args->count > MOST_PIECES)
+        return LS_FAIL(LS_INTERNAL, "strict device: optimizer_step of %zu pieces", args->count);
+    Span spans[1 + PIECE_SPANS * MOST_PIECES] = {{"control", args->control, sizeof *args->control, false}};
+    for (size_t p = 0; p < args->count; p++)
+        piece_spans(args, &args->piece[p], spans + 1 + p * PIECE_SPANS);
+    RUN_SPANS(device, optimizer_step, 1 + PIECE_SPANS * args->count, spans, args);
 }
 
 // ---- The device -----------------------------------------------------------------------------------------
@@ -457,6 +595,9 @@ static void strict_close(LsDevice *device)
     for (size_t i = 0; i < strict->pending_count; i++)
         free(strict->pending[i].snapshot);
     free(strict->allocations);
+    for (size_t i = 0; i < strict->marker_count; i++)
+        free(strict->markers[i]);
+    free(strict->markers);
     free(strict->host);
     free(strict->pending);
     ls_device_close(strict->inner);
@@ -469,10 +610,41 @@ static void strict_fingerprint(const LsDevice *device, char *text, size_t size)
     strict->inner->ops->fingerprint(strict->inner, text, size);
 }
 
+static void strict_identity(const LsDevice *device, char *text, size_t size)
+{
+    const StrictDevice *strict = (const StrictDevice *)device;
+    strict->inner->ops->identity(strict->inner, text, size);
+}
+
+static void strict_tune(LsDevice *device, bool on)
+{
+    StrictDevice *strict = (StrictDevice *)device;
+    strict->inner->ops->tune(strict->inner, on);
+}
+
+static LsStatus strict_choices(const LsDevice *device, char **out)
+{
+    const StrictDevice *strict = (const StrictDevice *)device;
+    return strict->inner->ops->choices(strict->inner, out);
+}
+
+static LsStatus strict_choose(LsDevice *device, const char *choices)
+{
+    StrictDevice *strict = (StrictDevice *)device;
+    return strict->inner->ops->choose(strict->inner, choices);
+}
+
+static void *strict_native_stream(LsDevice *device, LsStream stream)
+{
+    StrictDevice *strict = (StrictDevice *)device;
+    return strict->inner->ops->native_stream(strict->inner, stream);
+}
+
 static const LsDeviceOps strict_ops = {
     .name = "strict",
     .close = strict_close,
     .fingerprint = strict_fingerprint,
+    .identity = strict_identity,
     .allocate = strict_allocate,
     .release = strict_release,
     .allocate_host = strict_allocate_host,
@@ -482,6 +654,17 @@ static const LsDeviceOps strict_ops = {
     .copy = strict_copy,
     .zero = strict_zero,
     .synchronize = strict_synchronize,
+    .select_stream = strict_select_stream,
+    .marker_create = strict_marker_create,
+    .marker_destroy = strict_marker_destroy,
+    .marker_record = strict_marker_record,
+    .marker_wait = strict_marker_wait,
+    .marker_reached = strict_marker_reached,
+    .marker_synchronize = strict_marker_synchronize,
+    .tune = strict_tune,
+    .choices = strict_choices,
+    .choose = strict_choose,
+    .native_stream = strict_native_stream,
     .cast = strict_cast,
     .normalize = strict_normalize,
     .matmul = strict_matmul,
@@ -509,7 +692,7 @@ LsStatus ls_strict_device_open(int precision, LsDevice **out)
         free(strict);
         return status;
     }
-    strict->base = (LsDevice){.ops = &strict_ops, .precision = strict->inner->precision};
+    strict->base = (LsDevice){.ops = &strict_ops, .precision = strict->inner->precision, .discrete = true};
     strict->page = (size_t)sysconf(_SC_PAGESIZE);
     *out = &strict->base;
     return LS_OK;
