@@ -6,7 +6,7 @@
 
 #include "collectives/comm.h"
 
-enum { LS_HOST_NAME = 256 };
+enum { LS_HOST_NAME = 256, LS_BOOT_ID = 64 };
 
 // Something to wait for. `poll` advances it and counts what is outstanding, 0 when it is over; the deadline
 // starts anew whenever the count changes. `mark_pending` sets pending[r] for each rank r whose data is
@@ -21,7 +21,7 @@ typedef struct LsWait {
 // What carries device memory. All of it is called with the communication stream selected: device work goes
 // there, and whatever was in the compute stream before has been waited for there.
 //
-// `host` (mpi_exchange.c) takes host-reachable memory to MPI directly. `staged` (staged.c) wraps it for
+// `host` (mpi_transport.c) takes host-reachable memory to MPI directly. `staged` (staged.c) wraps it for
 // discrete devices: device → pinned memory → MPI → pinned memory → device. `nccl` (nccl.c) enqueues on the
 // communication stream.
 typedef struct LsTransport LsTransport;
@@ -31,7 +31,7 @@ typedef struct LsTransport LsTransport;
 typedef struct LsExchange LsExchange;
 
 typedef struct LsTransportOps {
-    const char *name;
+    const char *name; // for people: "mpi" or "nccl"
     void (*close)(LsTransport *transport);
 
     // Memory that the transport moves well; NULL: the device's own.
@@ -85,9 +85,12 @@ struct LsComm {
     const LsCommOps *ops;
     LsDevice *device;       // attached, lent; NULL before
     LsTransport *transport; // owned; NULL for one rank alone
+    LsMarker *before;       // in the compute stream: what the communication stream has to wait for
+    LsMarker *after;        // in the communication stream: what the compute stream has to wait for
     int rank, size, local_rank, local_size;
     double timeout; // seconds for one wait
     char host[LS_HOST_NAME];
+    char boot[LS_BOOT_ID]; // of the kernel underneath: the containers of one machine share it; "" if unknown
 };
 
 LsStatus ls_self_open(const LsCommOptions *options, LsComm **out);

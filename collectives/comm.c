@@ -33,8 +33,6 @@ static LsStatus refuse_unconnected_tasks(void)
 
 static LsStatus check_options(const LsCommOptions *options)
 {
-    if (options->kind == LS_COMM_NCCL)
-        return LS_FAIL(LS_UNAVAILABLE, "this build has no NCCL; set collectives.backend to auto or mpi");
     if (!(options->timeout > 0))
         return LS_FAIL(LS_CONFIG, "collectives.timeout is %g; it must be above 0 seconds", options->timeout);
     return LS_OK;
@@ -57,8 +55,10 @@ LsStatus ls_comm_open(const LsCommOptions *options, LsComm **out)
 
 void ls_comm_close(LsComm *comm)
 {
-    if (comm)
-        comm->ops->close(comm);
+    if (!comm)
+        return;
+    ls_comm_detach(comm);
+    comm->ops->close(comm);
 }
 
 int ls_comm_rank(const LsComm *comm)
@@ -73,7 +73,7 @@ int ls_comm_size(const LsComm *comm)
 
 const char *ls_comm_name(const LsComm *comm)
 {
-    return comm->ops->name;
+    return comm->transport ? comm->transport->ops->name : comm->ops->name;
 }
 
 const char *ls_comm_host(const LsComm *comm)
@@ -105,6 +105,10 @@ _Noreturn void ls_comm_abort(LsComm *comm, LsStatus status, const char *message)
     (void)written; // there is nowhere left to report a failure
 
     int exit_code = ls_status_exit_code(status == LS_OK ? LS_INTERNAL : status);
+    LsTransport *transport = comm->transport;
+    comm->transport = NULL; // should its abort fail and come here again
+    if (transport && transport->ops->abort)
+        transport->ops->abort(transport);
     comm->ops->abort(comm, exit_code);
     _exit(exit_code);
 }
@@ -169,35 +173,4 @@ LsStatus ls_comm_agree(LsComm *comm, LsStatus mine)
     free(sizes);
     LS_TRY(status);
     return lowest < 0 ? LS_OK : adopt_failure(comm, agreed, lowest, failures == comm->size);
-}
-
-// ---- Memory and parameters ------------------------------------------------------------------------------
-
-LsStatus ls_comm_allocate(LsComm *comm, LsDevice *device, size_t bytes, void **out)
-{
-    (void)comm;
-    void *memory;
-    LS_TRY(device->ops->allocate(device, bytes, &memory));
-    // Writing it once now keeps page faults out of the first step's communication.
-    LsStatus status = device->ops->zero(device, memory, bytes);
-    if (status != LS_OK) {
-        device->ops->release(device, memory);
-        return status;
-    }
-    *out = memory;
-    return LS_OK;
-}
-
-void ls_comm_release(LsComm *comm, LsDevice *device, void *memory)
-{
-    (void)comm;
-    if (memory)
-        device->ops->release(device, memory);
-}
-
-LsStatus ls_comm_gather_shards(
-    LsComm *comm, LsDevice *device, const LsBuckets *buckets, void *flat, size_t element)
-{
-    LS_TRY(device->ops->synchronize(device));
-    return comm->ops->gather_shards(comm, buckets, flat, element);
 }
