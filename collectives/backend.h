@@ -56,7 +56,8 @@ typedef struct LsTransportOps {
     LsStatus (*exchange_test)(LsExchange *exchange, size_t *outstanding);
     void (*exchange_mark_pending)(const LsExchange *exchange, bool *pending);
 
-    // Errors that the library reports later than the call that made them; NULL: there are none.
+    // Errors that the library reports later than the call that made them; NULL: there are none. Every wait of
+    // the communicator calls it now and then.
     LsStatus (*check)(LsTransport *transport);
     // Ends what is under way so that the process can leave; NULL: nothing to do.
     void (*abort)(LsTransport *transport);

@@ -30,6 +30,9 @@ bool ls_comm_launched(void);
 // Name and version of the MPI library, for people; MPI need not be started. Not thread-safe.
 const char *ls_comm_library_version(void);
 
+// Version of the NCCL library, for people; "" in a build without NCCL. Not thread-safe.
+const char *ls_comm_nccl_version(void);
+
 // `mpi` when ls_comm_launched() or asked for, else `self`. ls_comm_close(NULL) is fine; closing is
 // collective.
 LsStatus ls_comm_open(const LsCommOptions *options, LsComm **out);
