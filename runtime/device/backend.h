@@ -7,6 +7,8 @@
 // Each backend's constructor. options->kind and options->precision are never auto.
 LsStatus ls_ref_open(const LsDeviceOptions *options, LsDevice **out);
 LsStatus ls_cpu_open(const LsDeviceOptions *options, LsDevice **out);
+LsStatus ls_cuda_open(
+    const LsDeviceOptions *options, LsDevice **out); // LS_UNAVAILABLE in builds without CUDA
 
 // The reference table, from which other host backends start. Its functions need nothing of `device` but its
 // table; memory, streams, markers and choices are those of any backend that does everything at once.

@@ -7,12 +7,13 @@
 #include "base/clock.h"
 #include "base/memory.h"
 
-static LsStatus refuse_cuda(void)
+// The best device that can be used: a GPU, or else the processor.
+static int best_kind(void)
 {
     char gpus[256];
-    ls_device_gpus(gpus, sizeof gpus);
-    return LS_FAIL(LS_UNAVAILABLE,
-        "runtime.device is cuda, but this version has no CUDA kernels (%s); set it to cpu or auto", gpus);
+    int usable;
+    ls_device_gpus(gpus, sizeof gpus, &usable);
+    return usable > 0 ? LS_DEVICE_CUDA : LS_DEVICE_CPU;
 }
 
 LsStatus ls_device_open(const LsDeviceOptions *options, LsDevice **out)
@@ -20,25 +21,26 @@ LsStatus ls_device_open(const LsDeviceOptions *options, LsDevice **out)
     LsDeviceOptions chosen = *options;
     if (chosen.threads < 1)
         return LS_FAIL(LS_CONFIG, "runtime.threads is %d; it must be at least 1", chosen.threads);
+    if (chosen.kind == LS_DEVICE_AUTO)
+        chosen.kind = best_kind();
     switch (chosen.kind) {
     case LS_DEVICE_REF:
         return ls_ref_open(&chosen, out);
     case LS_DEVICE_CUDA:
-        return refuse_cuda();
-    case LS_DEVICE_AUTO:
-        chosen.kind = LS_DEVICE_CPU;
-        return ls_cpu_open(&chosen, out);
+        return ls_cuda_open(&chosen, out);
     default:
         return ls_cpu_open(&chosen, out);
     }
 }
 
-LsStatus ls_device_open_configured(const LsConfig *config, LsDevice **out)
+LsStatus ls_device_open_configured(const LsConfig *config, int local_rank, LsDevice **out)
 {
     return ls_device_open(&(LsDeviceOptions){.kind = config->runtime.device,
                               .precision = config->runtime.precision,
                               .threads = (int)config->runtime.threads,
-                              .isa = config->runtime.isa},
+                              .isa = config->runtime.isa,
+                              .local_rank = local_rank,
+                              .tf32 = config->runtime.tf32},
         out);
 }
 
@@ -48,9 +50,26 @@ void ls_device_close(LsDevice *device)
         device->ops->close(device);
 }
 
+LsDtype ls_precision_type(LsPrecision precision)
+{
+    switch (precision) {
+    case LS_PRECISION_FP32:
+        return LS_F32;
+    case LS_PRECISION_FP16:
+        return LS_F16;
+    default:
+        return LS_BF16;
+    }
+}
+
 LsDtype ls_device_compute_type(const LsDevice *device)
 {
-    return device->precision == LS_PRECISION_BF16 ? LS_BF16 : LS_F32;
+    return ls_precision_type(device->precision);
+}
+
+void ls_device_identity(const LsDevice *device, char *text, size_t size)
+{
+    device->ops->identity(device, text, size);
 }
 
 void ls_device_fingerprint(const LsDevice *device, char *text, size_t size)
