@@ -242,8 +242,6 @@ static LsStatus poll_marker(void *context, size_t *outstanding)
     const MarkerWait *wait = context;
     LsComm *comm = wait->comm;
     bool reached;
-    if (comm->transport && comm->transport->ops->check)
-        LS_TRY(comm->transport->ops->check(comm->transport));
     LS_TRY(comm->device->ops->marker_reached(comm->device, wait->marker, &reached));
     *outstanding = reached ? 0 : 1;
     return LS_OK;
