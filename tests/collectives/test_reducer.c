@@ -427,9 +427,27 @@ static LsStatus open_ref(LsDevice **out)
     return ls_device_open(&options, out);
 }
 
+static const LsDeviceOps *strict_ops;
+
+// Devices get ahead of each other: each rank has another pattern of places reached and not reached yet.
+static LsStatus reached_at_last(LsDevice *on, LsMarker *marker, bool *reached)
+{
+    static uint64_t asked;
+    *reached = false;
+    if (ls_rng_u32(ls_rng_key(43, PURPOSE), rank, asked++) % 4 > 0)
+        return LS_OK;
+    return strict_ops->marker_reached(on, marker, reached);
+}
+
 static LsStatus open_strict(LsDevice **out)
 {
-    return ls_strict_device_open(LS_PRECISION_FP32, out);
+    static LsDeviceOps ops;
+    LS_TRY(ls_strict_device_open(LS_PRECISION_FP32, out));
+    strict_ops = (*out)->ops;
+    ops = *strict_ops;
+    ops.marker_reached = reached_at_last;
+    (*out)->ops = &ops;
+    return LS_OK;
 }
 
 static LsStatus open_cuda(LsDevice **out)
