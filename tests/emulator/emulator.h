@@ -35,7 +35,7 @@ typedef struct LsEmulatedWork {
 } LsEmulatedWork;
 
 // Puts work at the end of a stream, or into the graph that the stream is recording. Nothing runs before
-// somebody has to wait for it.
+// somebody has to wait for it. The context is the emulator's from here on, and released if this fails.
 cudaError_t ls_emulator_enqueue(cudaStream_t stream, const LsEmulatedWork *work);
 
 // Moves on whatever can, in all streams, without waiting for other processes: for a stand-in whose peers may
