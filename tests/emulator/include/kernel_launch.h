@@ -10,8 +10,8 @@
 #include <cuda_runtime_api.h>
 
 extern "C" {
-// A kernel in a stream. `thread` runs one thread with `arguments`; `release` frees them. On failure nothing
-// was enqueued and the caller keeps the arguments.
+// A kernel in a stream. `thread` runs one thread with `arguments`; `release` frees them, when the kernel will
+// not run again or the launch fails.
 typedef struct LsEmulatedLaunch {
     const void *kernel; // its address, by which it has a name and a limit of shared memory
     size_t argument_bytes;
@@ -65,10 +65,7 @@ static inline cudaError_t cudaLaunchKernelEx(
     auto *call = new Call{kernel, std::tuple<ExpTypes...>(std::forward<ActTypes>(args)...)};
     LsEmulatedLaunch launch = {
         reinterpret_cast<const void *>(kernel), Call::bytes(), Call::thread, Call::release, call};
-    cudaError_t error = ls_emulator_launch(config, &launch);
-    if (error != cudaSuccess)
-        delete call;
-    return error;
+    return ls_emulator_launch(config, &launch);
 }
 
 template <typename... Parameters>
