@@ -88,7 +88,8 @@ static const LsOption options[] = {
     INT("train.early_stopping", train.early_stopping, "0", 0, 1000000, NUMERIC,
         "Evaluations in a row without a better `eval.metric` that end training; 0: never."),
     INT("train.max_skipped", train.max_skipped, "20", 1, 1000000, FREE,
-        "Steps in a row skipped for gradients that are not finite that end the run as diverged."),
+        "Steps in a row skipped for gradients that are not finite that end the run as diverged; in `fp16` not before "
+        "the loss scale has come down to 1."),
     REAL("train.loss_scale", train.loss_scale, "65536", 1, 16777216, NUMERIC,
         "What the loss is multiplied by at the start of training in `fp16`, so that small gradients do not vanish."),
     INT("train.loss_scale_growth", train.loss_scale_growth, "2000", 0, 1000000000, NUMERIC,
