@@ -169,7 +169,7 @@ static void check_space(Report *report, const char *check, const char *path, dou
 static void check_gpu(Report *report)
 {
     char gpus[512];
-    ls_device_gpus(gpus, sizeof gpus);
+    ls_device_gpus(gpus, sizeof gpus, NULL);
     add(report, "gpu", FINE, NULL, "%s", gpus);
 }
 
