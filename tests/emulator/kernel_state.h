@@ -3,6 +3,8 @@
 #ifndef LOCKSTEP_EMULATOR_KERNEL_STATE_H
 #define LOCKSTEP_EMULATOR_KERNEL_STATE_H
 
+#include <string.h>
+
 #include <cuda_runtime.h>
 
 #include "emulator.h"
@@ -26,10 +28,19 @@ const LsSharedVariable *ls_symbols_shared(size_t *count);
 // Name of the function at an address, as in the source; lives as long as the process.
 const char *ls_symbols_function(const void *address);
 
+// The address that addr2line wants.
+size_t ls_symbols_file_address(const void *address);
+
 // Whether the bytes belong to the program's own image (constants and variables).
 bool ls_symbols_image(const void *address, size_t bytes);
 
 const char *ls_symbols_demangle(const char *symbol); // malloc'ed, or the symbol itself
+
+// Names of one file may differ in address where headers are compiled into several objects.
+static inline bool ls_same_site(LsEmulatedSite a, LsEmulatedSite b)
+{
+    return a.line == b.line && (a.file == b.file || strcmp(a.file, b.file) == 0);
+}
 
 // ---- The kernel that runs (kernels.cpp) -------------------------------------------------------------------
 

@@ -114,6 +114,11 @@ const LsSharedVariable *ls_symbols_shared(size_t *count)
     return symbols()->shared.data();
 }
 
+size_t ls_symbols_file_address(const void *address)
+{
+    return (uintptr_t)address - symbols()->offset;
+}
+
 bool ls_symbols_image(const void *address, size_t bytes)
 {
     auto *begin = static_cast<const char *>(address);

@@ -3,15 +3,12 @@
 // with the same mask. What the manual leaves undefined is a fault here.
 #include "kernel_warp.h"
 
-#include <string.h>
-
 namespace
 {
 
 bool same_meeting(const LsKernelThread *a, const LsKernelThread *b)
 {
-    return a->kind == b->kind && a->mask == b->mask && a->site.line == b->site.line &&
-           strcmp(a->site.file, b->site.file) == 0;
+    return a->kind == b->kind && a->mask == b->mask && ls_same_site(a->site, b->site);
 }
 
 // The lane whose value a shuffle returns.

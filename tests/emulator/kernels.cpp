@@ -353,7 +353,7 @@ int ls_emulator_meet_block(enum LsEmulatedMeeting kind, int predicate, LsEmulate
             site.file, site.line, finished);
     if (!barrier.arrived)
         barrier = Barrier{0, kind, site, 0};
-    if (barrier.kind != kind || barrier.site.line != site.line || strcmp(barrier.site.file, site.file) != 0)
+    if (barrier.kind != kind || !ls_same_site(barrier.site, site))
         ls_kernel_fault(current,
             "came to the barrier in %s:%d while others of its block wait at another one in %s:%d", site.file,
             site.line, barrier.site.file, barrier.site.line);
