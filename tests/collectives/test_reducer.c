@@ -419,7 +419,7 @@ static void test_gather_between_reductions(void **state)
     }
 }
 
-// ---- Attaching ------------------------------------------------------------------------------------------
+// ---- Devices --------------------------------------------------------------------------------------------
 
 static LsStatus open_ref(LsDevice **out)
 {
@@ -493,63 +493,10 @@ static void test_attaching_twice_is_refused(void **state)
     assert_int_equal(ls_comm_attach(comm, device, LS_COMM_MPI), LS_INTERNAL);
 }
 
-// A single rank needs no transport, so it asks for nothing that is not there.
-static void test_nccl_needs_a_gpu(void **state)
-{
-    (void)state;
-    LsDevice *host;
-    assert_int_equal(open_ref(&host), LS_OK);
-    assert_int_equal(ls_comm_attach(comm, host, LS_COMM_NCCL), ranks == 1 ? LS_OK : LS_UNAVAILABLE);
-    if (ranks > 1)
-        assert_non_null(strstr(ls_status_message(), "collectives.backend"));
-    ls_comm_detach(comm);
-    assert_int_equal(ls_comm_attach(comm, host, LS_COMM_AUTO), LS_OK);
-    assert_string_equal(ls_comm_name(comm), ls_comm_launched() ? "mpi" : "self");
-    ls_comm_detach(comm);
-    ls_device_close(host);
-}
-
-static void test_nothing_works_without_a_device(void **state)
-{
-    (void)state;
-    char memory[8];
-    void *other;
-    LsBuckets buckets = {0};
-    LsPlan plan;
-    LsReducer *reducer;
-    assert_int_equal(ls_comm_allocate(comm, 8, &other), LS_INTERNAL);
-    assert_int_equal(ls_comm_gather_device(comm, memory, memory, 8), LS_INTERNAL);
-    assert_int_equal(ls_comm_gather_shards(comm, &buckets, memory, 4), LS_INTERNAL);
-    assert_int_equal(ls_plan_compile(LANES, ranks, rank, &plan), LS_OK);
-    assert_int_equal(ls_reducer_create(comm, &(LsReducerOptions){.plan = &plan}, &reducer), LS_INTERNAL);
-    ls_plan_free(&plan);
-    ls_comm_detach(comm); // nothing to do
-}
-
-// More ranks than GPUs share them, which NCCL does not take; `auto` then uses MPI.
-static void test_ranks_that_share_a_gpu(void **state)
-{
-    (void)state;
-    char text[512];
-    int gpus;
-    ls_device_gpus(text, sizeof text, &gpus);
-    if (gpus < 1 || (uint32_t)gpus >= ranks)
-        skip();
-    LsDevice *gpu;
-    assert_int_equal(open_cuda(&gpu), LS_OK);
-    snprintf(text, sizeof text, "ranks 0 and %d on %s share ", gpus, ls_comm_host(comm));
-    assert_int_equal(ls_comm_attach(comm, gpu, LS_COMM_NCCL), LS_CONFIG);
-    assert_non_null(strstr(ls_status_message(), text));
-    assert_non_null(strstr(ls_status_message(), "set collectives.backend to mpi"));
-    assert_int_equal(ls_comm_attach(comm, gpu, LS_COMM_AUTO), LS_OK);
-    assert_string_equal(ls_comm_name(comm), "mpi");
-    ls_comm_detach(comm);
-    ls_device_close(gpu);
-}
-
 // ---- The program ----------------------------------------------------------------------------------------
 
-static const struct CMUnitTest device_tests[] = {
+static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(test_the_order_of_additions_shows),
     cmocka_unit_test(test_attaching_twice_is_refused),
     cmocka_unit_test(test_new_memory_is_zero),
     cmocka_unit_test(test_exact_reduction),
@@ -562,13 +509,6 @@ static const struct CMUnitTest device_tests[] = {
     cmocka_unit_test(test_gather_shards),
     cmocka_unit_test(test_gather_device),
     cmocka_unit_test(test_gather_between_reductions),
-};
-
-static const struct CMUnitTest other_tests[] = {
-    cmocka_unit_test(test_the_order_of_additions_shows),
-    cmocka_unit_test(test_nccl_needs_a_gpu),
-    cmocka_unit_test(test_nothing_works_without_a_device),
-    cmocka_unit_test(test_ranks_that_share_a_gpu),
 };
 
 int main(void)
@@ -586,10 +526,10 @@ int main(void)
     ls_device_gpus(text, sizeof text, &gpus);
     // The first one's transport is the plainest: what the others' results are compared to.
     const Platform platforms[] = {{"ref", open_ref}, {"strict", open_strict}, {"cuda", open_cuda}};
-    int failed = cmocka_run_group_tests_name("attach", other_tests, NULL, NULL);
+    int failed = 0;
     for (int p = 0; p < (gpus > 0 ? 3 : 2); p++) {
         platform = &platforms[p];
-        failed += cmocka_run_group_tests_name(platform->name, device_tests, attach, detach);
+        failed += cmocka_run_group_tests_name(platform->name, tests, attach, detach);
     }
     ls_comm_close(comm);
     return failed;
