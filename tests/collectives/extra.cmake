@@ -8,7 +8,7 @@ target_link_libraries(test_reducer PRIVATE lockstep_strict_device)
 set(mpi_environment OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1)
 set(mpi_run ${MPIEXEC_EXECUTABLE} --oversubscribe ${MPIEXEC_NUMPROC_FLAG})
 
-foreach(program IN ITEMS test_comm test_reducer)
+foreach(program IN ITEMS test_comm test_attach test_reducer)
   foreach(ranks IN ITEMS 1 2 3 5 8)
     add_test(NAME collectives/${program}_${ranks}_ranks COMMAND ${mpi_run} ${ranks} $<TARGET_FILE:${program}>)
     # All ranks on one emulated GPU, where the build has them.
@@ -38,3 +38,7 @@ comm_fault_test(different_calls 2 124 "^lockstep: rank [01] .*all other ranks ar
 comm_fault_test(abort 3 65 "^lockstep: rank 1 found bad data$")
 comm_fault_test(killed 3 137 ".") # mpirun says which rank
 comm_fault_test(suspended 3 0 "") # no fault: nobody was slower than the others
+
+if(LOCKSTEP_GPU MATCHES "emulated|cuda")
+  include(${CMAKE_CURRENT_LIST_DIR}/nccl.cmake)
+endif()
