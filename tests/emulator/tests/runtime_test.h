@@ -64,30 +64,37 @@ static inline cudaError_t enqueue_letter(cudaStream_t stream, char letter)
     return enqueue_late_letter(stream, letter, 0);
 }
 
-// ---- Work on device memory: to[i] = from[i] + add -------------------------------------------------------
+// ---- Work on device memory: to[i] = from[i] + add, or to[i] += from[i] + add
+// -------------------------------------------------------
 
 typedef struct Addition {
     float *to;
     const float *from;
     size_t n;
     float add;
+    bool accumulate; // onto what is there
 } Addition;
 
 static inline bool run_addition(void *context)
 {
     const Addition *a = context;
     for (size_t i = 0; i < a->n; i++)
-        a->to[i] = a->from[i] + a->add;
+        a->to[i] = (a->accumulate ? a->to[i] : 0) + a->from[i] + a->add;
     return true;
+}
+
+static inline cudaError_t enqueue(cudaStream_t stream, Addition addition)
+{
+    Addition *work = malloc(sizeof *work);
+    *work = addition;
+    return ls_emulator_enqueue(stream,
+        &(LsEmulatedWork){.name = "addition", .advance = run_addition, .release = free, .context = work});
 }
 
 static inline cudaError_t enqueue_addition(
     cudaStream_t stream, float *to, const float *from, size_t n, float add)
 {
-    Addition *work = malloc(sizeof *work);
-    *work = (Addition){to, from, n, add};
-    return ls_emulator_enqueue(stream,
-        &(LsEmulatedWork){.name = "addition", .advance = run_addition, .release = free, .context = work});
+    return enqueue(stream, (Addition){to, from, n, add, false});
 }
 
 // ---- Objects that every test needs ----------------------------------------------------------------------

@@ -93,8 +93,7 @@ static void test_new_memory_is_nan(void **state)
 static void read_from_host(void)
 {
     const volatile float *device = new_device(N);
-    float value = device[0];
-    _exit(value == 0 ? 0 : 0);
+    (void)device[0];
 }
 
 static void write_from_host(void)
@@ -107,9 +106,7 @@ static void write_from_host(void)
 
 static void read_from_host_function(void *data)
 {
-    const volatile float *device = data;
-    float value = device[0];
-    _exit(value == 0 ? 0 : 0);
+    (void)*(const volatile float *)data;
 }
 
 static void read_in_host_function(void)
