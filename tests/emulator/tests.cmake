@@ -11,3 +11,6 @@ foreach(source IN LISTS sources)
   add_test(NAME emulator/${name} COMMAND ${name})
   set_tests_properties(emulator/${name} PROPERTIES TIMEOUT 120 SKIP_RETURN_CODE 77 LABELS "unit;emulator")
 endforeach()
+
+# The conversions of the kernel language are compared with the runtime's.
+target_link_libraries(test_float16 PRIVATE lockstep_device)

@@ -15,7 +15,7 @@ static inline float ls_emulator_double_to_odd_float(double value)
 {
     float nearest = (float)value;
     unsigned int bits = __float_as_uint(nearest);
-    if ((double)nearest == value || value != value || fabs(value) > 1e38)
+    if ((double)nearest == value || isnan(value) || isinf(nearest))
         return nearest;
     if (fabs((double)nearest) > fabs(value))
         bits--;
