@@ -33,8 +33,8 @@ const char *ls_comm_library_version(void);
 // Version of the NCCL library, for people; "" in a build without NCCL. Not thread-safe.
 const char *ls_comm_nccl_version(void);
 
-// `mpi` when ls_comm_launched() or asked for, else `self`. ls_comm_close(NULL) is fine; closing is
-// collective.
+// `mpi` when ls_comm_launched() or asked for, else `self`; what a kind means for device memory is settled by
+// ls_comm_attach. ls_comm_close(NULL) is fine; closing is collective and detaches.
 LsStatus ls_comm_open(const LsCommOptions *options, LsComm **out);
 void ls_comm_close(LsComm *comm);
 
@@ -68,7 +68,7 @@ LsStatus ls_comm_agree(LsComm *comm, LsStatus mine);
 // Chooses what carries the memory of `device` (lent until ls_comm_detach) and connects it; collective, and
 // comes before the calls below. kind: LsCommKind; auto is nccl where the device is a GPU, this build has NCCL
 // and no two ranks share a GPU, else mpi. LS_CONFIG: nccl for ranks that share a GPU (named). LS_UNAVAILABLE:
-// nccl in a build or on a device without it.
+// nccl in a build or on a device without it. One rank alone needs no transport and is refused nothing.
 LsStatus ls_comm_attach(LsComm *comm, LsDevice *device, int kind);
 void ls_comm_detach(LsComm *comm); // collective; comes before the device is closed
 
