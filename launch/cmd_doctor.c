@@ -187,9 +187,10 @@ static void check_gpu(Report *report, const LsConfig *config, int local_rank)
     ls_device_gpus(gpus, sizeof gpus, &usable);
     ls_device_gpu_libraries(libraries, sizeof libraries);
     bool missed = usable == 0 && *libraries; // a build for GPUs on a machine without
+    const char *nccl = ls_comm_nccl_version();
     add(report, "gpu", missed ? WARNING : FINE,
-        missed ? "runs use the processor: runtime.device auto is cpu" : NULL, "%s%s%s", gpus,
-        *libraries ? "; " : "", libraries);
+        missed ? "runs use the processor: runtime.device auto is cpu" : NULL, "%s%s%s%s%s", gpus,
+        *libraries ? "; " : "", libraries, *nccl ? ", NCCL " : "", nccl);
     if (usable == 0 && config->runtime.device != LS_DEVICE_CUDA)
         return;
     const LsDeviceOptions options = {.kind = LS_DEVICE_CUDA,
