@@ -4,6 +4,7 @@
 // polled by the communicator's own wait, which has a deadline, answers the other ranks' questions and names
 // those that are silent. Work that is enqueued reports its errors later; `check` looks for them whenever the
 // host waits for anything.
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,13 +17,15 @@
 
 // One line is enough, and the best one comes from the rank where the trouble began: who only noticed that a
 // peer is gone speaks last, and among equals the lowest rank first.
-enum { TURN_MILLISECONDS = 50, LAST_TURN = 20, REMOTE_MILLISECONDS = 1500 };
+enum { TURN_MILLISECONDS = 200, LAST_TURN = 10, REMOTE_MILLISECONDS = 1500 };
 
 static void wait_for_turn(const LsComm *comm, ncclResult_t result)
 {
     long turn = comm->rank < LAST_TURN ? comm->rank : LAST_TURN;
     long milliseconds = TURN_MILLISECONDS * turn + (result == ncclRemoteError ? REMOTE_MILLISECONDS : 0);
-    nanosleep(&(struct timespec){milliseconds / 1000, milliseconds % 1000 * 1000000}, NULL);
+    struct timespec left = {milliseconds / 1000, milliseconds % 1000 * 1000000};
+    while (nanosleep(&left, &left) != 0 && errno == EINTR)
+        continue;
 }
 
 static void nccl_abort(LsTransport *transport)
