@@ -18,7 +18,7 @@ BAD_CONFIG, UNAVAILABLE, DIVERGED = 78, 69, 70
 # Several buckets, so that they leave while others are still computed; nothing for the host to look at in between.
 CUDA = """
 runtime: {device: cuda, precision: fp32}
-collectives: {timeout: 60, bucket_mb: 0.1}
+collectives: {timeout: 60, bucket_mb: 0.0625}
 log: {every: 1000}
 """
 CONFIG = re.sub(r"(?m)^(runtime|collectives|log):.*\n", "", CONFIG) + CUDA
