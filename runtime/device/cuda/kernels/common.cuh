@@ -22,6 +22,9 @@ extern "C" { // headers of C that declare functions
 #include "../kernels.h"
 
 constexpr int THREADS = 256; // of a block, where nothing else is said
+// Blocks that must fit on a multiprocessor together, which bounds registers to 64: 1,024 threads with several
+// loads each in flight are enough to keep memory busy.
+constexpr int MIN_BLOCKS = 4;
 constexpr int WARP = 32;
 constexpr int VECTOR_BYTES = 16;
 
@@ -31,6 +34,48 @@ constexpr int VECTOR_BYTES = 16;
 #endif
 
 // ---- Elements -------------------------------------------------------------------------------------------
+
+__device__ __forceinline__ uint32_t bits_of(float x)
+{
+    return __float_as_uint(x);
+}
+
+__device__ __forceinline__ uint32_t bits_of(__nv_bfloat16 x)
+{
+    return __bfloat16_as_ushort(x);
+}
+
+__device__ __forceinline__ uint32_t bits_of(__half x)
+{
+    return __half_as_ushort(x);
+}
+
+__device__ __forceinline__ uint32_t bits_of(uint8_t x)
+{
+    return x;
+}
+
+template <typename T> __device__ __forceinline__ T from_bits(uint32_t bits);
+
+template <> __device__ __forceinline__ float from_bits<float>(uint32_t bits)
+{
+    return __uint_as_float(bits);
+}
+
+template <> __device__ __forceinline__ __nv_bfloat16 from_bits<__nv_bfloat16>(uint32_t bits)
+{
+    return __ushort_as_bfloat16((uint16_t)bits);
+}
+
+template <> __device__ __forceinline__ __half from_bits<__half>(uint32_t bits)
+{
+    return __ushort_as_half((uint16_t)bits);
+}
+
+template <> __device__ __forceinline__ uint8_t from_bits<uint8_t>(uint32_t bits)
+{
+    return (uint8_t)bits;
+}
 
 __device__ __forceinline__ float to_float(float x)
 {
@@ -52,75 +97,180 @@ __device__ __forceinline__ float to_float(uint8_t x)
     return (float)x;
 }
 
-// Rounded to nearest even.
-template <typename T> __device__ __forceinline__ T from_float(float x);
-
-template <> __device__ __forceinline__ float from_float<float>(float x)
+// The words of values rounded to nearest even: one word of a float32, of two neighbours of a smaller type.
+__device__ __forceinline__ uint32_t round_word(float x, float, float)
 {
-    return x;
+    return __float_as_uint(x);
 }
 
-template <> __device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float x)
+__device__ __forceinline__ uint32_t round_word(float low, float high, __nv_bfloat16)
 {
-    return __float2bfloat16_rn(x);
+    __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+    return bits_of(pair.x) | bits_of(pair.y) << 16;
 }
 
-template <> __device__ __forceinline__ __half from_float<__half>(float x)
+__device__ __forceinline__ uint32_t round_word(float low, float high, __half)
 {
-    return __float2half_rn(x);
+    __half2 pair = __floats2half2_rn(low, high);
+    return bits_of(pair.x) | bits_of(pair.y) << 16;
 }
 
 // ---- Groups ---------------------------------------------------------------------------------------------
 
-// N elements that are read or written as one access.
-template <typename T, int N> struct alignas(sizeof(T) * N) Group {
-    T at[N];
+// Words that are read as one access.
+__device__ __forceinline__ void read_words(const void *from, uint32_t (&word)[4])
+{
+    uint4 words = *(const uint4 *)from;
+    word[0] = words.x, word[1] = words.y, word[2] = words.z, word[3] = words.w;
+}
+
+__device__ __forceinline__ void read_words(const void *from, uint32_t (&word)[2])
+{
+    uint2 words = *(const uint2 *)from;
+    word[0] = words.x, word[1] = words.y;
+}
+
+__device__ __forceinline__ void read_words(const void *from, uint32_t (&word)[1])
+{
+    word[0] = *(const uint32_t *)from;
+}
+
+// Words that are written to global memory as one access. The compiler takes stores of a uint4 apart where its
+// members were computed apart, so that the instruction is named.
+__device__ __forceinline__ void write_words(void *to, const uint32_t (&word)[4])
+{
+#ifdef __CUDA_ARCH__
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)), "r"(word[0]),
+                 "r"(word[1]), "r"(word[2]), "r"(word[3])
+                 : "memory");
+#else
+    *(uint4 *)to = make_uint4(word[0], word[1], word[2], word[3]);
+#endif
+}
+
+__device__ __forceinline__ void write_words(void *to, const uint32_t (&word)[2])
+{
+#ifdef __CUDA_ARCH__
+    asm volatile(
+        "st.global.v2.u32 [%0], {%1, %2};" ::"l"(__cvta_generic_to_global(to)), "r"(word[0]), "r"(word[1])
+        : "memory");
+#else
+    *(uint2 *)to = make_uint2(word[0], word[1]);
+#endif
+}
+
+__device__ __forceinline__ void write_words(void *to, const uint32_t (&word)[1])
+{
+    *(uint32_t *)to = word[0];
+}
+
+// N elements that lie together. They are kept as the words that they came in, whatever their type, so that a
+// group of small elements fills no more registers than its bytes.
+template <typename T, int N> struct Group {
+    static constexpr int PER_WORD = 4 / (int)sizeof(T), BITS = 8 * (int)sizeof(T);
+    uint32_t word[N / PER_WORD];
+
+    __device__ __forceinline__ T element(int j) const
+    {
+        return from_bits<T>(word[j / PER_WORD] >> (j % PER_WORD * BITS));
+    }
+
+    __device__ __forceinline__ float operator[](int j) const
+    {
+        return to_float(element(j));
+    }
+
+    __device__ __forceinline__ void unpack(float (&values)[N]) const
+    {
+#pragma unroll
+        for (int j = 0; j < N; j++)
+            values[j] = (*this)[j];
+    }
 };
 
-template <int N, typename T> __device__ __forceinline__ Group<T, N> &aligned_group(T *at)
+// Of an aligned group.
+template <int N, typename T> __device__ __forceinline__ Group<T, N> load_aligned(const T *from)
 {
-    return *reinterpret_cast<Group<T, N> *>(at);
+    Group<T, N> group;
+    read_words(from, group.word);
+    return group;
 }
 
-template <int N, typename T> __device__ __forceinline__ const Group<T, N> &aligned_group(const T *at)
+template <int N, typename T> __device__ __forceinline__ void store_aligned(T *to, const Group<T, N> &group)
 {
-    return *reinterpret_cast<const Group<T, N> *>(at);
+    write_words(to, group.word);
 }
 
-// The group that starts at element `first` of n, which may lie partly or all outside; what is outside is
-// undefined when read, and left alone when written. VECTOR: groups are aligned.
-template <bool VECTOR, int N, typename T>
-__device__ __forceinline__ Group<T, N> load_group(const T *from, ptrdiff_t first, size_t n)
+// Whether element j of the group at `first` is one of n. WHOLE: no group lies partly outside.
+template <bool WHOLE> __device__ __forceinline__ bool is_inside(ptrdiff_t first, int j, size_t n)
 {
-    if (VECTOR && first >= 0 && first + N <= (ptrdiff_t)n)
-        return aligned_group<N>(from + first);
+    return (size_t)(WHOLE ? first : first + j) < n; // a negative number is a large one
+}
+
+template <int N, typename T>
+__device__ __forceinline__ Group<T, N> load_elements(const T *from, ptrdiff_t first, size_t n)
+{
     Group<T, N> group = {};
 #pragma unroll
     for (int j = 0; j < N; j++)
-        if ((size_t)(first + j) < n) // a negative number is a large one
-            group.at[j] = from[first + j];
+        if (is_inside<false>(first, j, n))
+            group.word[j / group.PER_WORD] |= bits_of(from[first + j]) << (j % group.PER_WORD * group.BITS);
     return group;
+}
+
+template <int N, typename T>
+__device__ __forceinline__ void store_elements(T *to, ptrdiff_t first, size_t n, const Group<T, N> &group)
+{
+#pragma unroll
+    for (int j = 0; j < N; j++)
+        if (is_inside<false>(first, j, n))
+            to[first + j] = group.element(j);
+}
+
+// The group that starts at element `first` of n. What is outside is read as zeros, and left alone when
+// written. VECTOR: groups are aligned, and n is a multiple of N.
+template <bool VECTOR, int N, typename T>
+__device__ __forceinline__ Group<T, N> load_group(const T *from, ptrdiff_t first, size_t n)
+{
+    if (!VECTOR)
+        return load_elements<N>(from, first, n);
+    return is_inside<true>(first, 0, n) ? load_aligned<N>(from + first) : Group<T, N>();
 }
 
 template <bool VECTOR, int N, typename T>
 __device__ __forceinline__ void store_group(T *to, ptrdiff_t first, size_t n, const Group<T, N> &group)
 {
-    if (VECTOR && first >= 0 && first + N <= (ptrdiff_t)n) {
-        aligned_group<N>(to + first) = group;
-        return;
-    }
-#pragma unroll
-    for (int j = 0; j < N; j++)
-        if ((size_t)(first + j) < n)
-            to[first + j] = group.at[j];
+    if (!VECTOR)
+        store_elements(to, first, n, group);
+    else if (is_inside<true>(first, 0, n))
+        store_aligned(to + first, group);
+}
+
+// The same of any n and any first, so that groups at both ends may lie partly outside.
+template <bool VECTOR, int N, typename T>
+__device__ __forceinline__ Group<T, N> load_ragged(const T *from, ptrdiff_t first, size_t n)
+{
+    if (VECTOR && first >= 0 && first + N <= (ptrdiff_t)n)
+        return load_aligned<N>(from + first);
+    return load_elements<N>(from, first, n);
+}
+
+template <bool VECTOR, int N, typename T>
+__device__ __forceinline__ void store_ragged(T *to, ptrdiff_t first, size_t n, const Group<T, N> &group)
+{
+    if (VECTOR && first >= 0 && first + N <= (ptrdiff_t)n)
+        store_aligned(to + first, group);
+    else
+        store_elements(to, first, n, group);
 }
 
 template <typename T, int N> __device__ __forceinline__ Group<T, N> round_group(const float (&values)[N])
 {
+    constexpr int PER_WORD = Group<T, N>::PER_WORD;
     Group<T, N> group;
 #pragma unroll
-    for (int j = 0; j < N; j++)
-        group.at[j] = from_float<T>(values[j]);
+    for (int j = 0; j < N; j += PER_WORD)
+        group.word[j / PER_WORD] = round_word(values[j], values[j + PER_WORD - 1], T());
     return group;
 }
 

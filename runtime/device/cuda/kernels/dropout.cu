@@ -9,7 +9,7 @@ constexpr int WORDS = 4; // of a Philox block
 
 template <typename T> struct Dropout {
     typedef T Input;
-    static constexpr int N = group_size<T>();
+    static constexpr int N = group_size<T>(), STEPS = 4;
     const T *x;
     T *y;
     const uint64_t *positions;
@@ -36,7 +36,7 @@ template <typename T> struct Dropout {
             ls_rng_block(key, position, place.column / WORDS + block, word);
 #pragma unroll
             for (int j = 0; j < WORDS; j++) {
-                float kept = to_float(held.at[block * WORDS + j]) * factor;
+                float kept = held[block * WORDS + j] * factor;
                 result[block * WORDS + j] = word[j] >= threshold ? kept : 0.0f;
             }
         }

@@ -32,7 +32,10 @@ template <LsActivation ACTIVATION> struct Backward {
 template <typename From, typename To>
 cudaError_t cast(cudaStream_t stream, size_t n, const void *from, void *to)
 {
-    return map(stream, n, FlatBuffers<From, To, 1>{{(const From *)from}, (To *)to}, Keep());
+    if constexpr (std::is_same<From, To>::value)
+        return cudaMemcpyAsync(to, from, n * sizeof(To), cudaMemcpyDeviceToDevice, stream);
+    else
+        return map(stream, n, FlatBuffers<From, To, 1>{{(const From *)from}, (To *)to}, Keep());
 }
 
 template <typename T, typename Op>
@@ -45,7 +48,7 @@ cudaError_t map_two(cudaStream_t stream, size_t n, const void *a, const void *b,
 
 template <typename In, typename Out> struct Normalize {
     typedef In Input;
-    static constexpr int N = group_size<Out, Out>();
+    static constexpr int N = group_size<In, Out>(), STEPS = 4;
     const In *x;
     const float *shift, *scale;
     bool uniform;
@@ -73,7 +76,7 @@ template <typename In, typename Out> struct Normalize {
         float result[N];
 #pragma unroll
         for (int j = 0; j < N; j++)
-            result[j] = (to_float(held.at[j]) - parameters.shift[j]) * parameters.scale[j];
+            result[j] = (held[j] - parameters.shift[j]) * parameters.scale[j];
         store_group<VECTOR, N>(y + place.start(), place.column, place.columns, round_group<Out>(result));
     }
 
@@ -99,7 +102,7 @@ __device__ __forceinline__ float load_number(const void *array, LsDtype type, si
 
 template <LsActivation ACTIVATION, typename T> struct BiasActivation {
     typedef T Input;
-    static constexpr int N = group_size<T>();
+    static constexpr int N = group_size<T>(), STEPS = 2;
     const T *x;
     const void *bias;
     LsDtype bias_type;
@@ -114,7 +117,8 @@ template <LsActivation ACTIVATION, typename T> struct BiasActivation {
         Column parameters;
 #pragma unroll
         for (int j = 0; j < N; j++)
-            parameters.bias[j] = bias && first + j < columns ? load_number(bias, bias_type, first + j) : 0.0f;
+            parameters.bias[j] =
+                bias && first + j < columns ? load_number(bias, bias_type, first + j) : -0.0f;
         return parameters;
     }
 
@@ -124,7 +128,7 @@ template <LsActivation ACTIVATION, typename T> struct BiasActivation {
         float before[N], after[N];
 #pragma unroll
         for (int j = 0; j < N; j++) {
-            before[j] = bias ? to_float(held.at[j]) + parameters.bias[j] : to_float(held.at[j]);
+            before[j] = held[j] + parameters.bias[j];
             after[j] = activate<ACTIVATION>(before[j]);
         }
         if (pre)

@@ -30,29 +30,30 @@ __device__ __forceinline__ void map_tile(
             first[s] = (ptrdiff_t)flat.n; // outside
 #pragma unroll
         for (int i = 0; i < INPUTS; i++)
-            held[s][i] = WHOLE ? aligned_group<N>(buffers.in[i] + first[s])
-                               : load_group<VECTOR, N>(buffers.in[i], first[s], flat.n);
+            held[s][i] = WHOLE ? load_aligned<N>(buffers.in[i] + first[s])
+                               : load_ragged<VECTOR, N>(buffers.in[i], first[s], flat.n);
     }
 #pragma unroll
     for (int s = 0; s < STEPS; s++) {
-        Group<Out, N> result;
+        float result[N];
 #pragma unroll
         for (int j = 0; j < N; j++) {
             float values[INPUTS];
 #pragma unroll
             for (int i = 0; i < INPUTS; i++)
-                values[i] = to_float(held[s][i].at[j]);
-            result.at[j] = from_float<Out>(op(values));
+                values[i] = held[s][i][j];
+            result[j] = op(values);
         }
         if (WHOLE)
-            aligned_group<N>(buffers.out + first[s]) = result;
+            store_aligned(buffers.out + first[s], round_group<Out>(result));
         else
-            store_group<VECTOR, N>(buffers.out, first[s], flat.n, result);
+            store_ragged<VECTOR, N>(buffers.out, first[s], flat.n, round_group<Out>(result));
     }
 }
 
 template <bool VECTOR, int STEPS, int N, typename In, typename Out, int INPUTS, typename Op>
-__global__ __launch_bounds__(THREADS) void map_kernel(Flat flat, FlatBuffers<In, Out, INPUTS> buffers, Op op)
+__global__ __launch_bounds__(THREADS, MIN_BLOCKS) void map_kernel(
+    Flat flat, FlatBuffers<In, Out, INPUTS> buffers, Op op)
 {
     size_t tile = (size_t)blockIdx.x * THREADS * flat.steps;
     bool inside = tile * N >= flat.shift && (tile + STEPS * THREADS) * N - flat.shift <= flat.n;
@@ -74,7 +75,6 @@ template <typename In, typename Out, int INPUTS, typename Op>
 cudaError_t map(cudaStream_t stream, size_t n, const FlatBuffers<In, Out, INPUTS> &buffers, const Op &op)
 {
     constexpr int N = group_size<In, Out>();
-    constexpr int STEPS = INPUTS < 4 ? 4 / INPUTS : 1;
     if (n == 0)
         return cudaSuccess;
     size_t shift = shift_of<N>(buffers.out);
@@ -83,9 +83,10 @@ cudaError_t map(cudaStream_t stream, size_t n, const FlatBuffers<In, Out, INPUTS
         alike = alike && shift_of<N>(in) == shift;
     Flat flat = {n, alike ? shift : 0, 1};
     size_t groups = divide_up(n + flat.shift, N);
-    flat.steps = steps_for(groups, STEPS);
-    unsigned blocks = (unsigned)divide_up(groups, (size_t)THREADS * flat.steps);
     return with_bool(alike, [&](auto vector) {
+        constexpr int STEPS = decltype(vector)::value && INPUTS < 4 ? 4 / INPUTS : 1;
+        flat.steps = steps_for(groups, STEPS);
+        unsigned blocks = (unsigned)divide_up(groups, (size_t)THREADS * flat.steps);
         return launch(stream, blocks, THREADS, 0,
             map_kernel<decltype(vector)::value, STEPS, N, In, Out, INPUTS, Op>, flat, buffers, op);
     });

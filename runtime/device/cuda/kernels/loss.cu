@@ -35,6 +35,15 @@ template <int BLOCK> struct Team {
         else
             return warp_max(value, size);
     }
+
+    // What the team has read may be written by any of it.
+    __device__ void synchronize() const
+    {
+        if constexpr (BLOCK > 0)
+            __syncthreads();
+        else
+            __syncwarp();
+    }
 };
 
 // Launches a kernel for teams of `size` threads, or of BLOCK.
@@ -63,11 +72,10 @@ __device__ __forceinline__ float minus_infinity()
 
 // ---- Cross-entropy --------------------------------------------------------------------------------------
 
-constexpr int HELD = 4;           // groups of a row that a thread keeps in registers
+constexpr int HELD = 16;          // elements of a row that a thread keeps in registers
 constexpr int LONG_THREADS = 512; // of a row that no block keeps in registers
 
-// A row's label and what the label's class had as its output. The output is read before any thread passes the
-// first reduction, and so before the gradient takes its place.
+// A row's label and the output of the label's class.
 struct Label {
     bool valid;
     size_t column;
@@ -123,7 +131,7 @@ struct RowGradient {
 #pragma unroll
         for (int j = 0; j < N; j++) {
             float wanted = first + j == label ? spread + certain : spread;
-            gradient[j] = (expf(to_float(x.at[j]) - largest) * inverse - wanted) * factor;
+            gradient[j] = (expf(x[j] - largest) * inverse - wanted) * factor;
         }
         return round_group<T>(gradient);
     }
@@ -131,31 +139,32 @@ struct RowGradient {
 
 // A row that its team keeps in registers is read once.
 template <typename T, bool VECTOR, int BLOCK>
-__global__ __launch_bounds__(THREADS) void short_rows_kernel(LsLossArgs args, unsigned threads_per_row)
+__global__ __launch_bounds__(THREADS, MIN_BLOCKS) void short_rows_kernel(
+    LsLossArgs args, unsigned threads_per_row)
 {
-    constexpr int N = group_size<T>();
+    constexpr int N = group_size<T>(), GROUPS = HELD / N;
     Team<BLOCK> team(threads_per_row);
     size_t columns = team.row < args.rows ? args.columns : 0;
     const T *outputs = (const T *)args.outputs + team.row * args.columns;
-    Group<T, N> held[HELD];
+    Group<T, N> held[GROUPS];
 #pragma unroll
-    for (int h = 0; h < HELD; h++)
+    for (int h = 0; h < GROUPS; h++)
         held[h] = load_group<VECTOR, N>(outputs, (ptrdiff_t)(h * team.size + team.rank) * N, columns);
     Label label = read_label<T>(args, team.row);
     RowSums sums = {minus_infinity(), 0.0f, 0.0f};
 #pragma unroll
-    for (int h = 0; h < HELD; h++)
+    for (int h = 0; h < GROUPS; h++)
 #pragma unroll
         for (int j = 0; j < N; j++)
-            if ((size_t)(h * team.size + team.rank) * N + j < columns)
-                sums.largest = fmaxf(sums.largest, to_float(held[h].at[j]));
+            if (is_inside<VECTOR>((ptrdiff_t)(h * team.size + team.rank) * N, j, columns))
+                sums.largest = fmaxf(sums.largest, held[h][j]);
     sums.largest = team.max(sums.largest);
 #pragma unroll
-    for (int h = 0; h < HELD; h++)
+    for (int h = 0; h < GROUPS; h++)
 #pragma unroll
         for (int j = 0; j < N; j++)
-            if ((size_t)(h * team.size + team.rank) * N + j < columns) {
-                float difference = to_float(held[h].at[j]) - sums.largest;
+            if (is_inside<VECTOR>((ptrdiff_t)(h * team.size + team.rank) * N, j, columns)) {
+                float difference = held[h][j] - sums.largest;
                 sums.differences += difference;
                 sums.exponentials += expf(difference);
             }
@@ -165,10 +174,11 @@ __global__ __launch_bounds__(THREADS) void short_rows_kernel(LsLossArgs args, un
         args.row_loss[team.row] = row_loss(args, label, sums);
     if (!args.gradient)
         return;
+    team.synchronize(); // the label's output was read
     RowGradient gradient(args, label, sums);
     T *to = (T *)args.gradient + team.row * args.columns;
 #pragma unroll
-    for (int h = 0; h < HELD; h++) {
+    for (int h = 0; h < GROUPS; h++) {
         size_t first = (size_t)(h * team.size + team.rank) * N;
         store_group<VECTOR, N>(to, (ptrdiff_t)first, columns, gradient(held[h], first));
     }
@@ -194,18 +204,19 @@ struct OnlineSums {
         largest = larger;
     }
 
-    template <typename T, int N> __device__ void add(const Group<T, N> &x, size_t first, size_t columns)
+    template <bool WHOLE, typename T, int N>
+    __device__ void add(const Group<T, N> &x, ptrdiff_t first, size_t columns)
     {
         float larger = largest;
 #pragma unroll
         for (int j = 0; j < N; j++)
-            if (first + j < columns)
-                larger = fmaxf(larger, to_float(x.at[j]));
+            if (is_inside<WHOLE>(first, j, columns))
+                larger = fmaxf(larger, x[j]);
         move_to(larger);
 #pragma unroll
         for (int j = 0; j < N; j++)
-            if (first + j < columns) {
-                float difference = to_float(x.at[j]) - origin(largest);
+            if (is_inside<WHOLE>(first, j, columns)) {
+                float difference = x[j] - origin(largest);
                 differences += difference;
                 exponentials += expf(difference);
                 seen += 1.0f;
@@ -215,7 +226,7 @@ struct OnlineSums {
 
 // A long row is read twice, the second time mostly from the L2 cache.
 template <typename T, bool VECTOR>
-__global__ __launch_bounds__(LONG_THREADS) void long_rows_kernel(LsLossArgs args, unsigned threads_per_row)
+__global__ __launch_bounds__(LONG_THREADS, 2) void long_rows_kernel(LsLossArgs args, unsigned threads_per_row)
 {
     constexpr int N = group_size<T>();
     Team<LONG_THREADS> team(threads_per_row);
@@ -224,7 +235,8 @@ __global__ __launch_bounds__(LONG_THREADS) void long_rows_kernel(LsLossArgs args
     OnlineSums online = {minus_infinity(), 0.0f, 0.0f, 0.0f};
 #pragma unroll 4
     for (size_t first = team.rank * N; first < args.columns; first += LONG_THREADS * N)
-        online.add(load_group<VECTOR, N>(outputs, (ptrdiff_t)first, args.columns), first, args.columns);
+        online.add<VECTOR>(
+            load_group<VECTOR, N>(outputs, (ptrdiff_t)first, args.columns), first, args.columns);
     float largest = team.max(online.largest);
     online.move_to(largest);
     RowSums sums = {largest, team.sum(online.differences), team.sum(online.exponentials)};
@@ -232,6 +244,7 @@ __global__ __launch_bounds__(LONG_THREADS) void long_rows_kernel(LsLossArgs args
         args.row_loss[team.row] = row_loss(args, label, sums);
     if (!args.gradient)
         return;
+    team.synchronize(); // the label's output was read
     RowGradient gradient(args, label, sums);
     T *to = (T *)args.gradient + team.row * args.columns;
 #pragma unroll 4
@@ -244,10 +257,10 @@ __global__ __launch_bounds__(LONG_THREADS) void long_rows_kernel(LsLossArgs args
 template <typename T, bool VECTOR> cudaError_t cross_entropy(cudaStream_t stream, const LsLossArgs *args)
 {
     size_t groups = divide_up(args->columns, group_size<T>());
-    if (groups <= WARP * HELD)
+    if (args->columns <= WARP * HELD)
         return launch_teams<0>(
             stream, args->rows, power_of_two_from(groups, WARP), short_rows_kernel<T, VECTOR, 0>, *args);
-    if (groups <= THREADS * HELD)
+    if (args->columns <= THREADS * HELD)
         return launch_teams<THREADS>(
             stream, args->rows, THREADS, short_rows_kernel<T, VECTOR, THREADS>, *args);
     return launch_teams<LONG_THREADS>(stream, args->rows, LONG_THREADS, long_rows_kernel<T, VECTOR>, *args);
@@ -282,7 +295,8 @@ struct SquaredError {
 };
 
 template <typename Loss, typename T, bool VECTOR, int BLOCK>
-__global__ __launch_bounds__(THREADS) void column_loss_kernel(LsLossArgs args, unsigned threads_per_row)
+__global__ __launch_bounds__(THREADS, MIN_BLOCKS) void column_loss_kernel(
+    LsLossArgs args, unsigned threads_per_row)
 {
     constexpr int N = group_size<T, float>();
     Team<BLOCK> team(threads_per_row);
@@ -297,8 +311,8 @@ __global__ __launch_bounds__(THREADS) void column_loss_kernel(LsLossArgs args, u
         float gradient[N];
 #pragma unroll
         for (int j = 0; j < N; j++) {
-            loss += first + j < columns ? Loss::loss(to_float(x.at[j]), target.at[j]) : 0.0f;
-            gradient[j] = Loss::gradient(to_float(x.at[j]), target.at[j]) * factor;
+            loss += is_inside<VECTOR>((ptrdiff_t)first, j, columns) ? Loss::loss(x[j], target[j]) : 0.0f;
+            gradient[j] = Loss::gradient(x[j], target[j]) * factor;
         }
         if (args.gradient)
             store_group<VECTOR, N>(

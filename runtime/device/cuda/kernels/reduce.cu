@@ -14,10 +14,10 @@ template <bool VECTOR> __global__ __launch_bounds__(SUM_THREADS) void sum_kernel
     double sum = 0;
 #pragma unroll 4
     for (size_t first = (size_t)threadIdx.x * N; first < args.n; first += (size_t)SUM_THREADS * N) {
-        Group<float, N> group = load_group<VECTOR, N>(args.x, (ptrdiff_t)first, args.n);
+        Group<float, N> group = load_ragged<VECTOR, N>(args.x, (ptrdiff_t)first, args.n);
 #pragma unroll
         for (int j = 0; j < N; j++)
-            sum += (double)group.at[j];
+            sum += (double)group[j];
     }
     sum = block_sum<SUM_THREADS>(sum);
     if (threadIdx.x == 0)
@@ -36,7 +36,8 @@ typedef Pieces<SquaresPiece, 128> SquaresPieces;
 // A block of threads per block of elements. A product of two floats is exact in float64, and so the fused
 // multiply-add rounds once, as the sum of a square does.
 template <bool VECTOR>
-__global__ __launch_bounds__(THREADS) void squares_kernel(const __grid_constant__ SquaresPieces pieces)
+__global__ __launch_bounds__(THREADS, MIN_BLOCKS) void squares_kernel(
+    const __grid_constant__ SquaresPieces pieces)
 {
     constexpr int N = group_size<float>(), STEPS = LS_BLOCK / (THREADS * N);
     size_t block;
@@ -45,14 +46,14 @@ __global__ __launch_bounds__(THREADS) void squares_kernel(const __grid_constant_
 #pragma unroll
     for (int s = 0; s < STEPS; s++) {
         size_t first = block * LS_BLOCK + ((size_t)s * THREADS + threadIdx.x) * N;
-        held[s] = load_group<VECTOR, N>(piece.x, (ptrdiff_t)first, piece.n);
+        held[s] = load_ragged<VECTOR, N>(piece.x, (ptrdiff_t)first, piece.n);
     }
     double sum = 0;
 #pragma unroll
     for (int s = 0; s < STEPS; s++)
 #pragma unroll
         for (int j = 0; j < N; j++)
-            sum = fma((double)held[s].at[j], (double)held[s].at[j], sum);
+            sum = fma((double)held[s][j], (double)held[s][j], sum);
     sum = block_sum<THREADS>(sum);
     if (threadIdx.x == 0)
         piece.sums[block] = (float)sum;
@@ -105,11 +106,12 @@ __device__ __forceinline__ void add_rows(
         for (int s = 0; s < COLUMN_STEPS; s++)
 #pragma unroll
             for (int j = 0; j < N; j++)
-                sum[j] += to_float(held[s].at[j]); // zeros behind the end
+                sum[j] += held[s][j]; // zeros behind the end
     }
 }
 
-template <bool VECTOR, typename T> __global__ __launch_bounds__(THREADS) void columns_kernel(Columns args)
+template <bool VECTOR, typename T>
+__global__ __launch_bounds__(THREADS, MIN_BLOCKS) void columns_kernel(Columns args)
 {
     constexpr int N = group_size<T>();
     __shared__ float part[N][THREADS];

@@ -5,8 +5,6 @@
 
 #include "common.cuh"
 
-constexpr int ROW_STEPS = 4; // rows whose loads are in flight together
-
 struct RowPlace {
     size_t row, column, columns;
 
@@ -24,12 +22,13 @@ struct RowTiles {
 
 // An Op has:
 //   Input, N                  type of the elements read, and how many make a group
+//   STEPS                     rows whose loads are in flight together, as many as registers hold
 //   x                         what is read, [rows][columns]
 //   Column column(first, columns)              parameters of columns first … first + N
 //   finish<VECTOR>(place, group, parameters)   computes and writes
 //   bool aligned(columns)     on the host: whether all groups of all buffers are aligned
 template <bool VECTOR, typename Op>
-__global__ __launch_bounds__(THREADS) void row_kernel(Op op, RowTiles tiles)
+__global__ __launch_bounds__(THREADS, MIN_BLOCKS) void row_kernel(Op op, RowTiles tiles)
 {
     constexpr int N = Op::N;
     RowPlace place = {0, ((size_t)blockIdx.x * blockDim.x + threadIdx.x) * N, tiles.columns};
@@ -39,15 +38,15 @@ __global__ __launch_bounds__(THREADS) void row_kernel(Op op, RowTiles tiles)
     size_t stride = (size_t)gridDim.y * blockDim.y * tiles.steps;
     size_t first = (size_t)blockIdx.y * blockDim.y * tiles.steps + threadIdx.y;
     for (; first < tiles.rows; first += stride) {
-        Group<typename Op::Input, N> held[ROW_STEPS] = {};
+        Group<typename Op::Input, N> held[Op::STEPS] = {};
 #pragma unroll
-        for (int s = 0; s < ROW_STEPS; s++) {
+        for (int s = 0; s < Op::STEPS; s++) {
             place.row = first + (size_t)s * blockDim.y;
             if (s < tiles.steps && place.row < tiles.rows)
                 held[s] = load_group<VECTOR, N>(op.x + place.start(), place.column, tiles.columns);
         }
 #pragma unroll
-        for (int s = 0; s < ROW_STEPS; s++) {
+        for (int s = 0; s < Op::STEPS; s++) {
             place.row = first + (size_t)s * blockDim.y;
             if (s < tiles.steps && place.row < tiles.rows)
                 op.template finish<VECTOR>(place, held[s], parameters);
@@ -62,7 +61,7 @@ template <typename Op> cudaError_t each_row(cudaStream_t stream, size_t rows, si
     size_t groups = divide_up(columns, Op::N);
     unsigned width = power_of_two_from(groups, THREADS), height = THREADS / width;
     size_t across = divide_up(groups, width);
-    RowTiles tiles = {rows, columns, steps_for(rows * across * width, ROW_STEPS)};
+    RowTiles tiles = {rows, columns, steps_for(rows * across * width, Op::STEPS)};
     size_t down = divide_up(rows, (size_t)height * tiles.steps);
     dim3 grid((unsigned)across, (unsigned)(down > 65535 ? 65535 : down));
     return with_bool(op.aligned(columns), [&](auto vector) {

@@ -119,63 +119,79 @@ struct Optimizer {
 constexpr int N = group_size<float>();
 constexpr int UPDATE_STEPS = 2; // groups of a thread whose loads are in flight together
 
+// Pieces are whole blocks, so no group lies outside.
+template <bool VECTOR, typename T>
+__device__ __forceinline__ Group<T, N> load_whole(const T *from, size_t first)
+{
+    return VECTOR ? load_aligned<N>(from + first) : load_group<false, N>(from + first, 0, N);
+}
+
+template <bool VECTOR, typename T>
+__device__ __forceinline__ void store_whole(T *to, size_t first, const Group<T, N> &group)
+{
+    if (VECTOR)
+        store_aligned(to + first, group);
+    else
+        store_group<false>(to + first, 0, N, group);
+}
+
 // What one thread updates: N elements.
 struct Update {
-    Group<float, N> master, gradient, moment1, moment2;
+    float master[N], gradient[N], moment1[N], moment2[N];
 };
 
 template <bool VECTOR, bool ADAMW>
-__device__ __forceinline__ void load_update(const LsOptimizerPiece &piece, ptrdiff_t first, Update *update)
+__device__ __forceinline__ void load_update(const LsOptimizerPiece &piece, size_t first, Update *update)
 {
-    update->master = load_group<VECTOR, N>(piece.master, first, piece.n);
-    update->gradient = load_group<VECTOR, N>(piece.gradient, first, piece.n);
+    load_whole<VECTOR>(piece.master, first).unpack(update->master);
+    load_whole<VECTOR>(piece.gradient, first).unpack(update->gradient);
     if (piece.moment1)
-        update->moment1 = load_group<VECTOR, N>(piece.moment1, first, piece.n);
+        load_whole<VECTOR>(piece.moment1, first).unpack(update->moment1);
     if (ADAMW)
-        update->moment2 = load_group<VECTOR, N>(piece.moment2, first, piece.n);
+        load_whole<VECTOR>(piece.moment2, first).unpack(update->moment2);
 }
 
 template <bool VECTOR, bool ADAMW, typename T>
 __device__ __forceinline__ void store_update(
-    const LsOptimizerPiece &piece, ptrdiff_t first, const Update &update)
+    const LsOptimizerPiece &piece, size_t first, const Update &update)
 {
-    store_group<VECTOR, N>(piece.master, first, piece.n, update.master);
+    store_whole<VECTOR>(piece.master, first, round_group<float>(update.master));
     if (piece.moment1)
-        store_group<VECTOR, N>(piece.moment1, first, piece.n, update.moment1);
+        store_whole<VECTOR>(piece.moment1, first, round_group<float>(update.moment1));
     if (ADAMW)
-        store_group<VECTOR, N>(piece.moment2, first, piece.n, update.moment2);
+        store_whole<VECTOR>(piece.moment2, first, round_group<float>(update.moment2));
     if (piece.weights)
-        store_group<VECTOR, N>((T *)piece.weights, first, piece.n, round_group<T>(update.master.at));
+        store_whole<VECTOR>((T *)piece.weights, first, round_group<T>(update.master));
 }
 
 // Operations and their order are the reference's, so both give the same bits.
 __device__ __forceinline__ void sgd_element(
     const Optimizer &args, const LsStepControl &control, float decay, bool momentum, int j, Update *u)
 {
-    float step = u->gradient.at[j] * control.gradient_factor + decay * u->master.at[j];
+    float step = u->gradient[j] * control.gradient_factor + decay * u->master[j];
     if (momentum) {
-        float moment = args.momentum * u->moment1.at[j] + step;
-        u->moment1.at[j] = moment;
+        float moment = args.momentum * u->moment1[j] + step;
+        u->moment1[j] = moment;
         step = args.nesterov ? step + args.momentum * moment : moment;
     }
-    u->master.at[j] -= control.learning_rate * step;
+    u->master[j] -= control.learning_rate * step;
 }
 
 __device__ __forceinline__ void adamw_element(
     const Optimizer &args, const LsStepControl &control, float decay, int j, Update *u)
 {
-    float gradient = u->gradient.at[j] * control.gradient_factor;
-    float m = args.beta1 * u->moment1.at[j] + (1.0f - args.beta1) * gradient;
-    float v = args.beta2 * u->moment2.at[j] + (1.0f - args.beta2) * (gradient * gradient);
-    float kept = u->master.at[j] - (control.learning_rate * decay) * u->master.at[j];
+    float gradient = u->gradient[j] * control.gradient_factor;
+    float m = args.beta1 * u->moment1[j] + (1.0f - args.beta1) * gradient;
+    float v = args.beta2 * u->moment2[j] + (1.0f - args.beta2) * (gradient * gradient);
+    float kept = u->master[j] - (control.learning_rate * decay) * u->master[j];
     float direction = (m / control.bias_correction1) / (sqrtf(v / control.bias_correction2) + args.epsilon);
-    u->moment1.at[j] = m;
-    u->moment2.at[j] = v;
-    u->master.at[j] = kept - control.learning_rate * direction;
+    u->moment1[j] = m;
+    u->moment2[j] = v;
+    u->master[j] = kept - control.learning_rate * direction;
 }
 
 template <bool VECTOR, bool ADAMW, typename T>
-__global__ __launch_bounds__(THREADS) void optimizer_kernel(
+__global__ __launch_bounds__(THREADS, MIN_BLOCKS) void optimizer_kernel(
     const __grid_constant__ OptimizerPieces pieces, Optimizer args)
 {
     const LsStepControl control = *args.control;
@@ -184,7 +200,7 @@ __global__ __launch_bounds__(THREADS) void optimizer_kernel(
     size_t block;
     const LsOptimizerPiece &piece = pieces.find(blockIdx.x, &block);
     float decay = piece.block_decay[block] ? args.weight_decay : 0.0f;
-    ptrdiff_t first = (ptrdiff_t)(block * LS_BLOCK + threadIdx.x * N);
+    size_t first = block * LS_BLOCK + threadIdx.x * N;
     for (int begin = 0; begin < LS_BLOCK; begin += UPDATE_STEPS * THREADS * N) {
         Update update[UPDATE_STEPS];
 #pragma unroll

@@ -167,17 +167,18 @@ size_t compile(const LsTreeAdd *args, Program *program)
 
 template <bool VECTOR, int N> struct Machine {
     const Program &program;
-    Group<float, N> *slots; // [used][blockDim.x]
+    float *slots; // [used][blockDim.x][N]
     ptrdiff_t first;
 
-    __device__ Group<float, N> &slot(unsigned number) const
+    __device__ float *slot(unsigned number) const
     {
-        return slots[number * blockDim.x + threadIdx.x];
+        return slots + (number * blockDim.x + threadIdx.x) * N;
     }
 
     __device__ Group<float, N> value(bool is_slot, unsigned number) const
     {
-        return is_slot ? slot(number) : load_group<VECTOR, N>(program.input[number], first, program.n);
+        return is_slot ? load_aligned<N>(slot(number))
+                       : load_ragged<VECTOR, N>(program.input[number], first, program.n);
     }
 };
 
@@ -185,18 +186,22 @@ template <bool VECTOR, int N>
 __global__ __launch_bounds__(THREADS) void program_kernel(const __grid_constant__ Program program)
 {
     LS_DYNAMIC_SHARED(float, shared);
-    Machine<VECTOR, N> machine = {program, reinterpret_cast<Group<float, N> *>(shared),
-        (ptrdiff_t)(((size_t)blockIdx.x * blockDim.x + threadIdx.x) * N)};
+    Machine<VECTOR, N> machine = {
+        program, shared, (ptrdiff_t)(((size_t)blockIdx.x * blockDim.x + threadIdx.x) * N)};
     for (unsigned i = 0; i < program.adds; i++) {
         Instruction add = program.add[i];
-        Group<float, N> sum = machine.value(add.left_is_slot, add.left);
+        Group<float, N> left = machine.value(add.left_is_slot, add.left);
         Group<float, N> right = machine.value(add.right_is_slot, add.right);
+        float sum[N];
 #pragma unroll
         for (int j = 0; j < N; j++)
-            sum.at[j] += right.at[j];
-        machine.slot(add.into) = sum;
+            sum[j] = left[j] + right[j];
+        float *slot = machine.slot(add.into);
+#pragma unroll
+        for (int j = 0; j < N; j++)
+            slot[j] = sum[j];
     }
-    store_group<VECTOR, N>(
+    store_ragged<VECTOR, N>(
         program.output, machine.first, program.n, machine.value(program.result_is_slot, program.result));
 }
 
