@@ -388,6 +388,22 @@ static void fill_element(const LsOpCase *op, const LsOpBuffer *buffer, LsRngKey 
     }
 }
 
+enum { PERIOD = 1 << 16 };
+
+// Large buffers repeat themselves: speed does not depend on that, and drawing the numbers would take longer
+// than what is measured.
+static void fill_buffer(const LsOpCase *op, const LsOpBuffer *buffer, LsRngKey key, void *image)
+{
+    bool repeats = op->large && op->kind != LS_OP_DECIDE_STEP;
+    size_t drawn = repeats && buffer->count > PERIOD ? PERIOD : buffer->count;
+    for (size_t e = 0; e < drawn; e++)
+        fill_element(op, buffer, key, e, image);
+    for (size_t e = drawn; e < buffer->count; e += PERIOD) {
+        size_t count = buffer->count - e < PERIOD ? buffer->count - e : PERIOD;
+        memcpy((char *)image + e * buffer->element, image, count * buffer->element);
+    }
+}
+
 double ls_op_number(const void *array, LsDtype type, size_t i)
 {
     if (type == LS_F32)
@@ -408,8 +424,7 @@ static LsStatus open_buffer(LsOpRun *run, size_t i, size_t shift)
     shift = shift < SHIFTS ? shift : (shift + STRIDE * i) % SHIFTS;
     LS_TRY(ls_memory_allocate(buffer->count * buffer->element, &run->image[i]));
     LsRngKey key = ls_rng_key(run->op->seed * LS_OP_BUFFERS + i + 1, (uint32_t)run->op->kind);
-    for (size_t e = 0; e < buffer->count; e++)
-        fill_element(run->op, buffer, key, e, run->image[i]);
+    fill_buffer(run->op, buffer, key, run->image[i]);
     if (buffer->output)
         LS_TRY(ls_memory_allocate(buffer->count * buffer->element, &run->result[i]));
     LS_TRY(run->device->ops->allocate(run->device, (buffer->count + shift) * buffer->element, &run->base[i]));

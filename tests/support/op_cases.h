@@ -107,8 +107,9 @@ LsStatus ls_op_random_cases(uint64_t seed, size_t rounds, LsOpCase **cases, size
 // it.
 uint64_t ls_op_fresh_seed(void);
 
-// Cases of a size for measuring speed: layers of `width` units and `rows` samples, matrices [rows][width] and
-// vectors of `elements`. Freed by the caller.
+// Cases for measuring speed: products of layers of `width` units with `rows` samples (rows 0: none), and the
+// other ops on `elements` (0: none), as a matrix of that width where they work on matrices. Freed by the
+// caller.
 typedef struct LsOpSizes {
     size_t rows, width, elements;
 } LsOpSizes;

@@ -335,10 +335,12 @@ uint64_t ls_op_fresh_seed(void)
 LsStatus ls_op_speed_cases(const LsOpSizes *sizes, LsOpCase **cases, size_t *count)
 {
     List list = {.status = LS_OK};
-    for (size_t t = 0; t < FLOAT_TYPES; t++) {
+    for (size_t t = 0; t < FLOAT_TYPES && sizes->rows; t++) {
         put_layer(&list, float_types[t], sizes->rows, sizes->width, sizes->width);
         put_layer(&list, float_types[t], sizes->rows, sizes->width, 10);
     }
+    if (!sizes->elements)
+        return give(&list, cases, count);
     LsOpCase matrix = {.columns = sizes->width, .large = true};
     matrix.rows = sizes->elements / sizes->width ? sizes->elements / sizes->width : 1;
     for (size_t t = 0; t < FLOAT_TYPES; t++) {
