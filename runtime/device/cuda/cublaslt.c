@@ -130,7 +130,8 @@ static cublasStatus_t describe_operation(LsProductPlan *plan)
         status = set(plan->operation, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue);
     if (status == CUBLAS_STATUS_SUCCESS && has_aux(p->epilogue))
         status = set(plan->operation, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, &columns, sizeof columns);
-    // The library takes the alignment of vectors from their addresses; a plan is made before there are any.
+    // Bias and aux are of c's type unless the library is told otherwise. It takes the alignment of vectors
+    // from their addresses; a plan is made before there are any.
     if (status == CUBLAS_STATUS_SUCCESS)
         status = set_pointers(plan, (void *)(uintptr_t)16, (void *)(uintptr_t)p->alignment_c);
     return status;

@@ -184,7 +184,7 @@ static LsStatus finish_stored(LsCudaDevice *cuda, const LsMatmul *args)
     if (args->backward != LS_IDENTITY)
         LS_TRY(ls_cuda_check(cuda, ls_kernel_activation_backward(compute_stream(cuda), &derivative),
             "an activation's derivative after a product"));
-    return args->bias_gradient ? add_bias_gradient(cuda, args) : LS_OK;
+    return LS_OK;
 }
 
 // ---- The ops --------------------------------------------------------------------------------------------
@@ -226,14 +226,13 @@ LsStatus ls_cuda_matmul(LsDevice *device, const LsMatmul *args)
     LS_TRY(ls_cublaslt_run(
         cuda->products->library, entry->plan, &entry->algorithm, &buffers, compute_stream(cuda)));
     LS_TRY(unstage(cuda, pieces));
-    switch (entry->route) {
-    case LS_ROUTE_STORED:
-        return finish_stored(cuda, args);
-    case LS_ROUTE_WIDE:
-        return finish_wide(cuda, args, pieces);
-    default:
+    if (entry->route == LS_ROUTE_FUSED)
         return LS_OK;
-    }
+    if (entry->route == LS_ROUTE_STORED)
+        LS_TRY(finish_stored(cuda, args));
+    else
+        LS_TRY(finish_wide(cuda, args, pieces));
+    return args->bias_gradient ? add_bias_gradient(cuda, args) : LS_OK;
 }
 
 LsStatus ls_cuda_bias_gradient(LsDevice *device, const LsBiasGradient *args)

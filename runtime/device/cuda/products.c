@@ -125,9 +125,11 @@ static LsProductKind kind_of(const LsMatmul *args)
 // The epilogue that does all that a kind asks for besides the product, LS_EPILOGUES if there is none.
 static LsEpilogue fused_epilogue(const LsProductKind *kind)
 {
-    if (kind->bias_gradient) // the library overwrites it, with values of c's type
-        return kind->accumulate || kind->backward || kind->output_type != LS_F32 ? LS_EPILOGUES
-                                                                                 : LS_EPILOGUE_BIAS_GRADIENT;
+    bool forward = kind->bias || kind->activation || kind->pre_activation;
+    if (kind->bias_gradient) // the library overwrites it, with values of c's type, and does nothing else
+        return kind->accumulate || kind->backward || forward || kind->output_type != LS_F32
+                   ? LS_EPILOGUES
+                   : LS_EPILOGUE_BIAS_GRADIENT;
     if (kind->bias && kind->output_type != kind->input_type)
         return LS_EPILOGUES;
     // The library approximates GELU, closely enough for half types alone.
@@ -202,10 +204,14 @@ static bool has_activation(LsEpilogue epilogue)
            epilogue != LS_EPILOGUE_BIAS_GRADIENT;
 }
 
-// Keeps the candidates whose epilogue lets NaN pass; unless tuning, the first such one is enough.
+// Keeps the candidates whose epilogue lets NaN pass; unless tuning, the first such one is enough, and it has
+// to be near the top of the list: a kernel of ours after the best is faster than an algorithm far down.
+enum { NEAR_THE_TOP = 4 };
 static LsStatus keep_honest(LsProducts *products, const LsProductEntry *entry,
     const LsProductBuffers *buffers, LsAlgorithm *candidates, size_t *count)
 {
+    if (!products->tuning && *count > NEAR_THE_TOP)
+        *count = NEAR_THE_TOP;
     size_t kept = 0;
     for (size_t i = 0; i < *count && (products->tuning || kept == 0); i++) {
         bool keeps = true;
@@ -233,7 +239,7 @@ static LsStatus choose_algorithm(
     return LS_OK;
 }
 
-// Whether the library's GELU may be used where a route would.
+// Whether the library's epilogue does what ours would.
 static LsStatus is_accurate(LsProducts *products, const LsProduct *product, bool *accurate)
 {
     *accurate = true;
@@ -245,6 +251,8 @@ static LsStatus is_accurate(LsProducts *products, const LsProduct *product, bool
         return ls_trial_gelu(products, product->output_type, false, accurate);
     case LS_EPILOGUE_DGELU:
         return ls_trial_gelu(products, product->output_type, true, accurate);
+    case LS_EPILOGUE_BIAS_GRADIENT:
+        return ls_trial_bias_gradient(products, product->input_type, accurate);
     default:
         return LS_OK;
     }

@@ -43,7 +43,8 @@ struct LsProducts {
     uint32_t *slots; // open addressing: index + 1 of an entry, 0: free
     size_t slot_count;
     bool tuning;
-    LsVerdict gelu[LS_F16 + 1], gelu_backward[LS_F16 + 1]; // whether the library's is accurate, by type
+    // Of the library's epilogues, by type.
+    LsVerdict gelu[LS_F16 + 1], gelu_backward[LS_F16 + 1], bias_gradient[LS_F16 + 1];
 };
 
 enum { LS_WORKSPACE_BYTES = 64 << 20, LS_MOST_CANDIDATES = 16 };
@@ -92,6 +93,10 @@ LsStatus ls_trial_keeps_nan(LsProducts *products, const LsProductEntry *entry, c
 
 // Whether the library's GELU (or its derivative) of a half type is accurate enough to be used. Tried once.
 LsStatus ls_trial_gelu(LsProducts *products, LsDtype type, bool backward, bool *accurate);
+
+// Whether the library's bias gradient of an input type is the sum of a's columns in F32, as its manual can be
+// read. Tried once.
+LsStatus ls_trial_bias_gradient(LsProducts *products, LsDtype type, bool *right);
 
 // ---- tune.c ---------------------------------------------------------------------------------------------
 

@@ -1,5 +1,5 @@
-// What the library's epilogues do is tried where its manual does not say: whether NaN passes, and how close
-// its GELU is.
+// What the library's epilogues do is tried where its manual leaves a doubt: whether NaN passes, how close its
+// GELU is, and what its bias gradient sums.
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -109,9 +109,10 @@ static void fill(Trial *trial, LsDtype type, bool backward)
         trial->b[0][i] = half_of(type, backward ? 1 : (float)point(i));
 }
 
-// Runs the trial on the device; *found is false where the library has no algorithm.
-static LsStatus run_trial(
-    LsProducts *products, const LsProduct *product, Trial *host, Trial *memory, bool *found)
+// Copies a trial's struct to the device, runs its product there and copies it back; *found is false where the
+// library has no algorithm.
+static LsStatus run_trial(LsProducts *products, const LsProduct *product, const LsProductBuffers *buffers,
+    void *host, void *memory, size_t bytes, bool *found)
 {
     LsCudaDevice *cuda = products->cuda;
     LsProductPlan *plan;
@@ -121,44 +122,118 @@ static LsStatus run_trial(
     LsStatus status = ls_cublaslt_candidates(products->library, plan, 1, &algorithm, &count);
     *found = count > 0;
     if (status == LS_OK && *found)
-        status = ls_cuda_copy_in(&cuda->base, memory, host, sizeof *host);
-    const LsProductBuffers buffers = {1, memory->a, memory->b, memory->c, NULL, memory->aux};
+        status = ls_cuda_copy_in(&cuda->base, memory, host, bytes);
     if (status == LS_OK && *found)
         status =
-            ls_cublaslt_run(products->library, plan, &algorithm, &buffers, cuda->streams[LS_STREAM_COMPUTE]);
+            ls_cublaslt_run(products->library, plan, &algorithm, buffers, cuda->streams[LS_STREAM_COMPUTE]);
     if (status == LS_OK && *found)
-        status = read_back(cuda, host, memory, sizeof *host);
+        status = read_back(cuda, host, memory, bytes);
     ls_cublaslt_forget(plan);
+    return status;
+}
+
+static LsStatus try_gelu(LsProducts *products, LsDtype type, bool backward, LsVerdict *verdict)
+{
+    const LsProduct product = {.m = EDGE,
+        .n = POINTS,
+        .k = EDGE,
+        .input_type = type,
+        .output_type = type,
+        .epilogue = backward ? LS_EPILOGUE_DGELU : LS_EPILOGUE_GELU,
+        .alignment_a = 16,
+        .alignment_b = 16,
+        .alignment_c = 16};
+    Trial *host, *memory;
+    bool found;
+    LS_TRY(ls_memory_allocate(sizeof *host, (void **)&host));
+    fill(host, type, backward);
+    LsStatus status = ls_cuda_allocate(&products->cuda->base, sizeof *host, (void **)&memory);
+    if (status == LS_OK) {
+        const LsProductBuffers buffers = {1, memory->a, memory->b, memory->c, NULL, memory->aux};
+        status = run_trial(products, &product, &buffers, host, memory, sizeof *host, &found);
+        if (status == LS_OK)
+            *verdict = found && is_close(host->c[0], type, backward) ? LS_TRUSTED : LS_REFUSED;
+        ls_cuda_release(&products->cuda->base, memory);
+    }
+    free(host);
     return status;
 }
 
 LsStatus ls_trial_gelu(LsProducts *products, LsDtype type, bool backward, bool *accurate)
 {
     LsVerdict *verdict = backward ? &products->gelu_backward[type] : &products->gelu[type];
-    if (*verdict == LS_NOT_TRIED) {
-        const LsProduct product = {.m = EDGE,
-            .n = POINTS,
-            .k = EDGE,
-            .input_type = type,
-            .output_type = type,
-            .epilogue = backward ? LS_EPILOGUE_DGELU : LS_EPILOGUE_GELU,
-            .alignment_a = 16,
-            .alignment_b = 16,
-            .alignment_c = 16};
-        Trial *host;
-        void *memory = NULL;
-        bool found = false;
-        LS_TRY(ls_memory_allocate(sizeof *host, (void **)&host));
-        fill(host, type, backward);
-        LsStatus status = ls_cuda_allocate(&products->cuda->base, sizeof *host, &memory);
-        if (status == LS_OK)
-            status = run_trial(products, &product, host, memory, &found);
-        if (status == LS_OK)
-            *verdict = found && is_close(host->c[0], type, backward) ? LS_TRUSTED : LS_REFUSED;
-        ls_cuda_release(&products->cuda->base, memory);
-        free(host);
-        LS_TRY(status);
-    }
+    if (*verdict == LS_NOT_TRIED)
+        LS_TRY(try_gelu(products, type, backward, verdict));
     *accurate = *verdict == LS_TRUSTED;
+    return LS_OK;
+}
+
+// ---- Bias gradient --------------------------------------------------------------------------------------
+
+// a is [EDGE][EDGE] small whole numbers, whose sums are exact in any order, and b is zero.
+typedef struct GradientTrial {
+    uint32_t a[EDGE * EDGE], b[EDGE * POINTS]; // room for any type
+    float c[EDGE * POINTS], sums[EDGE];
+} GradientTrial;
+
+static float small_number(size_t row, size_t column)
+{
+    return (float)((row * 7 + column * 3) % 9) - 4;
+}
+
+static bool sums_columns(const GradientTrial *trial)
+{
+    bool right = true;
+    for (size_t c = 0; c < EDGE; c++) {
+        float sum = 0;
+        for (size_t r = 0; r < EDGE; r++)
+            sum += small_number(r, c);
+        right &= trial->sums[c] == sum;
+    }
+    return right;
+}
+
+static LsStatus try_bias_gradient(LsProducts *products, LsDtype type, LsVerdict *verdict)
+{
+    const LsProduct product = {.m = EDGE,
+        .n = POINTS,
+        .k = EDGE,
+        .transpose_a = true,
+        .input_type = type,
+        .output_type = LS_F32,
+        .epilogue = LS_EPILOGUE_BIAS_GRADIENT,
+        .tf32 = products->cuda->tf32,
+        .alignment_a = 16,
+        .alignment_b = 16,
+        .alignment_c = 16};
+    GradientTrial *host, *memory;
+    bool found;
+    LS_TRY(ls_memory_allocate(sizeof *host, (void **)&host));
+    for (size_t i = 0; i < EDGE * EDGE; i++) {
+        float number = small_number(i / EDGE, i % EDGE);
+        if (type == LS_F32)
+            host->a[i] = ls_f32_to_bits(number);
+        else
+            ((uint16_t *)host->a)[i] = half_of(type, number);
+    }
+    memset(host->sums, 0xff, sizeof host->sums); // NaN
+    LsStatus status = ls_cuda_allocate(&products->cuda->base, sizeof *host, (void **)&memory);
+    if (status == LS_OK) {
+        const LsProductBuffers buffers = {1, memory->a, memory->b, memory->c, memory->sums, NULL};
+        status = run_trial(products, &product, &buffers, host, memory, sizeof *host, &found);
+        if (status == LS_OK)
+            *verdict = found && sums_columns(host) ? LS_TRUSTED : LS_REFUSED;
+        ls_cuda_release(&products->cuda->base, memory);
+    }
+    free(host);
+    return status;
+}
+
+LsStatus ls_trial_bias_gradient(LsProducts *products, LsDtype type, bool *right)
+{
+    LsVerdict *verdict = &products->bias_gradient[type];
+    if (*verdict == LS_NOT_TRIED)
+        LS_TRY(try_bias_gradient(products, type, verdict));
+    *right = *verdict == LS_TRUSTED;
     return LS_OK;
 }
