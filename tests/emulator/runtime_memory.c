@@ -1,9 +1,9 @@
 // Memory of the emulated GPU: one region of addresses, apart from host memory and closed to the host except
 // while work runs. New memory is full of 0xFF, a NaN in every float type.
 //
-// Allocations follow each other in the region and its addresses are used again only when its end is reached,
-// so that a pointer to freed memory points to nothing. Behind each allocation is a guard: the address
-// sanitizer knows it to the byte, and without that its bytes are checked when the allocation is freed.
+// Allocations follow each other in the region and no address is used twice, so that a pointer to freed memory
+// points to nothing. Behind each allocation is a guard: the address sanitizer knows it to the byte, and
+// without that its bytes are checked when the allocation is freed.
 #include "runtime.h"
 
 #include <stdlib.h>
@@ -47,7 +47,7 @@ typedef struct Pages {
 } Pages;
 
 static char *region;
-static size_t cursor; // where the next allocation is tried
+static size_t used; // bytes of the region that were ever allocated
 static Table device_table, pinned_table;
 static Pages *opened; // the pages of all live allocations, neighbours joined
 static size_t opened_count, opened_capacity;
@@ -102,21 +102,31 @@ static void take_out(Table *table, Allocation *allocation)
 
 // ---- Opening and closing --------------------------------------------------------------------------------
 
-static char *page_down(const char *address)
+static char *round_down(const char *address, size_t unit)
 {
-    return region + ((size_t)(address - region) & ~(size_t)(PAGE - 1));
+    return region + (size_t)(address - region) / unit * unit;
 }
 
-static char *page_up(const char *address)
+static char *round_up(const char *address, size_t unit)
 {
-    return page_down(address + PAGE - 1);
+    return round_down(address + unit - 1, unit);
 }
 
-static void protect(int protection)
+// Opens or closes what lies between two addresses. A part of a large page would make small ones of it.
+static void protect(const char *from, const char *to, int protection)
 {
-    for (size_t i = 0; i < opened_count; i++)
-        if (mprotect(opened[i].from, (size_t)(opened[i].to - opened[i].from), protection) != 0)
+    for (size_t i = 0; i < opened_count; i++) {
+        char *first = opened[i].from > from ? opened[i].from : (char *)from;
+        char *last = opened[i].to < to ? opened[i].to : (char *)to;
+        if (first < last && mprotect(first, (size_t)(last - first), protection) != 0)
             ls_emulator_fault("device memory cannot be opened or closed (vm.max_map_count?)");
+    }
+}
+
+static void protect_all(int protection)
+{
+    if (region)
+        protect(region, region + region_bytes, protection);
 }
 
 static void list_pages(void)
@@ -124,7 +134,9 @@ static void list_pages(void)
     opened_count = 0;
     for (size_t i = 0; i < device_table.count; i++) {
         const Allocation *a = &device_table.all[i];
-        char *from = page_down(a->base), *to = page_up(a->base + a->span);
+        char *from = round_down(a->base, PAGE), *to = round_up(a->base + a->span, PAGE);
+        if (a->base + a->span == region + used) // nothing was freed there
+            to = round_up(to, huge_page);
         if (opened_count && from <= opened[opened_count - 1].to) {
             opened[opened_count - 1].to = to;
             continue;
@@ -140,25 +152,25 @@ static void list_pages(void)
 void ls_memory_open(void)
 {
     if (open_depth++ == 0)
-        protect(PROT_READ | PROT_WRITE);
+        protect_all(PROT_READ | PROT_WRITE);
 }
 
 void ls_memory_close(void)
 {
     if (--open_depth == 0)
-        protect(PROT_NONE);
+        protect_all(PROT_NONE);
 }
 
 void ls_memory_suspend(void)
 {
     if (open_depth)
-        protect(PROT_NONE);
+        protect_all(PROT_NONE);
 }
 
 void ls_memory_resume(void)
 {
     if (open_depth)
-        protect(PROT_READ | PROT_WRITE);
+        protect_all(PROT_READ | PROT_WRITE);
 }
 
 // ---- What is where --------------------------------------------------------------------------------------
@@ -226,49 +238,13 @@ static void reserve_region(void)
     madvise(region, region_bytes, MADV_DONTDUMP);
 }
 
-// Where `span` bytes are free, from the cursor on and then from the start; NULL: nowhere.
-static char *find_room(size_t span)
-{
-    for (int round = 0; round < 2; round++, cursor = 0) {
-        size_t index = count_until(&device_table, region + cursor);
-        if (index) {
-            const Allocation *before = &device_table.all[index - 1];
-            size_t end = (size_t)(before->base + before->span - region);
-            cursor = cursor < end ? end : cursor;
-        }
-        for (; index < device_table.count; index++) {
-            const Allocation *next = &device_table.all[index];
-            if ((size_t)(next->base - region) >= cursor + span)
-                break;
-            cursor = (size_t)(next->base + next->span - region);
-        }
-        if (cursor + span <= region_bytes) {
-            char *base = region + cursor;
-            cursor += span;
-            return base;
-        }
-    }
-    return NULL;
-}
-
 static size_t used_bytes(int device)
 {
-    size_t used = 0;
+    size_t bytes = 0;
     for (size_t i = 0; i < device_table.count; i++)
         if (device_table.all[i].device == device)
-            used += device_table.all[i].bytes;
-    return used;
-}
-
-// Where the next allocation or page begins.
-static char *end_of_room(const char *base)
-{
-    size_t index = count_until(&device_table, base);
-    const Allocation *this = &device_table.all[index - 1];
-    char *end = page_up(this->base + this->span);
-    if (index < device_table.count && device_table.all[index].base < end)
-        end = device_table.all[index].base;
-    return end;
+            bytes += device_table.all[i].bytes;
+    return bytes;
 }
 
 static cudaError_t allocate(size_t bytes, bool pending, void **out)
@@ -279,21 +255,23 @@ static cudaError_t allocate(size_t bytes, bool pending, void **out)
     if (!region)
         reserve_region();
     size_t span = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT + GUARD;
-    char *base = find_room(span);
-    if (!base)
+    if (span > region_bytes - used)
         return cudaErrorMemoryAllocation;
+    char *base = region + used;
+    used += span;
     Allocation allocation = {
         .base = base, .bytes = bytes, .span = span, .device = device, .pending = pending};
     insert(&device_table, &allocation);
     list_pages();
-    ls_memory_open();
-    protect(PROT_READ | PROT_WRITE); // the new pages are closed, even if the others were open
+    const char *from = round_down(base, huge_page), *to = round_up(base + span, huge_page);
+    protect(from, to, PROT_READ | PROT_WRITE); // also when the rest is open
     ASAN_UNPOISON_MEMORY_REGION(base, span);
     memset(base, FRESH, bytes);
     memset(base + bytes, GUARDED, span - bytes);
     size_t usable = pending ? 0 : bytes;
-    ASAN_POISON_MEMORY_REGION(base + usable, (size_t)(end_of_room(base) - base) - usable);
-    ls_memory_close();
+    ASAN_POISON_MEMORY_REGION(base + usable, (size_t)(to - base) - usable);
+    if (!open_depth)
+        protect(from, to, PROT_NONE);
     *out = base;
     return cudaSuccess;
 }
@@ -307,6 +285,12 @@ static void check_guard(const Allocation *allocation)
                 i - allocation->bytes, allocation->bytes, (void *)allocation->base);
 }
 
+static void fill_fresh(char *from, const char *to)
+{
+    if (from < to)
+        memset(from, FRESH, (size_t)(to - from));
+}
+
 // Gives back pages that no neighbour uses and leaves 0xFF in the rest.
 static void release(Allocation *allocation)
 {
@@ -314,29 +298,24 @@ static void release(Allocation *allocation)
     char *base = allocation->base, *end = base + allocation->span;
     ls_memory_open();
     check_guard(allocation);
-    char *from = page_down(base), *to = page_up(end);
-    if (index) {
-        const Allocation *before = allocation - 1;
-        char *other = page_up(before->base + before->span);
-        from = other > from ? other : from;
-    }
-    if (index + 1 < device_table.count) {
-        char *other = page_down(allocation[1].base);
-        to = other < to ? other : to;
-    }
+    const Allocation *before = index ? allocation - 1 : NULL;
+    const Allocation *behind = index + 1 < device_table.count ? allocation + 1 : NULL;
+    char *from = round_down(base, PAGE), *to = round_up(end, behind ? PAGE : huge_page);
+    if (before && from < round_up(before->base + before->span, PAGE))
+        from = round_up(before->base + before->span, PAGE);
+    if (behind && to > round_down(behind->base, PAGE))
+        to = round_down(behind->base, PAGE);
     take_out(&device_table, allocation);
     list_pages();
     if (from < to) {
         madvise(from, (size_t)(to - from), MADV_DONTNEED);
         if (mprotect(from, (size_t)(to - from), PROT_NONE) != 0)
             ls_emulator_fault("device memory cannot be closed (vm.max_map_count?)");
-        if (base < from)
-            memset(base, FRESH, (size_t)(from - base));
-        if (to < end)
-            memset(to, FRESH, (size_t)(end - to));
     } else {
-        memset(base, FRESH, (size_t)(end - base));
+        from = to = end;
     }
+    fill_fresh(base, from < end ? from : end); // what shares a page with a neighbour stays open
+    fill_fresh(to, end);
     ASAN_POISON_MEMORY_REGION(base, (size_t)(end - base));
     ls_memory_close();
 }

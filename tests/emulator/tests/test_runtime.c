@@ -198,30 +198,35 @@ static void test_memory_has_an_end(void **state)
     assert_int_equal(free_after, free_before);
 }
 
-// Many allocations of odd sizes, freed in another order: nobody's bytes change.
+// Small ones share pages, some of the large ones have pages of their own.
+static size_t odd_size(size_t i)
+{
+    return 1 + i * 37 + (i % 10 == 0 ? 300000 : 0) + (i == 101 ? 5 << 20 : 0);
+}
+
+// Many allocations, freed in another order: nobody's bytes change.
 static void test_many_allocations_keep_apart(void **state)
 {
     (void)state;
     enum { COUNT = 200 };
-    unsigned char *memory[COUNT], host[COUNT * 37];
-    for (int round = 0; round < 2; round++) {
-        for (size_t i = 0; i < COUNT; i++) {
-            void *out;
-            OK(cudaMalloc(&out, 1 + i * 37));
-            memory[i] = out;
-            OK(cudaMemset(out, (int)i, 1 + i * 37));
-            if (i % 3 == 2) {
-                OK(cudaFree(memory[i - 1]));
-                memory[i - 1] = NULL;
-            }
+    static unsigned char host[6 << 20];
+    unsigned char *memory[COUNT];
+    for (size_t i = 0; i < COUNT; i++) {
+        OK(cudaMalloc((void **)&memory[i], odd_size(i)));
+        OK(cudaMemset(memory[i], (int)i, odd_size(i)));
+        if (i % 3 == 2) {
+            OK(cudaFree(memory[i - 1]));
+            memory[i - 1] = NULL;
         }
-        for (size_t i = 0; i < COUNT; i++) {
-            if (!memory[i])
-                continue;
-            OK(cudaMemcpy(host, memory[i], 1 + i * 37, cudaMemcpyDeviceToHost));
-            assert_true(all_bytes(host, 1 + i * 37, (unsigned char)i));
-            OK(cudaFree(memory[i]));
-        }
+    }
+    for (size_t j = 0; j < COUNT; j++) {
+        size_t i = j * 7 % COUNT;
+        if (!memory[i])
+            continue;
+        OK(cudaMemcpy(host, memory[i], odd_size(i), cudaMemcpyDeviceToHost));
+        assert_true(all_bytes(host, odd_size(i), (unsigned char)i));
+        OK(cudaFree(memory[i]));
+        assert_false(ls_emulator_owns(memory[i], 1));
     }
 }
 
