@@ -779,6 +779,11 @@ static void bias_gradients_come_with_any_product(void **unused)
         for (size_t i = 0; i < sizeof all / sizeof *all; i++)
             ops->release(device, all[i]);
     }
+    char *text = choices_of(device);
+    if (emulated)
+        assert_non_null(strstr(text, ",bias0,act0,pre0,back0,db1 fused:"));
+    assert_non_null(strstr(text, ",db1 stored:"));
+    free(text);
 }
 
 static void gpu_failures_are_explained(void **unused)

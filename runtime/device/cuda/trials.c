@@ -80,13 +80,14 @@ static double gelu_derivative(double x)
     return gate + x * gate * (1 - gate) * 1.5957691216057307 * (1 + 3 * 0.044715 * x * x);
 }
 
-// An error may be what rounding the result makes, and a quarter of what rounding the argument would.
+// An error may be what rounding the result makes, and a quarter of what rounding GELU's argument, or the
+// number that a derivative multiplies, would.
 static bool is_close(const uint16_t *result, LsDtype type, bool backward)
 {
     double unit = type == LS_BF16 ? 0x1p-8 : 0x1p-11; // half of one in the last place
     for (size_t i = 0; i < (size_t)EDGE * POINTS; i++) {
         double x = point(i % POINTS), value = backward ? gelu_derivative(x) : gelu(x);
-        double allowed = unit * fabs(value) + unit / 4 * fmax(fabs(x), 1);
+        double allowed = unit * fabs(value) + unit / 4 * (backward ? 1 : fmax(fabs(x), 1));
         if (!(fabs(number_at(result, type, i) - value) <= allowed))
             return false;
     }
