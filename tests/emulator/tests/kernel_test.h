@@ -79,7 +79,8 @@ static inline int run_child(void (*body)(void), char *text, size_t size)
         dup2(ends[1], STDERR_FILENO);
         close(ends[0]);
         close(ends[1]);
-        signal(SIGABRT, SIG_DFL); // cmocka's handler would go on with the next test
+        for (int number : {SIGABRT, SIGSEGV, SIGBUS})
+            signal(number, SIG_DFL); // cmocka's handler would go on with the next test
         const struct rlimit no_core = {0, 0};
         setrlimit(RLIMIT_CORE, &no_core);
         body();
