@@ -85,7 +85,14 @@ static LsStatus forward(LsTrainer *t, const Microbatch *m, LsBatch *batch)
     return model->loss(t->model, batch, 1.0f / (float)t->config->train.batch, loss_scale, t->lane_loss, NULL);
 }
 
-// All that a graph of a microbatch holds.
+// From where a lane's microbatches have added up its loss to its place in the exchange.
+static LsStatus store_loss(LsTrainer *t, size_t lane)
+{
+    float *place = ls_exchange_lane_loss(&t->exchange, lane);
+    return t->device->ops->copy(t->device, place, t->lane_loss, sizeof *place);
+}
+
+// All that a graph of a microbatch holds. Which lane it is of is left out of it, but for the last one.
 static LsStatus issue(LsTrainer *t, const Microbatch *m, BucketSender *sender)
 {
     LsBatch batch;
@@ -93,6 +100,8 @@ static LsStatus issue(LsTrainer *t, const Microbatch *m, BucketSender *sender)
     LsStatus status = forward(t, m, &batch);
     ls_trace_end(t->trace);
     LS_TRY(status);
+    if (m->ends_step)
+        LS_TRY(store_loss(t, t->plan.lane_steps - 1));
     ls_trace_begin(t->trace, "backward");
     status = t->model->ops->backward(t->model, t->arenas.weights, &batch, t->arenas.gradient[m->slot],
         m->accumulate, m->ends_step ? gradients_ready : NULL, sender);
@@ -144,7 +153,6 @@ static LsStatus compute_microbatch(LsTrainer *t, Microbatch *m, BucketSender *se
 static LsStatus compute_lane(LsTrainer *t, size_t index, BucketSender *sender)
 {
     const LsLaneStep *lane = &t->plan.lane_step[index];
-    float *place = ls_exchange_lane_loss(&t->exchange, index);
     bool last_lane = index == t->plan.lane_steps - 1;
     int64_t parts = t->config->train.accumulation;
     sender->lane = lane;
@@ -157,9 +165,10 @@ static LsStatus compute_lane(LsTrainer *t, size_t index, BucketSender *sender)
         };
         LS_TRY(compute_microbatch(t, &m, sender));
     }
-    LS_TRY(t->device->ops->copy(t->device, place, t->lane_loss, sizeof *place));
-    // The last lane's additions have been made bucket by bucket.
-    return last_lane || !exact(t) ? LS_OK : collapse(t, lane, 0, t->buckets.blocks);
+    if (last_lane) // its additions have been made bucket by bucket
+        return LS_OK;
+    LS_TRY(store_loss(t, index));
+    return exact(t) ? collapse(t, lane, 0, t->buckets.blocks) : LS_OK;
 }
 
 static LsStatus compute_lanes(LsTrainer *t, BucketSender *sender)
