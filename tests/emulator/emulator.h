@@ -24,6 +24,9 @@ void ls_emulator_run_kernel(const char *name, dim3 grid, dim3 block, size_t shar
 // inside one pinned host allocation. The runtime answers, the race checker asks for each access.
 bool ls_emulator_owns(const void *address, size_t bytes);
 
+// Accesses that the race checker has checked; in programs with kernels that tell of them (races.cpp).
+uint64_t ls_emulator_accesses(void);
+
 // Work of a stream. `advance` is called until it returns true, and not before everything ahead of it in the
 // stream is done; a replayed graph calls it again. It may return false only while it waits for other
 // processes. `release` frees the context when nothing will call advance again.

@@ -49,6 +49,7 @@ struct Page {
 enum Memory { MEMORY_SHARED, MEMORY_DEVICE, MEMORY_OWN, MEMORY_NONE };
 
 bool active;
+uint64_t accesses; // since the program began
 uint32_t launch;
 Event now; // of the running block: block and interval
 uint16_t clocks[LS_MAX_THREADS][LS_WARP];
@@ -229,6 +230,7 @@ void check(const void *start, size_t bytes, bool write, bool atomic, const void 
 {
     if (!active || !bytes)
         return;
+    accesses++;
     auto *address = static_cast<const char *>(start);
     LsKernelPlace place = ls_kernel_place();
     Memory memory = classify(address, bytes, place);
@@ -318,6 +320,11 @@ void atomic(const void *address, size_t bytes)
 const LsKernelObserver observer = {kernel_begin, kernel_end, block_begin, barrier, warp_barrier, atomic};
 
 } // namespace
+
+uint64_t ls_emulator_accesses(void)
+{
+    return accesses;
+}
 
 // ---- What the instrumented code calls ---------------------------------------------------------------------
 
