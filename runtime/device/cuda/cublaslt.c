@@ -1,14 +1,57 @@
-// The only file that includes cublasLt.h.
+// The only file that includes cublasLt.h, whose types it uses and whose functions it calls through a table.
 #include "cublaslt.h"
 
+#include <cublas_api.h>
 #include <cublasLt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/library.h"
 #include "base/memory.h"
 
 _Static_assert(sizeof(cublasLtMatmulAlgo_t) == sizeof(LsAlgorithm), "an algorithm is kept as its bytes");
+
+// The library is loaded when a GPU is opened: it is half a gigabyte, and a machine without a GPU need not
+// have it.
+#define CUBLASLT_FUNCTIONS(X)                                                                                \
+    X(Create)                                                                                                \
+    X(Destroy)                                                                                               \
+    X(GetStatusName)                                                                                         \
+    X(GetStatusString)                                                                                       \
+    X(GetVersion)                                                                                            \
+    X(Matmul)                                                                                                \
+    X(MatmulAlgoCheck)                                                                                       \
+    X(MatmulAlgoConfigGetAttribute)                                                                          \
+    X(MatmulAlgoGetHeuristic)                                                                                \
+    X(MatmulDescCreate)                                                                                      \
+    X(MatmulDescDestroy)                                                                                     \
+    X(MatmulDescSetAttribute)                                                                                \
+    X(MatmulPreferenceCreate)                                                                                \
+    X(MatmulPreferenceDestroy)                                                                               \
+    X(MatmulPreferenceSetAttribute)                                                                          \
+    X(MatrixLayoutCreate)                                                                                    \
+    X(MatrixLayoutDestroy)
+
+static struct Functions {
+#define FUNCTION_MEMBER(name) __typeof__(&cublasLt##name) name;
+    CUBLASLT_FUNCTIONS(FUNCTION_MEMBER)
+#undef FUNCTION_MEMBER
+} cublas;
+
+static LsStatus load(void)
+{
+    static const char *const names[] = {
+#define FUNCTION_NAME(name) "cublasLt" #name,
+        CUBLASLT_FUNCTIONS(FUNCTION_NAME)
+#undef FUNCTION_NAME
+    };
+    char file[32];
+    snprintf(file, sizeof file, "libcublasLt.so.%d", CUBLAS_VER_MAJOR);
+    _Static_assert(sizeof cublas == sizeof names, "a pointer to each");
+    return cublas.Create ? LS_OK
+                         : ls_library_load(file, names, sizeof names / sizeof *names, (void **)&cublas);
+}
 
 struct LsCublaslt {
     cublasLtHandle_t handle;
@@ -27,16 +70,17 @@ static LsStatus check(cublasStatus_t status, const char *what)
     if (status == CUBLAS_STATUS_SUCCESS)
         return LS_OK;
     LsStatus kind = status == CUBLAS_STATUS_INVALID_VALUE ? LS_INTERNAL : LS_UNAVAILABLE;
-    return LS_FAIL(kind, "cuBLASLt: %s failed: %s (%s)", what, cublasLtGetStatusString(status),
-        cublasLtGetStatusName(status));
+    return LS_FAIL(kind, "cuBLASLt: %s failed: %s (%s)", what, cublas.GetStatusString(status),
+        cublas.GetStatusName(status));
 }
 
 LsStatus ls_cublaslt_open(void *workspace, size_t bytes, LsCublaslt **out)
 {
     LsCublaslt *library;
+    LS_TRY(load());
     LS_TRY(ls_memory_allocate(sizeof *library, (void **)&library));
     *library = (LsCublaslt){.workspace = workspace, .bytes = bytes};
-    LsStatus status = check(cublasLtCreate(&library->handle), "opening it");
+    LsStatus status = check(cublas.Create(&library->handle), "opening it");
     if (status != LS_OK) {
         free(library);
         return status;
@@ -49,13 +93,17 @@ void ls_cublaslt_close(LsCublaslt *library)
 {
     if (!library)
         return;
-    cublasLtDestroy(library->handle);
+    cublas.Destroy(library->handle);
     free(library);
 }
 
 void ls_cublaslt_version(char *text, size_t size)
 {
-    size_t version = cublasLtGetVersion();
+    if (load() != LS_OK) {
+        snprintf(text, size, "no cuBLASLt (%s)", ls_status_message());
+        return;
+    }
+    size_t version = cublas.GetVersion();
     snprintf(text, size, "cuBLASLt %zu.%zu.%zu", version / 10000, version / 100 % 100, version % 100);
 }
 
@@ -99,7 +147,7 @@ static bool has_bias(LsEpilogue epilogue)
 static cublasStatus_t set(
     cublasLtMatmulDesc_t operation, cublasLtMatmulDescAttributes_t attribute, const void *value, size_t size)
 {
-    return cublasLtMatmulDescSetAttribute(operation, attribute, value, size);
+    return cublas.MatmulDescSetAttribute(operation, attribute, value, size);
 }
 
 static cublasStatus_t set_pointers(LsProductPlan *plan, void *bias, void *aux)
@@ -121,7 +169,7 @@ static cublasStatus_t describe_operation(LsProductPlan *plan)
     int32_t second = p->transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N;
     uint32_t epilogue = epilogue_of(p->epilogue);
     int64_t columns = (int64_t)p->n;
-    cublasStatus_t status = cublasLtMatmulDescCreate(&plan->operation, compute, CUDA_R_32F);
+    cublasStatus_t status = cublas.MatmulDescCreate(&plan->operation, compute, CUDA_R_32F);
     if (status == CUBLAS_STATUS_SUCCESS)
         status = set(plan->operation, CUBLASLT_MATMUL_DESC_TRANSA, &first, sizeof first);
     if (status == CUBLAS_STATUS_SUCCESS)
@@ -139,7 +187,7 @@ static cublasStatus_t describe_operation(LsProductPlan *plan)
 
 static cublasStatus_t describe_matrix(cublasLtMatrixLayout_t *out, LsDtype type, size_t rows, size_t columns)
 {
-    return cublasLtMatrixLayoutCreate(out, data_type(type), columns, rows, (int64_t)columns);
+    return cublas.MatrixLayoutCreate(out, data_type(type), columns, rows, (int64_t)columns);
 }
 
 LsStatus ls_cublaslt_plan(LsCublaslt *library, const LsProduct *product, LsProductPlan **out)
@@ -171,13 +219,13 @@ void ls_cublaslt_forget(LsProductPlan *plan)
     if (!plan)
         return;
     if (plan->a)
-        cublasLtMatrixLayoutDestroy(plan->a);
+        cublas.MatrixLayoutDestroy(plan->a);
     if (plan->b)
-        cublasLtMatrixLayoutDestroy(plan->b);
+        cublas.MatrixLayoutDestroy(plan->b);
     if (plan->c)
-        cublasLtMatrixLayoutDestroy(plan->c);
+        cublas.MatrixLayoutDestroy(plan->c);
     if (plan->operation)
-        cublasLtMatmulDescDestroy(plan->operation);
+        cublas.MatmulDescDestroy(plan->operation);
     free(plan);
 }
 
@@ -196,7 +244,7 @@ static bool is_deterministic(const cublasLtMatmulAlgo_t *algorithm)
 {
     uint32_t scheme = 0;
     size_t written;
-    return cublasLtMatmulAlgoConfigGetAttribute(algorithm, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, &scheme,
+    return cublas.MatmulAlgoConfigGetAttribute(algorithm, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, &scheme,
                sizeof scheme, &written) == CUBLAS_STATUS_SUCCESS &&
            (scheme & ~(uint32_t)REDUCTIONS) == 0;
 }
@@ -216,10 +264,10 @@ static cublasStatus_t prefer(
         {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, product->alignment_c},
     };
     uint64_t bytes = library->bytes;
-    cublasStatus_t status = cublasLtMatmulPreferenceSetAttribute(
+    cublasStatus_t status = cublas.MatmulPreferenceSetAttribute(
         preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &bytes, sizeof bytes);
     for (size_t i = 0; i < sizeof words / sizeof *words && status == CUBLAS_STATUS_SUCCESS; i++)
-        status = cublasLtMatmulPreferenceSetAttribute(
+        status = cublas.MatmulPreferenceSetAttribute(
             preference, words[i].attribute, &words[i].value, sizeof words[i].value);
     return status;
 }
@@ -233,12 +281,12 @@ LsStatus ls_cublaslt_candidates(
     cublasLtMatmulPreference_t preference;
     int found = 0;
     *count = 0;
-    LS_TRY(check(cublasLtMatmulPreferenceCreate(&preference), "describing what may be used"));
+    LS_TRY(check(cublas.MatmulPreferenceCreate(&preference), "describing what may be used"));
     cublasStatus_t status = prefer(library, &plan->product, preference);
     if (status == CUBLAS_STATUS_SUCCESS)
-        status = cublasLtMatmulAlgoGetHeuristic(library->handle, plan->operation, plan->b, plan->a, plan->c,
+        status = cublas.MatmulAlgoGetHeuristic(library->handle, plan->operation, plan->b, plan->a, plan->c,
             plan->c, preference, MOST_CANDIDATES, result, &found);
-    cublasLtMatmulPreferenceDestroy(preference);
+    cublas.MatmulPreferenceDestroy(preference);
     // Which epilogues, types and alignments go together is the library's own to know.
     if (status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE)
         return LS_OK;
@@ -255,8 +303,8 @@ bool ls_cublaslt_accepts(LsCublaslt *library, const LsProductPlan *plan, const L
     cublasLtMatmulAlgo_t algo;
     cublasLtMatmulHeuristicResult_t result = {.workspaceSize = 0};
     memcpy(&algo, algorithm->word, sizeof algo);
-    return cublasLtMatmulAlgoCheck(library->handle, plan->operation, plan->b, plan->a, plan->c, plan->c,
-               &algo, &result) == CUBLAS_STATUS_SUCCESS &&
+    return cublas.MatmulAlgoCheck(library->handle, plan->operation, plan->b, plan->a, plan->c, plan->c, &algo,
+               &result) == CUBLAS_STATUS_SUCCESS &&
            result.workspaceSize <= library->bytes && is_deterministic(&algo);
 }
 
@@ -268,7 +316,7 @@ LsStatus ls_cublaslt_run(LsCublaslt *library, LsProductPlan *plan, const LsAlgor
     memcpy(&algo, algorithm->word, sizeof algo);
     cublasStatus_t status = set_pointers(plan, buffers->bias, buffers->aux);
     if (status == CUBLAS_STATUS_SUCCESS)
-        status = cublasLtMatmul(library->handle, plan->operation, &alpha, buffers->b, plan->b, buffers->a,
+        status = cublas.Matmul(library->handle, plan->operation, &alpha, buffers->b, plan->b, buffers->a,
             plan->a, &beta, buffers->c, plan->c, buffers->c, plan->c, &algo, library->workspace,
             library->bytes, stream);
     return check(status, "a product");
