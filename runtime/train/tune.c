@@ -77,10 +77,9 @@ static LsStatus measure(LsTrainer *t, const char *path)
     bool changed = strcmp(chosen, t->algorithms ? t->algorithms : "") != 0;
     free(t->algorithms);
     t->algorithms = chosen;
-    if (!changed)
-        return LS_OK;
-    LS_TRY(ls_file_replace(path, chosen, strlen(chosen)));
-    return ls_metrics_event(t->metrics, "autotune", t->state.control.step, NULL);
+    if (*chosen) // a CPU has nothing to choose
+        LS_TRY(ls_file_replace(path, chosen, strlen(chosen)));
+    return changed ? ls_metrics_event(t->metrics, "autotune", t->state.control.step, NULL) : LS_OK;
 }
 
 static LsStatus share_choices(LsTrainer *t)
