@@ -152,6 +152,11 @@ void ls_device_gpus(char *text, size_t size, int *usable);
 // Versions of the GPU libraries that this build uses, one line; "" in a build without CUDA.
 void ls_device_gpu_libraries(char *text, size_t size);
 
+// Names what this thread does in the timeline of a GPU's profiler (NVTX), until the end; ranges nest. Nothing
+// happens in a build without CUDA.
+void ls_device_range_begin(const char *name);
+void ls_device_range_end(void);
+
 // Measured peak of one rank's matrix products in the device's precision, FLOP/s (a 1,024³ product or a
 // smaller one where that takes long, best of a few; about 50 ms), for MFU.
 LsStatus ls_device_measure_peak(LsDevice *device, double *flops);
