@@ -338,7 +338,7 @@ extern "C" void __tsan_func_entry(void *)
 {
 }
 
-extern "C" void __tsan_func_exit(void)
+extern "C" void __tsan_func_exit(void *)
 {
 }
 
@@ -358,12 +358,12 @@ ACCESSES(4)
 ACCESSES(8)
 ACCESSES(16)
 
-extern "C" void __tsan_read_range(void *address, size_t bytes)
+extern "C" void __tsan_read_range(void *address, long bytes)
 {
-    check(address, bytes, false, false, __builtin_return_address(0));
+    check(address, (size_t)bytes, false, false, __builtin_return_address(0));
 }
 
-extern "C" void __tsan_write_range(void *address, size_t bytes)
+extern "C" void __tsan_write_range(void *address, long bytes)
 {
-    check(address, bytes, true, false, __builtin_return_address(0));
+    check(address, (size_t)bytes, true, false, __builtin_return_address(0));
 }
