@@ -102,6 +102,6 @@ LsStatus ls_host_transport_open(LsComm *comm, LsDevice *device, LsTransport **ou
 LsStatus ls_staged_transport_open(LsComm *comm, LsDevice *device, LsTransport **out);
 LsStatus ls_nccl_transport_open(
     LsComm *comm, LsDevice *device, LsTransport **out); // LS_UNAVAILABLE without NCCL
-bool ls_nccl_built(void);
+LsStatus ls_nccl_require(void); // LS_UNAVAILABLE where this build or machine has no NCCL
 
 #endif

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "backend.h"
+#include "base/log.h"
 #include "base/memory.h"
 
 // ---- Choosing a transport -------------------------------------------------------------------------------
@@ -23,13 +24,22 @@ static bool is_gpu(LsDevice *device)
 // Why this rank cannot use NCCL, if so.
 static LsStatus check_nccl(LsDevice *device)
 {
-    if (!ls_nccl_built())
-        return LS_FAIL(LS_UNAVAILABLE, "this build has no NCCL; set collectives.backend to auto or mpi");
     if (!is_gpu(device))
         return LS_FAIL(LS_UNAVAILABLE,
             "NCCL needs a GPU and the device is `%s`; set collectives.backend to auto or mpi",
             device->ops->name);
-    return LS_OK;
+    return ls_nccl_require();
+}
+
+// Whether this rank may choose NCCL by itself. GPUs without it work, but slowly, which is said.
+static bool has_nccl(LsDevice *device)
+{
+    if (!is_gpu(device))
+        return false;
+    LsStatus status = ls_nccl_require();
+    if (status != LS_OK)
+        ls_warn("gradients travel through MPI, since there is no NCCL: %s", ls_status_message());
+    return status == LS_OK;
 }
 
 // Fills all[r] for every rank r. sizes: [ranks] scratch.
@@ -40,7 +50,7 @@ static LsStatus exchange_processors(LsComm *comm, LsDevice *device, Processor *a
     memcpy(mine.boot, comm->boot, sizeof mine.boot);
     memcpy(mine.host, comm->host, sizeof mine.host);
     ls_device_identity(device, mine.gpu, sizeof mine.gpu);
-    mine.nccl = ls_nccl_built() && is_gpu(device);
+    mine.nccl = has_nccl(device);
     for (int r = 0; r < comm->size; r++)
         sizes[r] = sizeof mine;
     return ls_comm_all_gather(comm, &mine, all, sizes);

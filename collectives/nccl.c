@@ -34,7 +34,7 @@ static void nccl_abort(LsTransport *transport)
     ncclComm_t nccl = t->nccl;
     t->nccl = NULL;
     if (nccl)
-        ncclCommAbort(nccl); // it fails only for what is broken already
+        ls_nccl.CommAbort(nccl); // it fails only for what is broken already
 }
 
 void ls_nccl_check(NcclTransport *t, ncclResult_t result, const char *call)
@@ -43,13 +43,13 @@ void ls_nccl_check(NcclTransport *t, ncclResult_t result, const char *call)
         return;
     LsComm *comm = t->base.comm;
     char detail[512] = "", line[1024];
-    const char *last = ncclGetLastError(t->nccl);
+    const char *last = ls_nccl.GetLastError(t->nccl);
     if (last && *last) {
         snprintf(detail, sizeof detail, ": %s", last);
         detail[strcspn(detail, "\n")] = '\0';
     }
     snprintf(line, sizeof line, "rank %d on %s: %s failed: %s%s (NCCL_DEBUG=WARN says more)", comm->rank,
-        comm->host, call, ncclGetErrorString(result), detail);
+        comm->host, call, ls_nccl.GetErrorString(result), detail);
     wait_for_turn(comm, result);
     ls_comm_abort(comm, LS_INTERNAL, line); // aborts this transport before it ends the job
 }
@@ -57,7 +57,7 @@ void ls_nccl_check(NcclTransport *t, ncclResult_t result, const char *call)
 static ncclResult_t find_state(NcclTransport *t, const char *call)
 {
     ncclResult_t state;
-    ls_nccl_check(t, ncclCommGetAsyncError(t->nccl, &state), "ncclCommGetAsyncError");
+    ls_nccl_check(t, ls_nccl.CommGetAsyncError(t->nccl, &state), "ncclCommGetAsyncError");
     ls_nccl_check(t, state, call);
     return state;
 }
@@ -106,7 +106,7 @@ static LsStatus nccl_allocate(LsTransport *transport, size_t bytes, void **out)
     }
     // Registration makes transfers faster and nothing else; without it they work as well.
     if (!t->nccl || bytes == 0 ||
-        ncclCommRegister(t->nccl, memory->address, bytes, &memory->handle) != ncclSuccess)
+        ls_nccl.CommRegister(t->nccl, memory->address, bytes, &memory->handle) != ncclSuccess)
         memory->handle = NULL;
     memory->next = t->memory;
     t->memory = memory;
@@ -124,7 +124,7 @@ static void nccl_release(LsTransport *transport, void *address)
     if (memory) {
         *link = memory->next;
         if (t->nccl && memory->handle)
-            ncclCommDeregister(t->nccl, memory->handle);
+            ls_nccl.CommDeregister(t->nccl, memory->handle);
         free(memory);
     }
     transport->device->ops->release(transport->device, address);
@@ -136,9 +136,10 @@ static void nccl_release(LsTransport *transport, void *address)
 static void nccl_close(LsTransport *transport)
 {
     NcclTransport *t = nccl_transport(transport);
-    if (t->nccl && ls_nccl_settle(t, ncclCommFinalize(t->nccl), "ncclCommFinalize", "NCCL to close") == LS_OK)
-        ncclCommDestroy(t->nccl); // local, and nothing could be done about a failure
-    while (t->memory) {           // not released yet, which no longer concerns NCCL
+    if (t->nccl &&
+        ls_nccl_settle(t, ls_nccl.CommFinalize(t->nccl), "ncclCommFinalize", "NCCL to close") == LS_OK)
+        ls_nccl.CommDestroy(t->nccl); // local, and nothing could be done about a failure
+    while (t->memory) {               // not released yet, which no longer concerns NCCL
         NcclMemory *memory = t->memory;
         t->memory = memory->next;
         free(memory);
@@ -168,12 +169,12 @@ static const LsTransportOps nccl_ops = {
 static LsStatus prepare(LsComm *comm, LsDevice *device, ncclUniqueId *id, NcclTransport **out)
 {
     if (comm->rank == 0) {
-        ncclResult_t result = ncclGetUniqueId(id);
+        ncclResult_t result = ls_nccl.GetUniqueId(id);
         if (result != ncclSuccess)
             return LS_FAIL(LS_UNAVAILABLE,
                 "NCCL finds no way to reach other ranks: %s: %s; NCCL_SOCKET_IFNAME names a network "
                 "interface",
-                ncclGetErrorString(result), ncclGetLastError(NULL));
+                ls_nccl.GetErrorString(result), ls_nccl.GetLastError(NULL));
     }
     NcclTransport *t;
     LS_TRY(ls_memory_allocate(sizeof *t, (void **)&t));
@@ -198,22 +199,19 @@ LsStatus ls_nccl_transport_open(LsComm *comm, LsDevice *device, LsTransport **ou
     comm->transport = &t->base;
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 0;
-    LS_TRY(ls_nccl_settle(t, ncclCommInitRankConfig(&t->nccl, comm->size, id, comm->rank, &config),
+    LS_TRY(ls_nccl_settle(t, ls_nccl.CommInitRankConfig(&t->nccl, comm->size, id, comm->rank, &config),
         "ncclCommInitRankConfig", "NCCL to connect all ranks"));
     *out = &t->base;
     return LS_OK;
-}
-
-bool ls_nccl_built(void)
-{
-    return true;
 }
 
 const char *ls_comm_nccl_version(void)
 {
     static char text[32];
     int version;
-    if (ncclGetVersion(&version) != ncclSuccess)
+    if (ls_nccl_require() != LS_OK)
+        return "not found";
+    if (ls_nccl.GetVersion(&version) != ncclSuccess)
         return "unknown";
     snprintf(text, sizeof text, "%d.%d.%d", version / 10000, version / 100 % 100, version % 100);
     return text;

@@ -8,6 +8,35 @@
 
 _Static_assert(NCCL_VERSION_CODE >= NCCL_VERSION(2, 19, 0), "NCCL 2.19 or newer is needed: ncclCommRegister");
 
+// NCCL's functions, of the library that ls_nccl_require has loaded: a machine without GPUs need not have it.
+#define LS_NCCL_FUNCTIONS(X)                                                                                 \
+    X(AllGather)                                                                                             \
+    X(Broadcast)                                                                                             \
+    X(CommAbort)                                                                                             \
+    X(CommDeregister)                                                                                        \
+    X(CommDestroy)                                                                                           \
+    X(CommFinalize)                                                                                          \
+    X(CommGetAsyncError)                                                                                     \
+    X(CommInitRankConfig)                                                                                    \
+    X(CommRegister)                                                                                          \
+    X(GetErrorString)                                                                                        \
+    X(GetLastError)                                                                                          \
+    X(GetUniqueId)                                                                                           \
+    X(GetVersion)                                                                                            \
+    X(GroupEnd)                                                                                              \
+    X(GroupStart)                                                                                            \
+    X(Recv)                                                                                                  \
+    X(Reduce)                                                                                                \
+    X(ReduceScatter)                                                                                         \
+    X(Send)
+
+typedef struct NcclFunctions {
+#define LS_NCCL_MEMBER(name) __typeof__(&nccl##name) name;
+    LS_NCCL_FUNCTIONS(LS_NCCL_MEMBER)
+#undef LS_NCCL_MEMBER
+} NcclFunctions;
+extern NcclFunctions ls_nccl;
+
 typedef struct NcclMemory NcclMemory;
 
 typedef struct NcclTransport {

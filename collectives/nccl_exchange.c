@@ -88,11 +88,11 @@ static void enqueue_transfer(NcclTransport *t, const Transfer *transfer)
 {
     if (transfer->kind == LS_SEND)
         ls_nccl_check(t,
-            ncclSend(transfer->data, transfer->elements, ncclFloat32, transfer->peer, t->nccl, t->stream),
+            ls_nccl.Send(transfer->data, transfer->elements, ncclFloat32, transfer->peer, t->nccl, t->stream),
             "ncclSend");
     else
         ls_nccl_check(t,
-            ncclRecv(transfer->data, transfer->elements, ncclFloat32, transfer->peer, t->nccl, t->stream),
+            ls_nccl.Recv(transfer->data, transfer->elements, ncclFloat32, transfer->peer, t->nccl, t->stream),
             "ncclRecv");
 }
 
@@ -101,8 +101,8 @@ static void enqueue_reduce_scatter(NcclTransport *t, const LsExchange *exchange)
 {
     if (exchange->even) {
         ls_nccl_check(t,
-            ncclReduceScatter(exchange->from, exchange->piece, exchange->blocks[0] * LS_BLOCK, ncclFloat32,
-                ncclSum, t->nccl, t->stream),
+            ls_nccl.ReduceScatter(exchange->from, exchange->piece, exchange->blocks[0] * LS_BLOCK,
+                ncclFloat32, ncclSum, t->nccl, t->stream),
             "ncclReduceScatter");
         return;
     }
@@ -111,7 +111,7 @@ static void enqueue_reduce_scatter(NcclTransport *t, const LsExchange *exchange)
         size_t elements = exchange->blocks[r] * LS_BLOCK;
         if (elements > 0)
             ls_nccl_check(t,
-                ncclReduce(from, exchange->piece, elements, ncclFloat32, ncclSum, r, t->nccl, t->stream),
+                ls_nccl.Reduce(from, exchange->piece, elements, ncclFloat32, ncclSum, r, t->nccl, t->stream),
                 "ncclReduce");
         from += elements;
     }
@@ -122,12 +122,12 @@ LsStatus ls_nccl_exchange_start(LsExchange *exchange)
     NcclTransport *t = exchange->transport;
     if (exchange->count == 0 && !exchange->blocks)
         return LS_OK;
-    ls_nccl_check(t, ncclGroupStart(), "ncclGroupStart");
+    ls_nccl_check(t, ls_nccl.GroupStart(), "ncclGroupStart");
     for (size_t i = 0; i < exchange->count; i++)
         enqueue_transfer(t, &exchange->transfer[i]);
     if (exchange->blocks)
         enqueue_reduce_scatter(t, exchange);
-    return ls_nccl_settle(t, ncclGroupEnd(), "ncclGroupEnd", "NCCL to start an exchange of gradients");
+    return ls_nccl_settle(t, ls_nccl.GroupEnd(), "ncclGroupEnd", "NCCL to start an exchange of gradients");
 }
 
 LsStatus ls_nccl_exchange_test(LsExchange *exchange, size_t *outstanding)
@@ -150,8 +150,8 @@ LsStatus ls_nccl_gather(LsTransport *transport, const void *mine, void *all, siz
     NcclTransport *t = nccl_transport(transport);
     if (bytes == 0)
         return LS_OK;
-    return ls_nccl_settle(t, ncclAllGather(mine, all, bytes, ncclUint8, t->nccl, t->stream), "ncclAllGather",
-        "NCCL to start an exchange with all ranks");
+    return ls_nccl_settle(t, ls_nccl.AllGather(mine, all, bytes, ncclUint8, t->nccl, t->stream),
+        "ncclAllGather", "NCCL to start an exchange with all ranks");
 }
 
 // NCCL's all-gather knows equal pieces only; unequal ones are a broadcast each, from its owner.
@@ -160,7 +160,7 @@ static void enqueue_gather(NcclTransport *t, LsBucket bucket, char *place, size_
     size_t ranks = (size_t)t->base.comm->size, share = bucket.blocks / ranks * block;
     if (bucket.blocks % ranks == 0) {
         ls_nccl_check(t,
-            ncclAllGather(
+            ls_nccl.AllGather(
                 place + (size_t)t->base.comm->rank * share, place, share, ncclUint8, t->nccl, t->stream),
             "ncclAllGather");
         return;
@@ -170,7 +170,7 @@ static void enqueue_gather(NcclTransport *t, LsBucket bucket, char *place, size_
         char *data = place + piece.first * block;
         if (piece.count > 0)
             ls_nccl_check(t,
-                ncclBroadcast(data, data, piece.count * block, ncclUint8, (int)r, t->nccl, t->stream),
+                ls_nccl.Broadcast(data, data, piece.count * block, ncclUint8, (int)r, t->nccl, t->stream),
                 "ncclBroadcast");
     }
 }
@@ -180,10 +180,10 @@ LsStatus ls_nccl_gather_shards(LsTransport *transport, const LsBuckets *buckets,
 {
     NcclTransport *t = nccl_transport(transport);
     size_t block = LS_BLOCK * element;
-    ls_nccl_check(t, ncclGroupStart(), "ncclGroupStart");
+    ls_nccl_check(t, ls_nccl.GroupStart(), "ncclGroupStart");
     for (size_t b = 0; b < buckets->count; b++)
         if (buckets->bucket[b].blocks > 0)
             enqueue_gather(
                 t, buckets->bucket[b], (char *)flat + buckets->bucket[b].first_block * block, block);
-    return ls_nccl_settle(t, ncclGroupEnd(), "ncclGroupEnd", "NCCL to start gathering the parameters");
+    return ls_nccl_settle(t, ls_nccl.GroupEnd(), "ncclGroupEnd", "NCCL to start gathering the parameters");
 }
