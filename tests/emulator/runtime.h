@@ -1,4 +1,5 @@
-// What the files runtime_*.c of the emulated GPU share. Every function here is called with the lock held.
+// What the files runtime_*.c of the emulated GPU share. All but ls_runtime_enter is called with the lock
+// held.
 #ifndef LOCKSTEP_EMULATOR_RUNTIME_H
 #define LOCKSTEP_EMULATOR_RUNTIME_H
 

@@ -33,7 +33,6 @@ static inline void clear_trace(void)
 typedef struct Letter {
     char letter;
     int delays; // how often it says that it waits for another process
-    int released;
 } Letter;
 
 static inline bool write_letter(void *context)
