@@ -194,9 +194,10 @@ cudaError_t cudaRuntimeGetVersion(int *runtimeVersion)
 cudaError_t cudaGetDeviceCount(int *count)
 {
     cudaError_t error = ls_runtime_enter();
-    if (!count)
-        return ls_runtime_leave(cudaErrorInvalidValue);
-    *count = devices;
+    if (error == cudaSuccess && !count)
+        error = cudaErrorInvalidValue;
+    if (error == cudaSuccess)
+        *count = devices;
     return ls_runtime_leave(error);
 }
 

@@ -60,7 +60,7 @@ static int main_without_driver(void)
 {
     int count = -1, version = -1;
     void *memory;
-    bool right = cudaGetDeviceCount(&count) == cudaErrorInsufficientDriver && count == 0 &&
+    bool right = cudaGetDeviceCount(&count) == cudaErrorInsufficientDriver && count == -1 &&
                  cudaDriverGetVersion(&version) == cudaSuccess && version == 0 &&
                  cudaMalloc(&memory, 1) == cudaErrorInsufficientDriver &&
                  cudaDeviceSynchronize() == cudaErrorInsufficientDriver &&
