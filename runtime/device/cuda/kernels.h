@@ -4,12 +4,15 @@
 // A launcher enqueues its kernel on `stream` and returns what the launch returned; arguments were checked by
 // the caller (types F32, BF16, F16). Launchers allocate nothing, so they may be recorded in graphs. Sums are
 // taken in F32 or F64 in an order that the arguments alone fix, and nothing uses float atomics: the same
-// arguments give the same bits. Buffers are aligned to their elements; 16-byte accesses are used where the
-// alignment allows them, in all of a buffer but its ends.
+// arguments give the same bits, wherever buffers lie. Buffers are aligned to their elements. Accesses are of
+// 16 bytes where the buffers, and the rows of those that are cut by rows, are aligned to 16 bytes, and for
+// elementwise ops and tree_add also where all buffers are equally far from it, up to their ends; else of one
+// element.
 //
 // The comments give the bytes moved; every kernel here is bound by memory bandwidth, so its least time is
 // that number divided by the bandwidth (H200: 4.8 TB/s by data sheet). s, t: bytes of an element of the
-// types.
+// types. Dropout in 16 bits needs about 22 instructions an element, most of them Philox, and is near the
+// bound of instructions as well.
 #ifndef LOCKSTEP_DEVICE_CUDA_KERNELS_H
 #define LOCKSTEP_DEVICE_CUDA_KERNELS_H
 
@@ -45,17 +48,21 @@ cudaError_t ls_kernel_bias_activation(cudaStream_t stream, const LsBiasActivatio
 size_t ls_kernel_bias_gradient_scratch(const LsBiasGradient *args);
 cudaError_t ls_kernel_bias_gradient(cudaStream_t stream, const LsBiasGradient *args, void *scratch);
 
-// Losses read the outputs once and write the gradient once: 2 n s. Cross-entropy keeps a running maximum and
-// sum (online softmax: Milakov and Gimelshein, 2018), so that a row is read once where it fits in registers
-// and twice otherwise.
+// Losses read the outputs once and write the gradient once: 2 n s, and 4 n of targets. Cross-entropy holds
+// rows of up to 4,096 classes in registers; for longer ones it keeps a running maximum and sum (online
+// softmax: Milakov and Gimelshein, 2018) and reads the row a second time for the gradient, mostly from the L2
+// cache. Outputs of -infinity are classes that cannot be, whose gradient is 0 without smoothing.
 cudaError_t ls_kernel_cross_entropy(cudaStream_t stream, const LsLossArgs *args);
 cudaError_t ls_kernel_binary_cross_entropy(cudaStream_t stream, const LsLossArgs *args);
 cudaError_t ls_kernel_mean_squared_error(cudaStream_t stream, const LsLossArgs *args);
 
 cudaError_t ls_kernel_sum(cudaStream_t stream, const LsSum *args); // 4 n; one block of threads
 cudaError_t ls_kernel_block_squares(cudaStream_t stream, const LsBlockSquares *args); // 4 n
-cudaError_t ls_kernel_tree_add(cudaStream_t stream, const LsTreeAdd *args);           // 4 n (inputs + 1)
 cudaError_t ls_kernel_decide_step(cudaStream_t stream, const LsDecideStep *args);     // small
+
+// 4 n (inputs + 1). cudaErrorInvalidValue for more than 480 additions, which kernel parameters do not hold; a
+// tree has fewer than it has inputs.
+cudaError_t ls_kernel_tree_add(cudaStream_t stream, const LsTreeAdd *args);
 
 // One launch for as many pieces as its parameters hold. AdamW: n (4 + 3 · 8 + t), SGD with momentum: n (4 + 2
 // · 8 + t).

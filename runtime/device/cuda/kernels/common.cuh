@@ -362,11 +362,17 @@ inline unsigned multiprocessors()
     return known ? known : 1;
 }
 
+// Threads that fill the GPU.
+inline size_t resident_threads()
+{
+    return (size_t)multiprocessors() * 2048;
+}
+
 // How many of `threads` pieces of work one thread takes: one while the GPU is not full, up to `most` when it
 // is, so that a thread has several loads in flight.
 inline int steps_for(size_t threads, int most)
 {
-    size_t steps = divide_up(threads, (size_t)multiprocessors() * 2048);
+    size_t steps = divide_up(threads, resident_threads());
     return steps > (size_t)most ? most : (int)steps;
 }
 

@@ -56,9 +56,12 @@ __global__ __launch_bounds__(THREADS, MIN_BLOCKS) void map_kernel(
     Flat flat, FlatBuffers<In, Out, INPUTS> buffers, Op op)
 {
     size_t tile = (size_t)blockIdx.x * THREADS * flat.steps;
-    bool inside = tile * N >= flat.shift && (tile + STEPS * THREADS) * N - flat.shift <= flat.n;
-    if (VECTOR && flat.steps == STEPS && inside)
+    size_t end = (tile + (size_t)flat.steps * THREADS) * N - flat.shift;
+    bool inside = tile * N >= flat.shift && end <= flat.n;
+    if (VECTOR && inside && flat.steps == STEPS)
         map_tile<true, true, STEPS, N>(flat, buffers, op, tile);
+    else if (VECTOR && inside && flat.steps == 1)
+        map_tile<true, true, 1, N>(flat, buffers, op, tile);
     else
         map_tile<VECTOR, false, STEPS, N>(flat, buffers, op, tile);
 }

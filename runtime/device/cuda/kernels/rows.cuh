@@ -5,6 +5,8 @@
 
 #include "common.cuh"
 
+constexpr size_t MOST_ROWS_OF_BLOCKS = 65535; // that a grid may have
+
 struct RowPlace {
     size_t row, column, columns;
 
@@ -62,8 +64,11 @@ template <typename Op> cudaError_t each_row(cudaStream_t stream, size_t rows, si
     unsigned width = power_of_two_from(groups, THREADS), height = THREADS / width;
     size_t across = divide_up(groups, width);
     RowTiles tiles = {rows, columns, steps_for(rows * across * width, Op::STEPS)};
+    // Enough blocks to keep the GPU evenly busy, and no more, so that a thread reads its parameters seldom.
     size_t down = divide_up(rows, (size_t)height * tiles.steps);
-    dim3 grid((unsigned)across, (unsigned)(down > 65535 ? 65535 : down));
+    size_t most = divide_up(4 * resident_threads(), across * THREADS);
+    most = most < MOST_ROWS_OF_BLOCKS ? most : MOST_ROWS_OF_BLOCKS;
+    dim3 grid((unsigned)across, (unsigned)(down < most ? down : most));
     return with_bool(op.aligned(columns), [&](auto vector) {
         return launch(
             stream, grid, dim3(width, height), 0, row_kernel<decltype(vector)::value, Op>, op, tiles);
