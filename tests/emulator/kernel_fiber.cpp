@@ -7,7 +7,7 @@
 
 #include "emulator.h"
 
-#ifdef __SANITIZE_ADDRESS__
+#ifdef LS_ADDRESS_SANITIZER
 #include <sanitizer/common_interface_defs.h>
 #define STACK_BYTES ((size_t)1 << 19) // its frames are several times as large
 #else
@@ -18,7 +18,6 @@
 // stack pointer in *save, and does the reverse from `load`. Floating-point modes are never changed here and
 // stay as they are.
 extern "C" void ls_fiber_swap(void **save, void *load);
-extern "C" void ls_fiber_start(void);
 
 #if defined(__x86_64__)
 __asm__(R"(
@@ -91,7 +90,7 @@ static void (*entry)(void); // of all fibers
 
 static void finish_switch(LsFiber *self)
 {
-#ifdef __SANITIZE_ADDRESS__
+#ifdef LS_ADDRESS_SANITIZER
     // The stack that was left is measured on the way: nobody else knows that of the host.
     __sanitizer_finish_switch_fiber(self->fake_stack, &came_from->stack, &came_from->stack_bytes);
 #else
@@ -132,7 +131,7 @@ void ls_fiber_switch(LsFiber *from, LsFiber *to)
 {
     running = to;
     came_from = from;
-#ifdef __SANITIZE_ADDRESS__
+#ifdef LS_ADDRESS_SANITIZER
     __sanitizer_start_switch_fiber(&from->fake_stack, to->stack, to->stack_bytes);
 #endif
     ls_fiber_swap(&from->stack_pointer, to->stack_pointer);

@@ -15,7 +15,7 @@
 #include "kernel_fiber.h"
 #include "kernel_warp.h"
 
-#ifdef __SANITIZE_ADDRESS__
+#ifdef LS_ADDRESS_SANITIZER
 #include <sanitizer/asan_interface.h>
 #else
 #define ASAN_POISON_MEMORY_REGION(address, bytes) ((void)(address), (void)(bytes))

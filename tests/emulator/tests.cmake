@@ -29,3 +29,11 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL GNU AND NOT LOCKSTEP_SANITIZE MATCHES thread)
   add_test(NAME emulator/kernel_races COMMAND kernel_races)
   set_tests_properties(emulator/kernel_races PROPERTIES TIMEOUT 120 LABELS "unit;emulator")
 endif()
+
+# Results must not depend on the order of threads: the op cases once more in a shuffled one. The sanitizers would see
+# nothing new in it.
+if(NOT LOCKSTEP_SANITIZE)
+  add_test(NAME emulator/ops_shuffled COMMAND test_ops)
+  set_tests_properties(emulator/ops_shuffled PROPERTIES TIMEOUT 120 LABELS "unit;emulator"
+                       ENVIRONMENT "EMULATED_GPU_SEED=20177")
+endif()
