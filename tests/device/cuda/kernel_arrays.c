@@ -85,7 +85,7 @@ Array *array_of(LsDtype type, size_t count)
     for (size_t i = 0; i < count; i++)
         store(a->host, type, i, type == LS_U8 || type == LS_I32 ? (float)draw(2) : draw_float());
     void *base;
-    REQUIRE(cudaMalloc(&base, GUARD + a->shift + a->bytes + GUARD));
+    REQUIRE(cudaMalloc(&base, GUARD + 16 + a->bytes + GUARD)); // wherever it is shifted
     a->base = base;
     a->device = a->base + GUARD + a->shift;
     send(a);
@@ -157,11 +157,19 @@ void expect_near(const char *what, double got, double wanted, double allowed)
             wanted, allowed);
 }
 
-void align_array(Array *a)
+void shift_array(Array *a, size_t elements)
 {
-    a->shift = 0;
-    a->device = a->base + GUARD;
+    a->shift = elements * ls_dtype_size(a->type);
+    a->device = a->base + GUARD + a->shift;
     send(a);
+}
+
+size_t elements_that_fill_gpu(void)
+{
+    int device = 0, count = 0;
+    REQUIRE(cudaGetDevice(&device));
+    REQUIRE(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
+    return (size_t)count * 2048 * 4 * 2; // threads, elements of 16 bytes, and twice that
 }
 
 bool begin_on_gpu(void)

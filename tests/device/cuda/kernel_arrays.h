@@ -30,7 +30,8 @@ typedef struct Array {
 
 // Random numbers in [-4, 4), bytes and labels 0 or 1, at a random distance from their alignment.
 Array *array_of(LsDtype type, size_t count);
-void align_array(Array *a);        // as memory from the device is
+// Moves it to that many elements behind an alignment of 16 bytes, below 16 bytes in all.
+void shift_array(Array *a, size_t elements);
 void send(Array *a);               // host to device, again
 void fetch(Array *a);              // device to `result`; checks that nothing beside the array was written
 int release_arrays(void **unused); // all of them: a test's teardown
@@ -38,6 +39,9 @@ void *allocate(size_t bytes);      // host memory
 void store(void *array, LsDtype type, size_t i, float value);
 float host_number(const Array *a, size_t i);
 float result_number(const Array *a, size_t i);
+
+// F32 numbers that are so many that the threads of the whole GPU have several groups each.
+size_t elements_that_fill_gpu(void);
 
 // Half a unit in the last place of BF16's 8 or F16's 11 bits; F32 has none beyond its own.
 double rounding(LsDtype type, double value);

@@ -166,9 +166,8 @@ static double gelu(double x)
     return x / (1 + exp(-1.5957691216057308 * (x + 0.044715 * x * x * x)));
 }
 
-static void check_bias_activation(LsActivation activation)
+static void check_bias_activation(LsActivation activation, size_t rows, size_t columns)
 {
-    size_t rows = 1 + draw(40), columns = 1 + draw(2) * 7 + draw(300);
     LsDtype type = draw_type();
     Array *x = array_of(type, rows * columns), *y = draw(2) ? x : array_of(type, rows * columns);
     Array *pre = draw(2) ? array_of(type, rows * columns) : NULL;
@@ -199,7 +198,10 @@ static void bias_and_activation(void **unused)
     (void)unused;
     for (int repeat = 0; repeat < 8; repeat++)
         for (int activation = LS_IDENTITY; activation <= LS_GELU; activation++)
-            check_bias_activation((LsActivation)activation);
+            check_bias_activation((LsActivation)activation, 1 + draw(40), 1 + draw(300));
+    // Beyond what fills the GPU, a thread goes down several rows; and whole groups of columns.
+    check_bias_activation(LS_RELU, elements_that_fill_gpu() / 8 + draw(1000), 16 * (1 + draw(2)));
+    check_bias_activation(LS_GELU, elements_that_fill_gpu() / 8 + draw(1000), 1 + draw(20));
 }
 
 // ---- Numbers that are none ------------------------------------------------------------------------------

@@ -18,19 +18,25 @@ static void add_pair(Additions *list, size_t into, size_t from)
     list->adds++;
 }
 
-static void check_additions(const Additions *list)
+static void check_additions_of(const Additions *list, size_t n)
 {
     const float *host[LS_TREE_INPUTS], *device[LS_TREE_INPUTS];
-    size_t n = 1 + draw(3000), into = draw(list->count + 1);
+    size_t into = draw(list->count + 1), shift = draw(2) ? draw(4) : 4;
     Array *output = NULL;
     for (size_t i = 0; i < list->count; i++) {
         Array *input = array_of(LS_F32, n);
+        if (shift < 4) // all alike
+            shift_array(input, shift);
         host[i] = input->host;
         device[i] = input->device;
         if (i == into)
             output = input;
     }
-    output = output ? output : array_of(LS_F32, n);
+    if (!output) {
+        output = array_of(LS_F32, n);
+        if (shift < 4)
+            shift_array(output, shift);
+    }
     LsTreeAdd args = {.n = n,
         .count = list->count,
         .inputs = device,
@@ -44,6 +50,11 @@ static void check_additions(const Additions *list)
     require_ref(ls_ref_tree_add(NULL, &args));
     expect_bits("sum", output);
     release_arrays(NULL);
+}
+
+static void check_additions(const Additions *list)
+{
+    check_additions_of(list, 1 + draw(3000));
 }
 
 // Level by level, a tree of 256 keeps 128 sums at a time.
@@ -104,6 +115,18 @@ static void any_list_of_additions(void **unused)
         for (size_t adds = draw(repeat < 8 ? 9 : 480); adds > 0; adds--)
             add_pair(&list, draw(list.count), draw(list.count));
         check_additions(&list);
+    }
+}
+
+// Vectors that fill the GPU: a thread takes several groups, at both ends of a buffer one by one.
+static void long_vectors(void **unused)
+{
+    (void)unused;
+    for (int inputs = 1; inputs <= 2; inputs++) {
+        Additions list = {.count = (size_t)inputs};
+        if (inputs == 2)
+            add_pair(&list, 0, 1);
+        check_additions_of(&list, elements_that_fill_gpu() + draw(100000));
     }
 }
 
@@ -209,7 +232,7 @@ static void check_bias_gradient(size_t rows, size_t columns)
     Array *dy = array_of(draw_type(), rows * columns), *db = array_of(LS_F32, columns);
     LsBiasGradient args = {rows, columns, dy->device, dy->type, db->device, draw(2)};
     Array *scratch = array_of(LS_F32, ls_kernel_bias_gradient_scratch(&args) / sizeof(float));
-    align_array(scratch);
+    shift_array(scratch, 0); // as memory from the device is
     REQUIRE(ls_kernel_bias_gradient(0, &args, scratch->device));
     fetch(db);
     fetch(scratch); // its guards
@@ -243,6 +266,7 @@ int main(void)
         cmocka_unit_test_teardown(trees_depth_first, release_arrays),
         cmocka_unit_test_teardown(chains, release_arrays),
         cmocka_unit_test_teardown(any_list_of_additions, release_arrays),
+        cmocka_unit_test_teardown(long_vectors, release_arrays),
         cmocka_unit_test_teardown(too_long_a_list_is_refused, release_arrays),
         cmocka_unit_test_teardown(squares_of_many_pieces, release_arrays),
         cmocka_unit_test_teardown(optimizer_of_many_pieces, release_arrays),
