@@ -261,8 +261,10 @@ class Stopped(Modes):
         self.assertEqual(self.status("early")["step"], 1)
 
     def catches(self, pid, number):
-        """Whether a process has a handler for a signal."""
+        """Whether a process is a rank, not a copy of its launcher on the way to one, and has a handler for a signal."""
         try:
+            if os.path.realpath(f"/proc/{pid}/exe") != os.path.realpath(harness.LOCKSTEP):
+                return False
             fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
         except OSError:
             return False
