@@ -7,6 +7,7 @@ and can be made to run its threads and streams in other orders; a real one is ta
 import json
 import os
 import re
+import subprocess
 import sys
 import unittest
 
@@ -265,6 +266,24 @@ class Refused(Gpu):
                                 ranks=ranks, code=65)
             self.assert_refused(result, "images.h5")
             self.assertEqual(self.status(f"run-{ranks}")["state"], "failed")
+
+    def test_damaged_rows_of_one_rank(self):
+        """Only its copy of the data is damaged: the others hear of it with the votes, and all end with its sentence."""
+        import h5py
+
+        content = (self.dir / "images.h5").read_bytes()
+        self.write("damaged.h5", content)
+        with h5py.File(self.dir / "damaged.h5", "r+") as file:
+            file["train/y"][5] = 4
+        train = [harness.LOCKSTEP, "train", "-q", "-c", "config.yaml", "--run-dir", "run", "--set", "log.every=1000",
+                 "--set", "checkpoint.every=0", "--set", "eval.every=0", "--set", "train.max_steps=1000"]
+        process = subprocess.Popen(
+            [harness.MPIRUN, "--oversubscribe", "--bind-to", "none", "-np", "1", *train, ":", "-np", "1", *train, "--set",
+             "data.path=damaged.h5"], cwd=self.dir, env=harness.environment(), stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        result = harness.finish(process)
+        self.assertEqual(result.code, 65, str(result))
+        self.assert_refused(result, "rank 1: ", "damaged.h5")
 
 
 def unavailable():
