@@ -184,6 +184,13 @@ bool inside(const char *address, size_t bytes, const char *begin, size_t length)
     return address >= begin && bytes <= length && (size_t)(address - begin) <= length - bytes;
 }
 
+// Whether this was asked before in this launch, which is so for nearly every access.
+bool is_known_device_memory(const char *address, size_t bytes)
+{
+    uintptr_t first = (uintptr_t)address, last = first + bytes - 1;
+    return first / GRANULE == last / GRANULE && page_of(first)->owned[first % PAGE / GRANULE] == launch;
+}
+
 // Live memory is asked for by granules, once in a launch.
 bool is_device_memory(const char *address, size_t bytes)
 {
@@ -213,6 +220,8 @@ Memory classify(const char *address, size_t bytes, const LsKernelPlace &place)
     if (inside(address, bytes, static_cast<const char *>(place.stack), place.stack_bytes) ||
         is_builtin(address))
         return MEMORY_OWN;
+    if (is_known_device_memory(address, bytes))
+        return MEMORY_DEVICE;
     if (ls_symbols_image(address, bytes)) {
         const LsSharedVariable *variable = shared_variable(address);
         if (!variable)
