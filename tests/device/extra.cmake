@@ -12,6 +12,11 @@ target_link_libraries(test_ops PRIVATE lockstep_op_cases lockstep_strict_device)
 target_link_libraries(test_strict_device PRIVATE lockstep_strict_device)
 target_link_libraries(test_isa PRIVATE lockstep_op_cases)
 
+# The cuda device; its tests say that they are skipped where there is none.
+foreach(name IN ITEMS test_cuda test_cuda_products)
+  target_sources(${name} PRIVATE device/cuda/cuda_fixture.c)
+endforeach()
+
 # Kernels called past the device, on a GPU or the emulated one.
 if(NOT LOCKSTEP_GPU STREQUAL "none")
   foreach(name IN ITEMS test_cuda_sums test_cuda_losses)
@@ -19,7 +24,7 @@ if(NOT LOCKSTEP_GPU STREQUAL "none")
     target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/runtime/device
                                ${PROJECT_SOURCE_DIR}/runtime/device/cuda)
     target_link_libraries(${name} PRIVATE lockstep_flags lockstep_device PkgConfig::CMOCKA m
-                          $<IF:$<STREQUAL:${LOCKSTEP_GPU},cuda>,CUDA::cudart,lockstep_emulator>)
+                          $<IF:$<STREQUAL:${LOCKSTEP_GPU},cuda>,CUDA::cudart_static,lockstep_emulator>)
     add_test(NAME device/${name} COMMAND ${name})
     set_tests_properties(device/${name} PROPERTIES TIMEOUT 120 SKIP_RETURN_CODE 77 LABELS "unit;device")
   endforeach()

@@ -20,7 +20,7 @@ target_link_libraries(test_float16 PRIVATE lockstep_device)
 if(CMAKE_CXX_COMPILER_ID STREQUAL GNU AND NOT LOCKSTEP_SANITIZE MATCHES thread)
   file(GLOB kernels CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/runtime/device/cuda/kernels/*.cu)
   set_source_files_properties(${kernels} ${CMAKE_CURRENT_LIST_DIR}/tests/test_races.cu PROPERTIES LANGUAGE CXX
-                              COMPILE_OPTIONS "-xc++;-fno-sanitize=all;-fsanitize=thread;-O1;-ffp-contract=off;-Wno-unknown-pragmas")
+                              COMPILE_OPTIONS "-xc++;-fno-sanitize=all;-fsanitize=thread;-O1;-ffp-contract=off;-fno-strict-aliasing;-Wno-unknown-pragmas")
   # Linked as objects, they come before those of the library's archive.
   add_executable(kernel_races ${CMAKE_CURRENT_LIST_DIR}/tests/kernel_races.c ${kernels})
   target_include_directories(kernel_races PRIVATE ${CMAKE_CURRENT_LIST_DIR})
