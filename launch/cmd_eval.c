@@ -90,7 +90,7 @@ static LsStatus evaluate(LsComm *comm, const LsInference *inference, const LsDat
                            .model = inference->model,
                            .dataset = dataset,
                            .split = split,
-                           .batch = (size_t)inference->config.eval.batch,
+                           .batch = inference->rows,
                            .weights = inference->weights},
         &evaluation));
     return ls_comm_rank(comm) == 0 ? print_evaluation(&evaluation) : LS_OK;

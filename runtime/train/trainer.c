@@ -81,7 +81,9 @@ static LsStatus open_run_on_rank_0(LsTrainer *t)
         return LS_OK;
     if (t->options->resume && strcmp(t->options->resume, "never") == 0)
         LS_TRY(ls_run_dir_archive(&t->run));
-    return ls_metrics_open(&t->run, &(LsMetricsOptions){.quiet = t->options->quiet}, &t->metrics);
+    return ls_metrics_open(&t->run,
+        &(LsMetricsOptions){.quiet = t->options->quiet, .tokens_per_sample = t->model->shape.window},
+        &t->metrics);
 }
 
 static LsStatus open_run(LsTrainer *t)
@@ -197,7 +199,8 @@ static LsStatus build_model(LsTrainer *t)
     LsDataShape shape;
     LS_TRY(ls_data_shape(config, t->info, &shape));
     t->microbatch = (size_t)(config->train.batch / (config->train.lanes * config->train.accumulation));
-    size_t rows = t->microbatch > (size_t)config->eval.batch ? t->microbatch : (size_t)config->eval.batch;
+    t->block = ls_evaluation_rows(config, &shape);
+    size_t rows = t->microbatch > t->block ? t->microbatch : t->block;
     LS_TRY(plan_memory(t, &shape, rows));
     LS_TRY(ls_model_create(config, &shape, t->device, rows, &t->model));
     LS_TRY(ls_device_batch_create(

@@ -77,6 +77,7 @@ typedef struct LsTrainer {
     LsRunState state;    // as of the newest step that the host knows to be finished
     int64_t total_steps; // the run ends after this one
     size_t microbatch;   // rows
+    size_t block;        // rows, of an evaluation
     double deadline;     // clock value at which train.max_time is over, 0: never
     int64_t saved_step;  // newest durable checkpoint's step, -1: none
     LsEvaluation newest_evaluation;

@@ -29,12 +29,16 @@ typedef struct LsDatasetInfo {
     size_t features; // values of one sample (product of its shape)
     size_t feature_shape[4];
     int feature_dimensions;
-    LsColumnType feature_type;  // U8 or F32
-    bool classes;               // labels are int32 classes
-    size_t outputs;             // classes, or regression outputs
-    size_t samples[LS_SPLITS];  // 0: no such split
-    bool uniform;               // shift and scale hold one value for all features
-    const float *shift, *scale; // inputs = (x - shift) * scale; owned by the data set
+    LsColumnType feature_type; // U8 or F32
+    bool classes;              // labels are int32 classes
+    size_t outputs;            // classes, or regression outputs
+    size_t samples[LS_SPLITS]; // 0: no such split
+    // Tokens: samples are windows of `window` tokens, x and y are int32 [count][window], and y[i] is the
+    // token behind x[i]. Features, outputs, shift and scale mean nothing then.
+    size_t window, vocabulary;         // 0: no tokens
+    double bytes_per_token[LS_SPLITS]; // of the text, 0: not known
+    bool uniform;                      // shift and scale hold one value for all features
+    const float *shift, *scale;        // inputs = (x - shift) * scale; owned by the data set
     char root_hash[LS_HASH128_TEXT];
     const json_t *schema; // owned by the data set
 } LsDatasetInfo;
