@@ -16,4 +16,13 @@ const LsCpuLoops LOOPS(loops) = {
     .optimizer_step = LOOPS(optimizer_step),
     .activate = LOOPS(activate),
     .tree_add = LOOPS(tree_add),
+    .embedding = LOOPS(embedding),
+    .embedding_gradient = LOOPS(embedding_gradient),
+    .layer_norm = LOOPS(layer_norm),
+    .layer_norm_backward = LOOPS(layer_norm_backward),
+    .attention_weigh = LOOPS(attention_weigh),
+    .attention_finish = LOOPS(attention_finish),
+    .attention_slopes = LOOPS(attention_slopes),
+    .attention_products = LOOPS(attention_products),
+    .attention_store = LOOPS(attention_store),
 };
