@@ -175,6 +175,7 @@ static const LsModelOps gpt_ops = {
     .loss = ls_gpt_loss,
     .backward = ls_gpt_backward,
     .outputs = outputs,
+    .step = ls_gpt_step,
     .next = ls_gpt_next,
     .destroy = destroy,
 };

@@ -74,6 +74,8 @@ enum { LS_GPT_DROP_EMBEDDING, LS_GPT_DROP_BLOCK }; // and two for each block: at
 
 LsStatus ls_gpt_forward(LsModel *model, const void *weights, const LsBatch *batch, bool train);
 
+LsStatus ls_gpt_step(LsModel *model, const void *weights, const LsBatch *batch, size_t place);
+
 // Brings back what backward needs of a block and was not kept.
 LsStatus ls_gpt_recompute(LsGpt *gpt, size_t block, const void *weights, const LsBatch *batch);
 

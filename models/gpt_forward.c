@@ -29,78 +29,101 @@ LsStatus ls_gpt_drop(const LsGpt *gpt, uint32_t number, const LsBatch *batch, co
     return gpt->base.device->ops->dropout(gpt->base.device, &args);
 }
 
-static LsStatus embed(LsGpt *gpt, const void *weights, const LsBatch *batch)
+// The tokens that a pass computes: rows [first, first + rows) of the activations. All of a batch, or one more
+// of a window whose earlier ones have been computed.
+typedef struct Pass {
+    const void *weights;
+    const LsBatch *batch;
+    size_t first, rows;
+    size_t windows, window; // that attention looks at
+} Pass;
+
+static Pass pass_of_batch(const LsGpt *gpt, const void *weights, const LsBatch *batch)
 {
-    void *stream = gpt->block[0].input;
-    LsEmbedding args = {
+    return (Pass){.weights = weights,
+        .batch = batch,
         .rows = batch->rows * gpt->window,
-        .window = gpt->window,
+        .windows = batch->rows,
+        .window = gpt->window};
+}
+
+// The pass's rows of an activation; NULL stays NULL.
+static void *rows_of(const LsGpt *gpt, const Pass *pass, void *activation, size_t columns)
+{
+    return activation ? ls_gpt_element(gpt, activation, pass->first * columns) : NULL;
+}
+
+static LsStatus embed(LsGpt *gpt, const Pass *pass)
+{
+    bool alone = pass->first > 0; // one token, at place `first`
+    void *stream = rows_of(gpt, pass, gpt->block[0].input, gpt->width);
+    LsEmbedding args = {
+        .rows = pass->rows,
+        .window = alone ? 1 : pass->window,
         .columns = gpt->width,
-        .tokens = batch->inputs,
+        .tokens = (const int32_t *)pass->batch->inputs + pass->first,
         .vocabulary = gpt->base.shape.vocabulary,
-        .table = ls_gpt_at(gpt, weights, gpt->tokens),
-        .positions = ls_gpt_at(gpt, weights, gpt->positions),
+        .table = ls_gpt_at(gpt, pass->weights, gpt->tokens),
+        .positions = ls_gpt_at(gpt, pass->weights, gpt->positions + pass->first * gpt->width),
         .y = stream,
         .type = gpt->type,
     };
     LS_TRY(gpt->base.device->ops->embedding(gpt->base.device, &args));
-    return gpt->dropped ? ls_gpt_drop(gpt, LS_GPT_DROP_EMBEDDING, batch, stream, stream) : LS_OK;
+    return gpt->dropped ? ls_gpt_drop(gpt, LS_GPT_DROP_EMBEDDING, pass->batch, stream, stream) : LS_OK;
 }
 
 // sum = x + branch (NULL: x), normalised.
-static LsStatus normalize(LsGpt *gpt, const LsGptNorm *norm, const void *weights, size_t rows, const void *x,
-    const void *branch, void *sum)
+static LsStatus normalize(
+    LsGpt *gpt, const LsGptNorm *norm, const Pass *pass, void *x, void *branch, void *sum)
 {
     LsLayerNorm args = {
-        .rows = rows,
+        .rows = pass->rows,
         .columns = gpt->width,
-        .x = x,
-        .branch = branch,
-        .sum = sum,
-        .weight = ls_gpt_at(gpt, weights, norm->layer.weight),
-        .bias = ls_gpt_at(gpt, weights, norm->layer.bias),
-        .y = norm->output,
-        .mean = norm->mean,
-        .rstd = norm->rstd,
+        .x = rows_of(gpt, pass, x, gpt->width),
+        .branch = rows_of(gpt, pass, branch, gpt->width),
+        .sum = rows_of(gpt, pass, sum, gpt->width),
+        .weight = ls_gpt_at(gpt, pass->weights, norm->layer.weight),
+        .bias = ls_gpt_at(gpt, pass->weights, norm->layer.bias),
+        .y = rows_of(gpt, pass, norm->output, gpt->width),
+        .mean = norm->mean + pass->first,
+        .rstd = norm->rstd + pass->first,
         .type = gpt->type,
     };
     return gpt->base.device->ops->layer_norm(gpt->base.device, &args);
 }
 
 // y = x W^T + b; with `before`, y = GELU of it and `before` keeps it.
-static LsStatus apply(LsGpt *gpt, const LsGptLayer *layer, const void *weights, size_t rows, const void *x,
-    void *y, void *before)
+static LsStatus apply(LsGpt *gpt, const LsGptLayer *layer, const Pass *pass, void *x, void *y, void *before)
 {
     LsMatmul product = {
-        .m = rows,
+        .m = pass->rows,
         .n = layer->out,
         .k = layer->in,
         .transpose_b = true,
-        .a = x,
-        .b = ls_gpt_at(gpt, weights, layer->weight),
+        .a = rows_of(gpt, pass, x, layer->in),
+        .b = ls_gpt_at(gpt, pass->weights, layer->weight),
         .input_type = gpt->type,
-        .c = y,
+        .c = rows_of(gpt, pass, y, layer->out),
         .output_type = gpt->type,
-        .bias = ls_gpt_at(gpt, weights, layer->bias),
+        .bias = ls_gpt_at(gpt, pass->weights, layer->bias),
         .activation = before ? LS_GELU : LS_IDENTITY,
-        .pre_activation = before,
+        .pre_activation = rows_of(gpt, pass, before, layer->out),
     };
     return gpt->base.device->ops->matmul(gpt->base.device, &product);
 }
 
 // What leads back into the residual stream, with dropout.
-static LsStatus apply_branch(LsGpt *gpt, const LsGptLayer *layer, const void *weights, const LsBatch *batch,
-    const void *x, uint32_t number)
+static LsStatus apply_branch(LsGpt *gpt, const LsGptLayer *layer, const Pass *pass, void *x, uint32_t number)
 {
-    LS_TRY(apply(gpt, layer, weights, batch->rows * gpt->window, x, gpt->branch, NULL));
-    return gpt->dropped ? ls_gpt_drop(gpt, number, batch, gpt->branch, gpt->branch) : LS_OK;
+    LS_TRY(apply(gpt, layer, pass, x, gpt->branch, NULL));
+    return gpt->dropped ? ls_gpt_drop(gpt, number, pass->batch, gpt->branch, gpt->branch) : LS_OK;
 }
 
-static LsStatus attend(LsGpt *gpt, const LsGptBlock *block, const LsBatch *batch)
+static LsStatus attend(LsGpt *gpt, const LsGptBlock *block, const Pass *pass)
 {
     LsAttention args = {
-        .windows = batch->rows,
-        .window = gpt->window,
+        .windows = pass->windows,
+        .window = pass->window,
         .heads = gpt->heads,
         .size = gpt->width / gpt->heads,
         .qkv = block->projected,
@@ -112,35 +135,39 @@ static LsStatus attend(LsGpt *gpt, const LsGptBlock *block, const LsBatch *batch
 }
 
 // From the first normalisation's output to what the attention adds to the stream.
-static LsStatus forward_attention(LsGpt *gpt, size_t l, const void *weights, const LsBatch *batch)
+static LsStatus forward_attention(LsGpt *gpt, size_t l, const Pass *pass)
 {
     LsGptBlock *block = &gpt->block[l];
-    size_t rows = batch->rows * gpt->window;
-    LS_TRY(apply(gpt, &block->qkv, weights, rows, block->norm1.output, block->projected, NULL));
-    LS_TRY(attend(gpt, block, batch));
-    return apply_branch(
-        gpt, &block->projection, weights, batch, block->attended, LS_GPT_DROP_BLOCK + 2 * (uint32_t)l);
+    LS_TRY(apply(gpt, &block->qkv, pass, block->norm1.output, block->projected, NULL));
+    LS_TRY(attend(gpt, block, pass));
+    return apply_branch(gpt, &block->projection, pass, block->attended, LS_GPT_DROP_BLOCK + 2 * (uint32_t)l);
 }
 
 // From the stream between attention and MLP to the MLP's hidden values.
-static LsStatus forward_hidden(LsGpt *gpt, size_t l, const void *weights, size_t rows)
+static LsStatus forward_hidden(LsGpt *gpt, size_t l, const Pass *pass)
 {
     LsGptBlock *block = &gpt->block[l];
-    return apply(gpt, &block->up, weights, rows, block->norm2.output, block->hidden, block->before);
+    return apply(gpt, &block->up, pass, block->norm2.output, block->hidden, block->before);
 }
 
-static LsStatus forward_block(LsGpt *gpt, size_t l, const void *weights, const LsBatch *batch)
+static LsStatus forward_block(LsGpt *gpt, size_t l, const Pass *pass)
 {
     LsGptBlock *block = &gpt->block[l];
-    size_t rows = batch->rows * gpt->window;
-    LS_TRY(l == 0 ? normalize(gpt, &block->norm1, weights, rows, block->input, NULL, NULL)
-                  : normalize(gpt, &block->norm1, weights, rows, gpt->block[l - 1].middle, gpt->branch,
-                        block->input));
-    LS_TRY(forward_attention(gpt, l, weights, batch));
-    LS_TRY(normalize(gpt, &block->norm2, weights, rows, block->input, gpt->branch, block->middle));
-    LS_TRY(forward_hidden(gpt, l, weights, rows));
-    return apply_branch(
-        gpt, &block->down, weights, batch, block->hidden, LS_GPT_DROP_BLOCK + 2 * (uint32_t)l + 1);
+    LS_TRY(l == 0 ? normalize(gpt, &block->norm1, pass, block->input, NULL, NULL)
+                  : normalize(gpt, &block->norm1, pass, gpt->block[l - 1].middle, gpt->branch, block->input));
+    LS_TRY(forward_attention(gpt, l, pass));
+    LS_TRY(normalize(gpt, &block->norm2, pass, block->input, gpt->branch, block->middle));
+    LS_TRY(forward_hidden(gpt, l, pass));
+    return apply_branch(gpt, &block->down, pass, block->hidden, LS_GPT_DROP_BLOCK + 2 * (uint32_t)l + 1);
+}
+
+static LsStatus forward(LsGpt *gpt, const Pass *pass)
+{
+    LS_TRY(embed(gpt, pass));
+    for (size_t l = 0; l < gpt->blocks; l++)
+        LS_TRY(forward_block(gpt, l, pass));
+    gpt->held = gpt->blocks - 1;
+    return normalize(gpt, &gpt->norm, pass, gpt->block[gpt->held].middle, gpt->branch, gpt->stream);
 }
 
 LsStatus ls_gpt_forward(LsModel *model, const void *weights, const LsBatch *batch, bool train)
@@ -148,12 +175,22 @@ LsStatus ls_gpt_forward(LsModel *model, const void *weights, const LsBatch *batc
     LsGpt *gpt = (LsGpt *)model;
     gpt->weights = weights;
     gpt->dropped = train && gpt->dropout > 0;
-    LS_TRY(embed(gpt, weights, batch));
-    for (size_t l = 0; l < gpt->blocks; l++)
-        LS_TRY(forward_block(gpt, l, weights, batch));
-    gpt->held = gpt->blocks - 1;
-    return normalize(gpt, &gpt->norm, weights, batch->rows * gpt->window, gpt->block[gpt->held].middle,
-        gpt->branch, gpt->stream);
+    Pass pass = pass_of_batch(gpt, weights, batch);
+    return forward(gpt, &pass);
+}
+
+// What each block keeps of the earlier tokens, their keys and values, is where it was computed.
+LsStatus ls_gpt_step(LsModel *model, const void *weights, const LsBatch *batch, size_t place)
+{
+    LsGpt *gpt = (LsGpt *)model;
+    if (batch->rows != 1 || place == 0 || place >= gpt->window || gpt->recompute == LS_RECOMPUTE_BLOCK)
+        return LS_FAIL(
+            LS_INTERNAL, "no step to token %zu of %zu windows of %zu", place, batch->rows, gpt->window);
+    gpt->weights = weights;
+    gpt->dropped = false;
+    Pass pass = {
+        .weights = weights, .batch = batch, .first = place, .rows = 1, .windows = 1, .window = place + 1};
+    return forward(gpt, &pass);
 }
 
 // The same ops with the same inputs, so the same bits. A normalisation of the stored sum is that of the sum:
@@ -162,16 +199,16 @@ LsStatus ls_gpt_forward(LsModel *model, const void *weights, const LsBatch *batc
 LsStatus ls_gpt_recompute(LsGpt *gpt, size_t l, const void *weights, const LsBatch *batch)
 {
     LsGptBlock *block = &gpt->block[l];
-    size_t rows = batch->rows * gpt->window;
+    Pass pass = pass_of_batch(gpt, weights, batch);
     if (gpt->recompute == LS_RECOMPUTE_NONE || gpt->held == l)
         return LS_OK;
     gpt->held = l;
-    LS_TRY(normalize(gpt, &block->norm1, weights, rows, block->input, NULL, NULL));
+    LS_TRY(normalize(gpt, &block->norm1, &pass, block->input, NULL, NULL));
     if (gpt->recompute == LS_RECOMPUTE_BLOCK) {
-        LS_TRY(forward_attention(gpt, l, weights, batch));
-        LS_TRY(normalize(gpt, &block->norm2, weights, rows, block->input, gpt->branch, block->middle));
+        LS_TRY(forward_attention(gpt, l, &pass));
+        LS_TRY(normalize(gpt, &block->norm2, &pass, block->input, gpt->branch, block->middle));
     } else {
-        LS_TRY(normalize(gpt, &block->norm2, weights, rows, block->middle, NULL, NULL));
+        LS_TRY(normalize(gpt, &block->norm2, &pass, block->middle, NULL, NULL));
     }
-    return forward_hidden(gpt, l, weights, rows);
+    return forward_hidden(gpt, l, &pass);
 }

@@ -243,6 +243,38 @@ static void recomputation_keeps_bits(void **state)
     json_decref(fixture);
 }
 
+// ---- Generation -----------------------------------------------------------------------------------------
+
+// A window computed token by token has the logits of a window computed at once. Tokens behind the first one
+// do not matter to it, so the first pass sees zeros there.
+static void check_steps(Setup *s, const json_t *fixture, double tolerance)
+{
+    size_t count, window = s->model->shape.window, vocabulary = s->model->shape.vocabulary;
+    int32_t *tokens = read_tokens(fixture, "tokens", &count);
+    int32_t *first = calloc(window, sizeof *first);
+    float *expected = read_floats(fixture, "last_logits", &count), *actual = malloc(count * sizeof *actual);
+    first[0] = tokens[0];
+    void *inputs = upload(s->device, first, window * sizeof *first);
+    LsBatch batch = {.rows = 1, .inputs = inputs};
+    assert_ok(s->model->ops->forward(s->model, s->weights, &batch, false));
+    assert_ok(s->device->ops->copy_in(s->device, inputs, tokens, window * sizeof *tokens));
+    for (size_t place = 1; place < window; place++)
+        assert_ok(s->model->ops->step(s->model, s->weights, &batch, place));
+    assert_ok(s->model->ops->next(s->model, 0, window - 1, actual));
+    assert_close(actual, expected, vocabulary, tolerance, "logits after steps");
+    s->device->ops->release(s->device, inputs);
+    free(actual);
+    free(expected);
+    free(first);
+    free(tokens);
+}
+
+static void steps(void **state)
+{
+    (void)state;
+    for_all(check_steps);
+}
+
 // ---- What needs no device -------------------------------------------------------------------------------
 
 static size_t activation_bytes(const char *recompute)
@@ -320,6 +352,7 @@ int main(void)
         cmocka_unit_test(in_order),
         cmocka_unit_test(recomputation_keeps_bits),
         cmocka_unit_test(recomputation_saves_memory),
+        cmocka_unit_test(steps),
         cmocka_unit_test(refuses),
         cmocka_unit_test(size_of_gpt2),
     };

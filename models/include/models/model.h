@@ -49,8 +49,12 @@ typedef struct LsModelOps {
     LsStatus (*backward)(LsModel *model, const void *weights, const LsBatch *batch, float *gradients,
         bool accumulate, LsGradientsReady ready, void *context);
     const void *(*outputs)(const LsModel *model); // NULL for a language model
-    // A language model, NULL otherwise: the logits of what follows token `place` of window `row` of the newest
-    // forward pass, to host memory [vocabulary].
+    // Generation, NULL where a model does none.
+    // step: computes token `place` of a batch of one window alone; the ones before it, and what they left for
+    // it, are those of the newest forward pass and of the steps since.
+    LsStatus (*step)(LsModel *model, const void *weights, const LsBatch *batch, size_t place);
+    // next: the logits of what follows token `place` of window `row` of the newest forward pass or step, to
+    // host memory [vocabulary].
     LsStatus (*next)(LsModel *model, size_t row, size_t place, float *logits);
     void (*destroy)(LsModel *model);
 } LsModelOps;
