@@ -207,7 +207,8 @@ static void describe(LsGpt *gpt, const LsConfig *config, const LsModel *base)
     gpt->vocabulary = ls_round_up(base->shape.vocabulary, VOCABULARY_UNIT);
     gpt->dropout = config->model.dropout;
     gpt->seed = (uint64_t)config->train.seed;
-    gpt->chunk = LOGITS_MAX / gpt->vocabulary > 0 ? LOGITS_MAX / gpt->vocabulary : 1;
+    size_t fitting = LOGITS_MAX / gpt->vocabulary > 0 ? LOGITS_MAX / gpt->vocabulary : 1;
+    gpt->chunk = config->model.head_tokens > 0 ? (size_t)config->model.head_tokens : fitting;
 }
 
 LsStatus ls_gpt_create(const LsConfig *config, const LsModel *base, LsModel **out)

@@ -155,6 +155,28 @@ static void accumulates(void **state)
     for_all(check_accumulation);
 }
 
+// Chunks of the head that do not divide the microbatch's 51 tokens.
+static void in_chunks(void **state)
+{
+    (void)state;
+    json_t *fixture = read_fixture();
+    for (int which = 0; which < DEVICES; which++) {
+        LsDevice *device = open_device(which, LS_PRECISION_FP32);
+        LsConfig config;
+        Setup s;
+        configure(fixture, &config);
+        config.model.head_tokens = 20;
+        if (device && device->ops->attention) {
+            set_up(&s, device, &config, fixture, 2);
+            check_like_torch(&s, fixture, TOLERANCE_FP32);
+            check_evaluation(&s, fixture, TOLERANCE_FP32);
+            tear_down(&s);
+        }
+        ls_device_close(device);
+    }
+    json_decref(fixture);
+}
+
 // ---- Order of the gradients -----------------------------------------------------------------------------
 
 typedef struct Watcher {
@@ -349,6 +371,7 @@ int main(void)
         cmocka_unit_test(like_torch),
         cmocka_unit_test(evaluates),
         cmocka_unit_test(accumulates),
+        cmocka_unit_test(in_chunks),
         cmocka_unit_test(in_order),
         cmocka_unit_test(recomputation_keeps_bits),
         cmocka_unit_test(recomputation_saves_memory),

@@ -65,7 +65,8 @@ typedef struct LsConfig {
         int64_t layers;
         int64_t heads;
         int64_t width;
-        int64_t context; // tokens of a window
+        int64_t context;     // tokens of a window
+        int64_t head_tokens; // 0: chosen by the vocabulary
         int recompute;
     } model;
     struct {
