@@ -120,10 +120,10 @@ LsStatus ls_op_random_cases(uint64_t seed, size_t rounds, LsOpCase **cases, size
 uint64_t ls_op_fresh_seed(void);
 
 // Cases for measuring speed: products of layers of `width` units with `rows` samples (rows 0: none), and the
-// other ops on `elements` (0: none), as a matrix of that width where they work on matrices. Freed by the
-// caller.
+// other ops on `elements` (0: none), as a matrix of that width where they work on matrices. With a `window`,
+// those of a language model on that many rows as well. Freed by the caller.
 typedef struct LsOpSizes {
-    size_t rows, width, elements;
+    size_t rows, width, elements, window;
 } LsOpSizes;
 LsStatus ls_op_speed_cases(const LsOpSizes *sizes, LsOpCase **cases, size_t *count);
 

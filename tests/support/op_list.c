@@ -409,6 +409,24 @@ uint64_t ls_op_fresh_seed(void)
 
 // ---- Large cases ----------------------------------------------------------------------------------------
 
+// The ops of a model of `width` channels on windows of `window` tokens, in heads of 64, and for comparison
+// the products of attention's blocks: scores of 64 queries and 256 keys, and sums over these keys.
+static void put_model(List *list, LsDtype type, size_t rows, size_t width, size_t window)
+{
+    enum { SIZE = 64, VOCABULARY = 8192, KEYS = 256 };
+    LsOpCase op = {.type = type, .output = type, .rows = rows, .columns = width, .large = true};
+    put_layer_norms(list, op);
+    op.window = window, op.depth = VOCABULARY;
+    put_embeddings(list, op);
+    op.heads = width / SIZE, op.columns = SIZE;
+    put_attention(list, op);
+    LsOpCase product = {.kind = LS_OP_MATMUL, .type = type, .output = LS_F32, .rows = SIZE, .large = true};
+    product.columns = KEYS, product.depth = SIZE, product.transpose_b = true;
+    put(list, product);
+    product.columns = SIZE, product.depth = KEYS, product.transpose_b = false;
+    put(list, product);
+}
+
 LsStatus ls_op_speed_cases(const LsOpSizes *sizes, LsOpCase **cases, size_t *count)
 {
     List list = {.status = LS_OK};
@@ -416,6 +434,8 @@ LsStatus ls_op_speed_cases(const LsOpSizes *sizes, LsOpCase **cases, size_t *cou
         put_layer(&list, float_types[t], sizes->rows, sizes->width, sizes->width);
         put_layer(&list, float_types[t], sizes->rows, sizes->width, 10);
     }
+    for (size_t t = 0; t < FLOAT_TYPES && sizes->window; t++)
+        put_model(&list, float_types[t], sizes->rows, sizes->width, sizes->window);
     if (!sizes->elements)
         return give(&list, cases, count);
     LsOpCase matrix = {.columns = sizes->width, .large = true};

@@ -94,8 +94,7 @@ static LsStatus prepare(Attention *a, LsCpuMemory *memory, bool backward)
 static void gather(const Attention *a, const char *from, size_t stride, char *to)
 {
     size_t element = ls_dtype_size(a->type), bytes = a->size * element;
-    for (size_t t = 0; t < a->window; t++)
-        memcpy(to + t * bytes, from + t * stride * element, bytes);
+    a->loops->attention_gather(from, a->window, bytes, stride * element, to);
     memset(to + a->window * bytes, 0, (a->padded - a->window) * bytes);
 }
 

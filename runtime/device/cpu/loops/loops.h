@@ -13,8 +13,8 @@
 enum { LS_TREE_TILE = 512 };
 typedef float LsTreeScratch[LS_TREE_INPUTS][LS_TREE_TILE];
 
-// A block of attention: rows are queries, columns are keys, first ones `query` and `key`, which is not behind
-// `query`. Matrices are [rows][columns] unless said otherwise.
+// A block of attention: rows are queries, columns are keys, a multiple of 16, first ones `query` and `key`,
+// which is not behind `query`. Matrices are [rows][columns] unless said otherwise.
 typedef struct LsAttentionBlock {
     size_t rows, columns, query, key;
     size_t size; // of a head
@@ -59,6 +59,8 @@ typedef struct LsCpuLoops {
     // products[row] = a · b over `size` values from row × stride on.
     void (*attention_products)(
         const void *a, const void *b, size_t rows, size_t size, size_t stride, LsDtype type, float *products);
+    // Copies rows of `bytes`, which is even, that are `stride` bytes apart.
+    void (*attention_gather)(const char *from, size_t rows, size_t bytes, size_t stride, char *to);
     // Rounds rows of `size` values to rows that are `stride` apart.
     void (*attention_store)(
         const float *from, size_t rows, size_t size, void *to, size_t stride, LsDtype type);

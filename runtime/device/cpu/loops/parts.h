@@ -27,6 +27,7 @@ void LOOPS(attention_finish)(const LsAttentionBlock *block, void *out, size_t st
 void LOOPS(attention_slopes)(const LsAttentionBlock *block);
 void LOOPS(attention_products)(
     const void *a, const void *b, size_t rows, size_t size, size_t stride, LsDtype type, float *products);
+void LOOPS(attention_gather)(const char *from, size_t rows, size_t bytes, size_t stride, char *to);
 void LOOPS(attention_store)(
     const float *from, size_t rows, size_t size, void *to, size_t stride, LsDtype type);
 

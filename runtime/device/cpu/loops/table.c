@@ -24,5 +24,6 @@ const LsCpuLoops LOOPS(loops) = {
     .attention_finish = LOOPS(attention_finish),
     .attention_slopes = LOOPS(attention_slopes),
     .attention_products = LOOPS(attention_products),
+    .attention_gather = LOOPS(attention_gather),
     .attention_store = LOOPS(attention_store),
 };
