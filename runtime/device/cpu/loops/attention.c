@@ -1,8 +1,8 @@
 // What attention does with blocks of scores between its matrix products, row by row.
 #include <math.h>
 
-#include "lanes.h"
 #include "parts.h"
+#include "vectors.h"
 
 // Keys that a row of a block may see; those behind them have no weight.
 ALWAYS_INLINE size_t seen_by(const LsAttentionBlock *block, size_t row)
@@ -24,61 +24,45 @@ ALWAYS_INLINE void clear_unseen(void *weights, LsDtype type, size_t first, size_
         (char *)weights + (first + begin) * ls_dtype_size(type), 0, (columns - begin) * ls_dtype_size(type));
 }
 
-// e^x of an x that is at most about 0: no weight is below e^-87, which no sum of weights, at least 1,
-// notices, and which keeps its power of two within the range of normal numbers. NaN for NaN.
-ALWAYS_INLINE float weight_of(float x)
+// exp(x × scale - shift). x × scale is at most about the shift: no weight is below e^-87, which no sum of
+// weights, at least 1, notices.
+ALWAYS_INLINE FloatLanes weights_of(const float *x, float scale, float shift)
 {
-    x = x < -87.0f ? -87.0f : x;
-    x = x > 87.0f ? 87.0f : x;
-    int32_t exponent;
-    float p = reduced_exponential(x, &exponent);
-    return p * power_of_two(exponent);
+    return bounded_exponential(
+        fused_multiply_add(load_lanes(x, LS_F32, 0), all_lanes(scale), all_lanes(-shift)));
 }
 
 ALWAYS_INLINE float largest_of(const float *x, size_t n)
 {
-    float lanes[LANES];
-    for (size_t j = 0; j < LANES; j++)
-        lanes[j] = -INFINITY;
+    FloatLanes largest = all_lanes(-INFINITY);
     size_t i = 0;
     for (; i + LANES <= n; i += LANES)
-        for (size_t j = 0; j < LANES; j++)
-            lanes[j] = x[i + j] > lanes[j] ? x[i + j] : lanes[j];
-    int rest = (int)(n - i);
-    for (int j = 0; j < LANES && rest > 0; j++) {
-        float seen = j < rest ? x[i + (size_t)j] : -INFINITY;
-        lanes[j] = seen > lanes[j] ? seen : lanes[j];
-    }
-    for (size_t half = LANES / 2; half > 0; half /= 2)
-        for (size_t j = 0; j < half; j++)
-            lanes[j] = lanes[j + half] > lanes[j] ? lanes[j + half] : lanes[j];
-    return lanes[0];
+        largest = larger(load_lanes(x, LS_F32, i), largest);
+    if (i < n)
+        largest = larger(
+            choose(first_lanes((int)(n - i)), load_lanes(x, LS_F32, i), all_lanes(-INFINITY)), largest);
+    return largest_lane(largest);
 }
 
-// One vector of weights, exp(x × scale - largest), stored and added to `lanes`; those from `seen` on are
-// zero.
-ALWAYS_INLINE void weigh_lanes(const float *x, int seen, float scale, float largest, void *weights,
-    LsDtype type, size_t at, float *lanes)
-{
-    for (int j = 0; j < LANES; j++) {
-        float weight = weight_of(__builtin_fmaf(x[j], scale, -largest));
-        weight = j < seen ? weight : 0.0f;
-        store(weights, type, at + (size_t)j, weight);
-        lanes[j] += weight;
-    }
-}
-
-// Returns the sum of the weights of a row before they are rounded.
+// Stores the weights of n scores, and zeros up to whole lanes; returns the sum of what they are before they
+// are rounded.
 ALWAYS_INLINE float exponentials(
     const float *x, size_t n, float scale, float largest, void *weights, LsDtype type, size_t first)
 {
-    float lanes[LANES] = {0};
+    FloatLanes sum = {0};
     size_t i = 0;
-    for (; i + LANES <= n; i += LANES)
-        weigh_lanes(x + i, LANES, scale, largest, weights, type, first + i, lanes);
-    if (i < n)
-        weigh_lanes(x + i, (int)(n - i), scale, largest, weights, type, first + i, lanes);
-    return sum_lanes(lanes);
+    for (; i + LANES <= n; i += LANES) {
+        FloatLanes lanes = weights_of(x + i, scale, largest);
+        store_lanes(weights, type, first + i, lanes);
+        sum += lanes;
+    }
+    if (i < n) {
+        FloatLanes lanes = weights_of(x + i, scale, largest);
+        lanes = choose(first_lanes((int)(n - i)), lanes, all_lanes(0));
+        store_lanes(weights, type, first + i, lanes);
+        sum += lanes;
+    }
+    return sum_vector(sum);
 }
 
 ALWAYS_INLINE void weigh_row(const LsAttentionBlock *block, size_t row, LsDtype type)
@@ -113,18 +97,14 @@ typedef struct Slopes {
     float scale, log_sum, product;
 } Slopes;
 
-// One vector of weights and gradients from `at` on; those from `seen` on are zero.
+// One vector of weights and gradients from `at` on; those that the mask leaves out are zero.
 ALWAYS_INLINE void slope_lanes(
-    const LsAttentionBlock *block, const Slopes *row, size_t at, int seen, LsDtype type)
+    const LsAttentionBlock *block, const Slopes *row, size_t at, IntegerLanes mask, LsDtype type)
 {
-    const float *scores = block->scores + at, *slopes = block->slopes + at;
-    ELEMENTWISE
-    for (int j = 0; j < LANES; j++) {
-        float weight = weight_of(__builtin_fmaf(scores[j], row->scale, -row->log_sum));
-        float gradient = weight * (slopes[j] - row->product) * row->scale;
-        store(block->weights, type, at + (size_t)j, j < seen ? weight : 0.0f);
-        store(block->gradients, type, at + (size_t)j, j < seen ? gradient : 0.0f);
-    }
+    FloatLanes weights = weights_of(block->scores + at, row->scale, row->log_sum);
+    FloatLanes gradients = weights * (load_lanes(block->slopes, LS_F32, at) - row->product) * row->scale;
+    store_lanes(block->weights, type, at, choose(mask, weights, all_lanes(0)));
+    store_lanes(block->gradients, type, at, choose(mask, gradients, all_lanes(0)));
 }
 
 ALWAYS_INLINE void slope_row(const LsAttentionBlock *block, size_t row, LsDtype type)
@@ -132,9 +112,9 @@ ALWAYS_INLINE void slope_row(const LsAttentionBlock *block, size_t row, LsDtype 
     size_t seen = seen_by(block, row), first = row * block->columns, i = 0;
     const Slopes slopes = {block->scale, block->log_sum[row], block->products[row]};
     for (; i + LANES <= seen; i += LANES)
-        slope_lanes(block, &slopes, first + i, LANES, type);
+        slope_lanes(block, &slopes, first + i, first_lanes(LANES), type);
     if (i < seen)
-        slope_lanes(block, &slopes, first + i, (int)(seen - i), type);
+        slope_lanes(block, &slopes, first + i, first_lanes((int)(seen - i)), type);
     clear_unseen(block->weights, type, first, seen, block->columns);
     clear_unseen(block->gradients, type, first, seen, block->columns);
 }
@@ -200,14 +180,14 @@ void LOOPS(attention_store)(
 
 ALWAYS_INLINE float dot(const void *a, const void *b, size_t first, size_t n, LsDtype type)
 {
-    float lanes[LANES] = {0};
+    FloatLanes sum = {0};
     size_t i = 0;
     for (; i + LANES <= n; i += LANES)
-        for (size_t j = 0; j < LANES; j++)
-            lanes[j] += load(a, type, first + i + j) * load(b, type, first + i + j);
-    for (size_t j = 0; i < n; i++, j++)
-        lanes[j] += load(a, type, first + i) * load(b, type, first + i);
-    return sum_lanes(lanes);
+        sum += load_lanes(a, type, first + i) * load_lanes(b, type, first + i);
+    float rest = 0;
+    for (; i < n; i++)
+        rest += load(a, type, first + i) * load(b, type, first + i);
+    return sum_vector(sum) + rest;
 }
 
 void LOOPS(attention_products)(
