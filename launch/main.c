@@ -10,6 +10,8 @@ static const LsCommand *const commands[] = {
     &ls_command_predict,
     &ls_command_import_idx,
     &ls_command_import_csv,
+    &ls_command_import_text,
+    &ls_command_import_tokens,
     &ls_command_data_inspect,
     &ls_command_data_verify,
     &ls_command_tokenizer_train,
