@@ -59,6 +59,13 @@ static LsStatus open_data(const LsInference *inference, LsDataset **out)
             "data.path=FILE, or use lockstep predict for new data",
             path, trained);
     }
+    LsStatus status = LS_OK;
+    if (ls_dataset_info(dataset)->vocabulary > 0)
+        status = ls_dataset_set_window(dataset, (size_t)inference->config.model.context);
+    if (status != LS_OK) {
+        ls_dataset_close(dataset);
+        return status;
+    }
     *out = dataset;
     return LS_OK;
 }

@@ -30,6 +30,8 @@ struct LsDeviceBatch {
 static LsStatus check_metric(const LsConfig *config, const LsDatasetInfo *info)
 {
     LsEvalMetric metric = (LsEvalMetric)config->eval.metric;
+    if (metric != LS_METRIC_LOSS && info->vocabulary > 0)
+        return LS_FAIL(LS_CONFIG, "eval.metric: a model of tokens is judged by its loss; use loss");
     if (metric != LS_METRIC_LOSS && !info->classes)
         return LS_FAIL(
             LS_CONFIG, "eval.metric: the data's targets are numbers and have no classes to count; use loss");
@@ -44,7 +46,7 @@ LsStatus ls_data_shape(const LsConfig *config, const LsDatasetInfo *info, LsData
 {
     LsDataShape shape = {.features = info->features, .outputs = info->outputs, .classes = info->classes};
     if (info->vocabulary > 0)
-        shape = (LsDataShape){.window = info->window, .vocabulary = info->vocabulary};
+        shape = (LsDataShape){.window = (size_t)config->model.context, .vocabulary = info->vocabulary};
     if (info->classes && config->train.loss == LS_LOSS_BINARY_CROSS_ENTROPY) {
         if (info->outputs != 2)
             return LS_FAIL(LS_CONFIG,

@@ -100,9 +100,15 @@ LsStatus ls_train_open_data(const LsConfig *config, LsDataset **out)
             LS_CONFIG, "data.path is not set: it names the data set file that `lockstep data import` wrote");
     LsDataset *dataset = NULL;
     LS_TRY(ls_dataset_open(config->data.path, &dataset));
-    if (ls_dataset_info(dataset)->samples[LS_TRAIN] == 0) {
+    const LsDatasetInfo *info = ls_dataset_info(dataset);
+    LsStatus status = LS_OK;
+    if (info->vocabulary > 0)
+        status = ls_dataset_set_window(dataset, (size_t)config->model.context);
+    if (status == LS_OK && info->samples[LS_TRAIN] == 0)
+        status = LS_FAIL(LS_BAD_DATA, "%s has no training samples", config->data.path);
+    if (status != LS_OK) {
         ls_dataset_close(dataset);
-        return LS_FAIL(LS_BAD_DATA, "%s has no training samples", config->data.path);
+        return status;
     }
     *out = dataset;
     return LS_OK;
