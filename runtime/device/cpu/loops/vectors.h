@@ -3,8 +3,6 @@
 #ifndef LOCKSTEP_DEVICE_CPU_VECTORS_H
 #define LOCKSTEP_DEVICE_CPU_VECTORS_H
 
-#include <immintrin.h>
-
 #include "lanes.h"
 
 typedef int32_t IntegerLanes __attribute__((vector_size(64)));
@@ -76,16 +74,28 @@ ALWAYS_INLINE FloatLanes choose(IntegerLanes mask, FloatLanes a, FloatLanes b)
     return (FloatLanes)(((IntegerLanes)a & mask) | ((IntegerLanes)b & ~mask));
 }
 
+// round_to_bf16 of each lane.
+ALWAYS_INLINE HalfLanes round_lanes(FloatLanes value)
+{
+    WordLanes bits = (WordLanes)value, high = bits >> 16;
+    WordLanes rounded = (bits + 0x7fffu + (high & 1u)) >> 16;
+#ifdef __AVX512F__
+    __mmask16 nan = _mm512_cmp_ps_mask((__m512)value, (__m512)value, _CMP_UNORD_Q);
+    __m512i words = _mm512_mask_or_epi32((__m512i)rounded, nan, (__m512i)high, _mm512_set1_epi32(0x40));
+    return (HalfLanes)_mm512_cvtepi32_epi16(words);
+#else
+    WordLanes nan = (WordLanes)((bits & 0x7fffffffu) > 0x7f800000u);
+    return __builtin_convertvector((rounded & ~nan) | ((high | 0x40u) & nan), HalfLanes);
+#endif
+}
+
 ALWAYS_INLINE void store_lanes(void *array, LsDtype type, size_t i, FloatLanes value)
 {
     if (type == LS_F32) {
         memcpy((float *)array + i, &value, sizeof value);
         return;
     }
-    // As round_to_bf16.
-    WordLanes bits = (WordLanes)value, nan = (WordLanes)((bits & 0x7fffffffu) > 0x7f800000u);
-    WordLanes rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16, quiet = (bits >> 16) | 0x40u;
-    HalfLanes halves = __builtin_convertvector((rounded & ~nan) | (quiet & nan), HalfLanes);
+    HalfLanes halves = round_lanes(value);
     memcpy((uint16_t *)array + i, &halves, sizeof halves);
 }
 
