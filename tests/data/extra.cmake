@@ -23,3 +23,6 @@ foreach(case IN ITEMS tokenizer gpt2)
   add_test(NAME data/check_${case} COMMAND /usr/bin/python3 ${CMAKE_CURRENT_SOURCE_DIR}/data/check_tokenizer.py ${arguments})
   set_tests_properties(data/check_${case} PROPERTIES TIMEOUT 120 SKIP_RETURN_CODE 77 LABELS "unit;data")
 endforeach()
+add_test(NAME data/check_import_text COMMAND /usr/bin/python3 ${CMAKE_CURRENT_SOURCE_DIR}/data/check_import_text.py
+                                             $<TARGET_FILE:lockstep>)
+set_tests_properties(data/check_import_text PROPERTIES TIMEOUT 120 SKIP_RETURN_CODE 77 LABELS "unit;data")
