@@ -85,9 +85,10 @@ static void test_ties(void **state)
 static void test_training_is_deterministic(void **state)
 {
     (void)state;
-    size_t size = 0, room = 6 << 20;
-    char *text = malloc(room + 100);
-    for (unsigned i = 1; size < room; i = i * 1103515245u + 12345u)
+    enum { ROOM = 6 << 20 };
+    static char text[ROOM + 100];
+    size_t size = 0;
+    for (unsigned i = 1; size < ROOM; i = i * 1103515245u + 12345u)
         size += (size_t)sprintf(text + size, (i >> 20) % 50 == 0 ? "\n<|endoftext|>\n" : "%x ", i >> 16);
     LsTokenizer *first = train_on(text, 1000), *second = train_on(text, 1000);
     assert_int_equal(ls_tokenizer_vocabulary(first), 1000);
@@ -99,7 +100,6 @@ static void test_training_is_deterministic(void **state)
     json_decref(b);
     ls_tokenizer_free(first);
     ls_tokenizer_free(second);
-    free(text);
 }
 
 static void check_hard_text(const LsTokenizer *tokenizer)
@@ -319,7 +319,7 @@ static void test_threads(void **state)
 {
     (void)state;
     enum { THREADS = 4, BYTES = 20000 };
-    char *text = malloc(BYTES + 10);
+    static char text[BYTES + 10];
     size_t bytes = 0;
     for (unsigned i = 0; bytes < BYTES; i++)
         bytes += (size_t)sprintf(text + bytes, "%u ", i * i);
@@ -340,7 +340,6 @@ static void test_threads(void **state)
     for (int i = 0; i < THREADS; i++)
         free(job[i].tokens);
     ls_tokenizer_free(tokenizer);
-    free(text);
 }
 
 int main(void)
