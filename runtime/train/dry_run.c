@@ -65,9 +65,13 @@ static void print_run(const DryRun *dry, int ranks, FILE *out)
     fprintf(out, "data         %s: %.0f training samples of %zu %s\n", config->data.path, samples,
         window ? window : dry->info->features, window ? "tokens" : "values");
     fprintf(out, "steps        %.0f (%.2f epochs)\n", steps, steps * (double)config->train.batch / samples);
-    fprintf(out, "batch        %lld = %lld lanes x %lld microbatches x %lld rows per product\n",
-        (long long)config->train.batch, (long long)config->train.lanes, (long long)config->train.accumulation,
-        (long long)(config->train.batch / (config->train.lanes * config->train.accumulation)));
+    int64_t rows = config->train.batch / (config->train.lanes * config->train.accumulation);
+    fprintf(out, "batch        %lld = %lld lanes x %lld microbatches x %lld", (long long)config->train.batch,
+        (long long)config->train.lanes, (long long)config->train.accumulation, (long long)rows);
+    if (window)
+        fprintf(out, " windows: %lld rows per product\n", (long long)rows * (long long)window);
+    else
+        fprintf(out, " rows per product\n");
     fprintf(out, "precision    %s, buckets: %zu\n", ls_dtype_name(dry->type), dry->buckets.count);
     fprintf(out, "device       %s\n", dry->gpu ? "one GPU for each rank" : "CPU");
     fprintf(out, "ranks        %d\n\n", ranks);
