@@ -24,7 +24,7 @@ typedef struct LsWriterShape {
     size_t samples[LS_SPLITS];
     size_t vocabulary; // not 0: tokens. Then feature_type is LS_COLUMN_U16 or LS_COLUMN_U32, samples are
                        // tokens, and of the rest only `compress` counts
-    bool compress; // x in deflated chunks
+    bool compress;     // x in deflated chunks
 } LsWriterShape;
 
 typedef struct LsWriter LsWriter;
