@@ -90,14 +90,17 @@ static bool is_pinned(const LsCudaDevice *cuda, const void *memory, size_t bytes
 LsStatus ls_cuda_copy_in(LsDevice *device, void *to, const void *host_from, size_t bytes)
 {
     LsCudaDevice *cuda = ls_cuda(device);
-    if (!is_pinned(cuda, host_from, bytes))
+    bool pinned = is_pinned(cuda, host_from, bytes);
+    if (!pinned)
         LS_TRY(ls_cuda_require_no_capture(cuda, "a copy from host memory that is not pinned"));
     if (bytes == 0)
         return LS_OK;
-    // The runtime stages memory that is not pinned before it returns.
-    return ls_cuda_check(cuda,
+    LS_TRY(ls_cuda_check(cuda,
         cudaMemcpyAsync(to, host_from, bytes, cudaMemcpyHostToDevice, ls_cuda_stream(cuda)),
-        "a copy to the GPU");
+        "a copy to the GPU"));
+    // Memory that is not pinned may be read after the call, where the GPU itself reaches all of the host's.
+    return pinned ? LS_OK
+                  : ls_cuda_check(cuda, cudaStreamSynchronize(ls_cuda_stream(cuda)), "a copy to the GPU");
 }
 
 LsStatus ls_cuda_copy_out(LsDevice *device, void *host_to, const void *from, size_t bytes)
