@@ -87,6 +87,7 @@ static LsStatus report_evaluation(LsTrainer *t)
 
 static LsStatus evaluate(LsTrainer *t, LsSplit split, const uint64_t *indexes, size_t count)
 {
+    LS_TRY(ls_comm_drain(t->comm)); // the weights are whole
     ls_trace_begin(t->trace, "evaluate");
     LsStatus status = ls_evaluate(&(LsEvaluateOptions){.comm = t->comm,
                                       .device = t->device,
@@ -139,6 +140,7 @@ static LsStatus write_checkpoint(LsTrainer *t, char path[LS_PATH_MAX])
         .algorithms = t->algorithms,
     };
     LsSave *save = NULL;
+    LS_TRY(ls_comm_drain(t->comm));
     LS_TRY(ls_comm_agree(t->comm, ls_arenas_snapshot(&t->arenas)));
     LS_TRY(ls_save_begin(&t->run, t->comm, &content, &save));
     LsStatus written = ls_save_write(save);

@@ -360,6 +360,8 @@ static void release_device(LsTrainer *t)
     LsDevice *device = t->device;
     if (!device)
         return;
+    if (t->attached)
+        (void)ls_comm_drain(t->comm);
     (void)device->ops->synchronize(device);
     ls_trainer_forget_graphs(t);
     ls_feed_destroy(&t->feed);

@@ -44,6 +44,7 @@ if(LOCKSTEP_GPU STREQUAL "emulated")
   nccl_fault_test(absent of_the_library 3 124 "^lockstep: rank [012] .*waited 1.5 s for NCCL to connect all ranks" "EMULATED_NCCL_FAULT=absent 1 0")
   nccl_fault_test(sleep_before_reduction sleep_before_reduction 3 124 "^lockstep: rank [02] .*no sign of life from rank 1")
   nccl_fault_test(sleep_before_closing sleep_before_closing 2 124 "^lockstep: rank 0 .*no sign of life from rank 1")
+  nccl_fault_test(sleep_before_gather sleep_before_gather 3 124 "^lockstep: rank [02] .*for an exchange with all ranks.*no sign of life from rank 1")
   nccl_fault_test(stopped stopped 4 124 "^lockstep: rank [023] .*no sign of life from rank 1")
   nccl_fault_test(killed killed 3 137 ".") # mpirun says which rank
   nccl_fault_test(different_sizes different_sizes 2 134 "^emulated GPU: ")
