@@ -52,7 +52,8 @@ static LsStatus open_device(LsInference *inference, int local_rank)
     if (!inference->config.runtime.autotune)
         return LS_OK;
     LsDevice *device = inference->device;
-    return device->ops->choose(device, ls_checkpoint_algorithms(inference->checkpoint));
+    LsStatus status = device->ops->choose(device, ls_checkpoint_algorithms(inference->checkpoint));
+    return status == LS_BAD_DATA ? ls_status_adopt(LS_CHECKPOINT, ls_status_message()) : status;
 }
 
 static LsStatus build_model(LsInference *inference)
