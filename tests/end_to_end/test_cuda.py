@@ -180,6 +180,13 @@ class LossScale(Gpu):
         skips = [step for step, _ in self.skips("diverged")]
         self.assertEqual(len(skips), len(set(skips)))  # each once
 
+    def test_a_scale_that_is_kept_is_named(self):
+        """No search brings it down, so all steps would be skipped: the end, and the line says why."""
+        result = self.train("kept", "runtime.precision=fp16", "train.loss_scale=16777216", "train.loss_scale_growth=0",
+                            "train.max_skipped=3", ranks=2, code=DIVERGED)
+        self.assert_refused(result, "after 4 skipped steps", "lower train.loss_scale")
+        self.assertEqual(self.skips("kept"), [(step, 16777216) for step in range(1, 5)])
+
 
 class Algorithms(Gpu):
     def test_a_resume_keeps_the_choice(self):
