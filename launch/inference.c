@@ -48,7 +48,7 @@ static LsStatus describe_data(LsInference *inference, const char *directory)
 // The products that training chose, so that the same outputs come out; on another device they say nothing.
 static LsStatus open_device(LsInference *inference, int local_rank)
 {
-    LS_TRY(ls_device_open_configured(&inference->config, local_rank, &inference->device));
+    LS_TRY(ls_device_open_configured(&inference->config, local_rank, 0, &inference->device));
     if (!inference->config.runtime.autotune)
         return LS_OK;
     LsDevice *device = inference->device;
