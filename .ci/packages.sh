@@ -8,7 +8,7 @@ build_packages=(gcc libc6-dev cmake ninja-build pkg-config libopenmpi-dev openmp
     ocl-icd-opencl-dev libyaml-dev libjansson-dev libxxhash-dev libssl-dev zlib1g-dev libcmocka-dev)
 # Testing.
 # shellcheck disable=SC2034
-test_packages=(clang clang-format shellcheck python3 python3-numpy python3-h5py
+test_packages=(g++ clang clang-format shellcheck python3 python3-numpy python3-h5py
     hdf5-tools dataset-fashion-mnist)
 
 say()

@@ -6,11 +6,7 @@
 
 #include "collectives/comm.h"
 
-enum { LS_HOST_NAME = 256 };
-
-// A set of concurrent transfers, prepared once and started any number of times. It is either any number of
-// sends and receives or one reduce-scatter.
-typedef struct LsExchange LsExchange;
+enum { LS_HOST_NAME = 256, LS_BOOT_ID = 64 };
 
 // Something to wait for. `poll` advances it and counts what is outstanding, 0 when it is over; the deadline
 // starts anew whenever the count changes. `mark_pending` sets pending[r] for each rank r whose data is
@@ -22,18 +18,31 @@ typedef struct LsWait {
     void *context;
 } LsWait;
 
-typedef struct LsCommOps {
-    const char *name;
-    void (*close)(LsComm *comm);
-    void (*abort)(LsComm *comm, int exit_code); // may return if the job cannot be ended that way
+// What carries device memory. All of it is called with the communication stream selected: device work goes
+// there, and whatever was in the compute stream before has been waited for there.
+//
+// `host` (mpi_transport.c) takes host-reachable memory to MPI directly. `staged` (staged.c) wraps it for
+// discrete devices: device → pinned memory → MPI → pinned memory → device. `nccl` (nccl.c) enqueues on the
+// communication stream.
+typedef struct LsTransport LsTransport;
 
-    LsStatus (*barrier)(LsComm *comm);
-    LsStatus (*broadcast)(LsComm *comm, void *data, size_t bytes, int root);
-    LsStatus (*all_gather)(LsComm *comm, const void *mine, void *all, const size_t *sizes);
-    LsStatus (*gather_shards)(LsComm *comm, const LsBuckets *buckets, void *flat, size_t element);
+// A set of concurrent transfers, prepared once and started any number of times. It is either any number of
+// sends and receives or one reduce-scatter.
+typedef struct LsExchange LsExchange;
+
+typedef struct LsTransportOps {
+    const char *name; // for people: "mpi" or "nccl"
+    void (*close)(LsTransport *transport);
+
+    // Memory that the transport moves well; NULL: the device's own.
+    LsStatus (*allocate)(LsTransport *transport, size_t bytes, void **out);
+    void (*release)(LsTransport *transport, void *memory);
+
+    LsStatus (*gather)(LsTransport *transport, const void *mine, void *all, size_t bytes);
+    LsStatus (*gather_shards)(LsTransport *transport, const LsBuckets *buckets, void *flat, size_t element);
 
     // For up to `transfers` transfers of float blocks. Destroy only what is not under way.
-    LsStatus (*exchange_create)(LsComm *comm, size_t transfers, LsExchange **out);
+    LsStatus (*exchange_create)(LsTransport *transport, size_t transfers, LsExchange **out);
     void (*exchange_destroy)(LsExchange *exchange);
     // Transfers between the same two ranks with the same tag match in the order in which they are added and
     // started.
@@ -42,21 +51,57 @@ typedef struct LsCommOps {
     // Sums `from` over the ranks; rank r gets blocks[r] blocks of the sum, rank after rank, in its `piece`.
     LsStatus (*exchange_set_reduce_scatter)(
         LsExchange *exchange, const float *from, float *piece, const size_t *blocks);
+    // What is received may be used on the communication stream once nothing is outstanding.
     LsStatus (*exchange_start)(LsExchange *exchange);
     LsStatus (*exchange_test)(LsExchange *exchange, size_t *outstanding);
     void (*exchange_mark_pending)(const LsExchange *exchange, bool *pending);
+
+    // Errors that the library reports later than the call that made them; NULL: there are none. Every wait of
+    // the communicator calls it now and then.
+    LsStatus (*check)(LsTransport *transport);
+    // Ends what is under way so that the process can leave; NULL: nothing to do.
+    void (*abort)(LsTransport *transport);
+} LsTransportOps;
+
+// Transports extend this struct.
+struct LsTransport {
+    const LsTransportOps *ops;
+    LsComm *comm;     // lent
+    LsDevice *device; // lent
+};
+
+typedef struct LsCommOps {
+    const char *name;
+    void (*close)(LsComm *comm);
+    void (*abort)(LsComm *comm, int exit_code); // may return if the job cannot be ended that way
+
+    LsStatus (*barrier)(LsComm *comm);
+    LsStatus (*broadcast)(LsComm *comm, void *data, size_t bytes, int root);
+    LsStatus (*all_gather)(LsComm *comm, const void *mine, void *all, const size_t *sizes);
 
     LsStatus (*wait)(LsComm *comm, const LsWait *wait);
 } LsCommOps;
 
 struct LsComm {
     const LsCommOps *ops;
+    LsDevice *device;       // attached, lent; NULL before
+    LsTransport *transport; // owned; NULL for one rank alone
+    LsMarker *before;       // in the compute stream: what the communication stream has to wait for
+    LsMarker *after;        // in the communication stream: what the compute stream has to wait for
     int rank, size, local_rank, local_size;
     double timeout; // seconds for one wait
     char host[LS_HOST_NAME];
+    char boot[LS_BOOT_ID]; // of the kernel underneath: the containers of one machine share it; "" if unknown
 };
 
 LsStatus ls_self_open(const LsCommOptions *options, LsComm **out);
 LsStatus ls_mpi_open(const LsCommOptions *options, LsComm **out);
+
+// The transports' constructors. `host` is given a communicator of the mpi backend.
+LsStatus ls_host_transport_open(LsComm *comm, LsDevice *device, LsTransport **out);
+LsStatus ls_staged_transport_open(LsComm *comm, LsDevice *device, LsTransport **out);
+LsStatus ls_nccl_transport_open(
+    LsComm *comm, LsDevice *device, LsTransport **out); // LS_UNAVAILABLE without NCCL
+LsStatus ls_nccl_require(void); // LS_UNAVAILABLE where this build or machine has no NCCL
 
 #endif

@@ -1,5 +1,7 @@
 #include "collectives/comm.h"
 
+#include <pthread.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,8 +35,6 @@ static LsStatus refuse_unconnected_tasks(void)
 
 static LsStatus check_options(const LsCommOptions *options)
 {
-    if (options->kind == LS_COMM_NCCL)
-        return LS_FAIL(LS_UNAVAILABLE, "this build has no NCCL; set collectives.backend to auto or mpi");
     if (!(options->timeout > 0))
         return LS_FAIL(LS_CONFIG, "collectives.timeout is %g; it must be above 0 seconds", options->timeout);
     return LS_OK;
@@ -57,8 +57,10 @@ LsStatus ls_comm_open(const LsCommOptions *options, LsComm **out)
 
 void ls_comm_close(LsComm *comm)
 {
-    if (comm)
-        comm->ops->close(comm);
+    if (!comm)
+        return;
+    ls_comm_detach(comm);
+    comm->ops->close(comm);
 }
 
 int ls_comm_rank(const LsComm *comm)
@@ -73,7 +75,7 @@ int ls_comm_size(const LsComm *comm)
 
 const char *ls_comm_name(const LsComm *comm)
 {
-    return comm->ops->name;
+    return comm->transport ? comm->transport->ops->name : comm->ops->name;
 }
 
 const char *ls_comm_host(const LsComm *comm)
@@ -91,6 +93,28 @@ int ls_comm_local_size(const LsComm *comm)
     return comm->local_size;
 }
 
+// A transport's abort waits for its GPU and for other ranks, which may be what has failed: the process does
+// not wait for it longer than this.
+enum { ABORT_SECONDS = 1 };
+
+static void *leave_in_time(void *exit_code)
+{
+    sleep(ABORT_SECONDS);
+    _exit((int)(intptr_t)exit_code);
+}
+
+static void abort_transport(LsComm *comm, int exit_code)
+{
+    LsTransport *transport = comm->transport;
+    comm->transport = NULL; // should its abort fail and come here again
+    if (!transport || !transport->ops->abort)
+        return;
+    pthread_t watchdog;
+    if (pthread_create(&watchdog, NULL, leave_in_time, (void *)(intptr_t)exit_code) == 0)
+        pthread_detach(watchdog);
+    transport->ops->abort(transport);
+}
+
 _Noreturn void ls_comm_abort(LsComm *comm, LsStatus status, const char *message)
 {
     // One write, so that the lines of several ranks do not mix.
@@ -105,6 +129,7 @@ _Noreturn void ls_comm_abort(LsComm *comm, LsStatus status, const char *message)
     (void)written; // there is nowhere left to report a failure
 
     int exit_code = ls_status_exit_code(status == LS_OK ? LS_INTERNAL : status);
+    abort_transport(comm, exit_code);
     comm->ops->abort(comm, exit_code);
     _exit(exit_code);
 }
@@ -169,35 +194,4 @@ LsStatus ls_comm_agree(LsComm *comm, LsStatus mine)
     free(sizes);
     LS_TRY(status);
     return lowest < 0 ? LS_OK : adopt_failure(comm, agreed, lowest, failures == comm->size);
-}
-
-// ---- Memory and parameters ------------------------------------------------------------------------------
-
-LsStatus ls_comm_allocate(LsComm *comm, LsDevice *device, size_t bytes, void **out)
-{
-    (void)comm;
-    void *memory;
-    LS_TRY(device->ops->allocate(device, bytes, &memory));
-    // Writing it once now keeps page faults out of the first step's communication.
-    LsStatus status = device->ops->zero(device, memory, bytes);
-    if (status != LS_OK) {
-        device->ops->release(device, memory);
-        return status;
-    }
-    *out = memory;
-    return LS_OK;
-}
-
-void ls_comm_release(LsComm *comm, LsDevice *device, void *memory)
-{
-    (void)comm;
-    if (memory)
-        device->ops->release(device, memory);
-}
-
-LsStatus ls_comm_gather_shards(
-    LsComm *comm, LsDevice *device, const LsBuckets *buckets, void *flat, size_t element)
-{
-    LS_TRY(device->ops->synchronize(device));
-    return comm->ops->gather_shards(comm, buckets, flat, element);
 }

@@ -9,7 +9,6 @@
 #include <unistd.h>
 
 #include "base/memory.h"
-#include "device/tensor.h"
 #include "mpi_backend.h"
 
 // ---- Closing and ending the job -------------------------------------------------------------------------
@@ -21,9 +20,6 @@ static void mpi_abort(LsComm *comm, int exit_code)
 
 static void free_memory(MpiComm *mpi)
 {
-    free(mpi->gather_displacements);
-    free(mpi->gather_counts);
-    free(mpi->gather);
     free(mpi->displacements);
     free(mpi->counts);
     free(mpi);
@@ -43,8 +39,6 @@ static void mpi_close(LsComm *comm)
     MpiComm *mpi = mpi_comm(comm);
     mpi_barrier(comm);
     ls_mpi_stop_listening(mpi);
-    for (int i = 0; i < BLOCK_TYPES; i++)
-        MPI_Type_free(&mpi->block[i]);
     MPI_Comm_free(&mpi->pulse);
     MPI_Comm_free(&mpi->traffic);
     MPI_Finalize();
@@ -101,67 +95,6 @@ static LsStatus mpi_all_gather(LsComm *comm, const void *mine, void *all, const 
     return ls_mpi_wait_requests(mpi, &request, 1, "an exchange with all ranks");
 }
 
-// ---- Parameters -----------------------------------------------------------------------------------------
-
-// MPI reads the counts until the gather is over, so every bucket has its own.
-static LsStatus reserve_gathers(MpiComm *mpi, size_t buckets)
-{
-    if (buckets <= mpi->gathers)
-        return LS_OK;
-    if (buckets > INT_MAX)
-        return LS_FAIL(LS_CONFIG, "%zu buckets are too many; raise collectives.bucket_mb", buckets);
-    size_t entries, bytes;
-    if (!ls_size_multiply(buckets, (size_t)mpi->base.size, &entries) ||
-        !ls_size_multiply(entries, sizeof(int), &bytes))
-        return LS_FAIL(LS_INTERNAL, "%zu buckets do not fit in memory", buckets);
-    free(mpi->gather_displacements);
-    free(mpi->gather_counts);
-    free(mpi->gather);
-    mpi->gather_displacements = mpi->gather_counts = NULL;
-    mpi->gather = NULL;
-    mpi->gathers = 0;
-    LS_TRY(ls_memory_allocate(buckets * sizeof(MPI_Request), (void **)&mpi->gather));
-    LS_TRY(ls_memory_allocate(bytes, (void **)&mpi->gather_counts));
-    LS_TRY(ls_memory_allocate(bytes, (void **)&mpi->gather_displacements));
-    mpi->gathers = buckets;
-    return LS_OK;
-}
-
-static void start_gather(MpiComm *mpi, LsBucket bucket, size_t b, char *flat, int type)
-{
-    int ranks = mpi->base.size;
-    int *counts = mpi->gather_counts + b * (size_t)ranks;
-    int *displacements = mpi->gather_displacements + b * (size_t)ranks;
-    for (int r = 0; r < ranks; r++) {
-        LsBlockRange piece = ls_piece(bucket.blocks, (uint32_t)ranks, (uint32_t)r);
-        counts[r] = (int)piece.count;
-        displacements[r] = (int)piece.first;
-    }
-    char *place = flat + bucket.first_block * ((size_t)LS_BLOCK << type);
-    ls_mpi_check(mpi,
-        MPI_Iallgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, place, counts, displacements, mpi->block[type],
-            mpi->traffic, &mpi->gather[b]),
-        "MPI_Iallgatherv");
-}
-
-static LsStatus mpi_gather_shards(LsComm *comm, const LsBuckets *buckets, void *flat, size_t element)
-{
-    MpiComm *mpi = mpi_comm(comm);
-    int type = 0;
-    while (type < BLOCK_TYPES && element != (size_t)1 << type)
-        type++;
-    if (type == BLOCK_TYPES)
-        return LS_FAIL(LS_UNSUPPORTED, "cannot gather elements of %zu bytes", element);
-    LS_TRY(reserve_gathers(mpi, buckets->count));
-    for (size_t b = 0; b < buckets->count; b++) {
-        if (buckets->bucket[b].blocks > INT_MAX)
-            return LS_FAIL(LS_CONFIG, "a bucket of %zu blocks is too large; lower collectives.bucket_mb",
-                buckets->bucket[b].blocks);
-        start_gather(mpi, buckets->bucket[b], b, flat, type);
-    }
-    return ls_mpi_wait_requests(mpi, mpi->gather, (int)buckets->count, "the updated parameters");
-}
-
 // ---- Opening --------------------------------------------------------------------------------------------
 
 // Containers often forbid one process to read another's memory. Open MPI 4 finds out only when a message is
@@ -205,30 +138,21 @@ static LsStatus check_launcher(int size)
     return LS_OK;
 }
 
-static LsStatus duplicate_world(MpiComm *mpi, MPI_Comm *out)
+LsStatus ls_mpi_duplicate(MpiComm *mpi, const char *what, MPI_Comm *out)
 {
     MPI_Comm duplicate;
     MPI_Request request;
     ls_mpi_check(mpi, MPI_Comm_idup(MPI_COMM_WORLD, &duplicate, &request), "MPI_Comm_idup");
-    LS_TRY(ls_mpi_wait_requests(mpi, &request, 1, "all ranks to start"));
+    LS_TRY(ls_mpi_wait_requests(mpi, &request, 1, what));
     ls_mpi_check(mpi, MPI_Comm_set_errhandler(duplicate, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
     *out = duplicate;
     return LS_OK;
 }
 
-static void create_block_types(MpiComm *mpi)
-{
-    for (int i = 0; i < BLOCK_TYPES; i++) {
-        ls_mpi_check(
-            mpi, MPI_Type_contiguous(LS_BLOCK << i, MPI_BYTE, &mpi->block[i]), "MPI_Type_contiguous");
-        ls_mpi_check(mpi, MPI_Type_commit(&mpi->block[i]), "MPI_Type_commit");
-    }
-}
-
 // Where a rank runs: the kernel's boot and the host name. Two machines may carry one name, and the
 // containers of one machine may not share memory.
 typedef struct Place {
-    char boot[64], host[LS_HOST_NAME];
+    char boot[LS_BOOT_ID], host[LS_HOST_NAME];
 } Place;
 
 static LsStatus find_neighbours(LsComm *comm)
@@ -245,6 +169,7 @@ static LsStatus find_neighbours(LsComm *comm)
     if (gethostname(mine.host, sizeof mine.host - 1) != 0)
         strcpy(mine.host, "localhost");
     memcpy(comm->host, mine.host, sizeof comm->host);
+    memcpy(comm->boot, mine.boot, sizeof comm->boot);
 
     LS_TRY(ls_memory_allocate(ranks * sizeof *all, (void **)&all));
     LsStatus status = ls_memory_allocate(ranks * sizeof *sizes, (void **)&sizes);
@@ -265,10 +190,9 @@ static LsStatus find_neighbours(LsComm *comm)
 
 static LsStatus connect_ranks(MpiComm *mpi)
 {
-    LS_TRY(duplicate_world(mpi, &mpi->traffic));
-    LS_TRY(duplicate_world(mpi, &mpi->pulse));
+    LS_TRY(ls_mpi_duplicate(mpi, "all ranks to start", &mpi->traffic));
+    LS_TRY(ls_mpi_duplicate(mpi, "all ranks to start", &mpi->pulse));
     ls_mpi_listen(mpi);
-    create_block_types(mpi);
     return find_neighbours(&mpi->base);
 }
 
@@ -279,14 +203,6 @@ static const LsCommOps mpi_ops = {
     .barrier = mpi_barrier,
     .broadcast = mpi_broadcast,
     .all_gather = mpi_all_gather,
-    .gather_shards = mpi_gather_shards,
-    .exchange_create = ls_mpi_exchange_create,
-    .exchange_destroy = ls_mpi_exchange_destroy,
-    .exchange_add = ls_mpi_exchange_add,
-    .exchange_set_reduce_scatter = ls_mpi_exchange_set_reduce_scatter,
-    .exchange_start = ls_mpi_exchange_start,
-    .exchange_test = ls_mpi_exchange_test,
-    .exchange_mark_pending = ls_mpi_exchange_mark_pending,
     .wait = ls_mpi_wait,
 };
 

@@ -1,4 +1,4 @@
-// What the files of the `mpi` backend share. Only they see MPI's header.
+// What the files of the `mpi` backend and its transport share. Only they see MPI's header.
 #ifndef LOCKSTEP_COLLECTIVES_MPI_BACKEND_H
 #define LOCKSTEP_COLLECTIVES_MPI_BACKEND_H
 
@@ -11,21 +11,31 @@ enum { BLOCK_TYPES = 4 };
 
 typedef struct MpiComm {
     LsComm base;
-    MPI_Comm traffic; // everything but questions after a rank's well-being
-    MPI_Comm pulse;   // those
-    // Blocks as MPI datatypes keep counts far from the limit of an int.
-    MPI_Datatype block[BLOCK_TYPES]; // of elements of 1 << i bytes
-    int *counts, *displacements;     // [size] scratch of all_gather
-    bool crowded;                    // more ranks on this host than processors
+    MPI_Comm traffic;            // everything but questions after a rank's well-being
+    MPI_Comm pulse;              // those
+    int *counts, *displacements; // [size] scratch of all_gather
+    bool crowded;                // more ranks on this host than processors
 
     MPI_Request question; // a receive that is always posted
     char question_byte;
+} MpiComm;
+
+// The transport `host`: memory that MPI can reach.
+typedef struct HostTransport {
+    LsTransport base;
+    MpiComm *mpi; // lent
+    // Exchanges have a communicator of their own, because the ranks of `staged` start them when their devices
+    // are ready for it, and not at the same place among the collective calls of the program.
+    MPI_Comm exchanges;
+    // Blocks as MPI datatypes keep counts far from the limit of an int.
+    MPI_Datatype block[BLOCK_TYPES]; // of elements of 1 << i bytes
+    size_t *sizes;                   // [size] scratch of gather
 
     // Scratch of gather_shards, grown at its first call.
     size_t gathers;
     MPI_Request *gather;
     int *gather_counts, *gather_displacements; // [gathers × size]
-} MpiComm;
+} HostTransport;
 
 static inline MpiComm *mpi_comm(LsComm *comm)
 {
@@ -41,11 +51,15 @@ LsStatus ls_mpi_wait(LsComm *comm, const LsWait *wait);
 // Waits for `count` requests.
 LsStatus ls_mpi_wait_requests(MpiComm *mpi, MPI_Request *requests, int count, const char *what);
 
+// Another communicator of all ranks; collective. `what` as in LsWait.
+LsStatus ls_mpi_duplicate(MpiComm *mpi, const char *what, MPI_Comm *out);
+
 // Posts and withdraws the receive for questions.
 void ls_mpi_listen(MpiComm *mpi);
 void ls_mpi_stop_listening(MpiComm *mpi);
 
-LsStatus ls_mpi_exchange_create(LsComm *comm, size_t transfers, LsExchange **out);
+// The exchanges of the transport `host`.
+LsStatus ls_mpi_exchange_create(LsTransport *transport, size_t transfers, LsExchange **out);
 void ls_mpi_exchange_destroy(LsExchange *exchange);
 LsStatus ls_mpi_exchange_add(
     LsExchange *exchange, LsTransferKind kind, float *data, size_t blocks, uint32_t peer, size_t tag);

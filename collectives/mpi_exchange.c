@@ -6,10 +6,10 @@
 #include "device/tensor.h"
 #include "mpi_backend.h"
 
-enum { FLOAT_BLOCK = 2 }; // index in MpiComm.block
+enum { FLOAT_BLOCK = 2 }; // index in HostTransport.block
 
 struct LsExchange {
-    MpiComm *mpi;
+    HostTransport *host;
     size_t capacity, count, outstanding;
     MPI_Request *request; // [capacity]
     int *peer;            // [capacity]
@@ -21,13 +21,13 @@ struct LsExchange {
     int *elements; // [size]
 };
 
-LsStatus ls_mpi_exchange_create(LsComm *comm, size_t transfers, LsExchange **out)
+LsStatus ls_mpi_exchange_create(LsTransport *transport, size_t transfers, LsExchange **out)
 {
     if (transfers > INT_MAX)
         return LS_FAIL(LS_INTERNAL, "an exchange of %zu transfers", transfers);
     LsExchange *exchange;
     LS_TRY(ls_memory_allocate(sizeof *exchange, (void **)&exchange));
-    exchange->mpi = mpi_comm(comm);
+    exchange->host = (HostTransport *)transport;
     exchange->capacity = transfers;
     LsStatus status = ls_memory_allocate(transfers * sizeof(MPI_Request), (void **)&exchange->request);
     if (status == LS_OK)
@@ -59,10 +59,11 @@ void ls_mpi_exchange_destroy(LsExchange *exchange)
     free(exchange);
 }
 
-static LsStatus check_tag(MpiComm *mpi, size_t tag)
+static LsStatus check_tag(const HostTransport *host, size_t tag)
 {
     int *limit, found;
-    ls_mpi_check(mpi, MPI_Comm_get_attr(mpi->traffic, MPI_TAG_UB, &limit, &found), "MPI_Comm_get_attr");
+    ls_mpi_check(
+        host->mpi, MPI_Comm_get_attr(host->exchanges, MPI_TAG_UB, &limit, &found), "MPI_Comm_get_attr");
     if (found && tag > (size_t)*limit)
         return LS_FAIL(LS_CONFIG, "more than %d buckets; raise collectives.bucket_mb", *limit);
     return LS_OK;
@@ -71,21 +72,21 @@ static LsStatus check_tag(MpiComm *mpi, size_t tag)
 LsStatus ls_mpi_exchange_add(
     LsExchange *exchange, LsTransferKind kind, float *data, size_t blocks, uint32_t peer, size_t tag)
 {
-    MpiComm *mpi = exchange->mpi;
+    HostTransport *host = exchange->host;
     if (exchange->count == exchange->capacity || exchange->elements)
         return LS_FAIL(LS_INTERNAL, "an exchange has no room for another transfer");
     if (blocks > INT_MAX)
         return LS_FAIL(LS_CONFIG, "a message of %zu blocks is too long; lower collectives.bucket_mb", blocks);
-    LS_TRY(check_tag(mpi, tag));
+    LS_TRY(check_tag(host, tag));
     MPI_Request *request = &exchange->request[exchange->count];
-    MPI_Datatype type = mpi->block[FLOAT_BLOCK];
+    MPI_Datatype type = host->block[FLOAT_BLOCK];
     int count = (int)blocks, rank = (int)peer, number = (int)tag;
     if (kind == LS_SEND)
-        ls_mpi_check(
-            mpi, MPI_Send_init(data, count, type, rank, number, mpi->traffic, request), "MPI_Send_init");
+        ls_mpi_check(host->mpi, MPI_Send_init(data, count, type, rank, number, host->exchanges, request),
+            "MPI_Send_init");
     else
-        ls_mpi_check(
-            mpi, MPI_Recv_init(data, count, type, rank, number, mpi->traffic, request), "MPI_Recv_init");
+        ls_mpi_check(host->mpi, MPI_Recv_init(data, count, type, rank, number, host->exchanges, request),
+            "MPI_Recv_init");
     exchange->peer[exchange->count++] = rank;
     return LS_OK;
 }
@@ -93,7 +94,7 @@ LsStatus ls_mpi_exchange_add(
 LsStatus ls_mpi_exchange_set_reduce_scatter(
     LsExchange *exchange, const float *from, float *piece, const size_t *blocks)
 {
-    size_t ranks = (size_t)exchange->mpi->base.size, total = 0;
+    size_t ranks = (size_t)exchange->host->mpi->base.size, total = 0;
     if (exchange->capacity == 0 || exchange->count > 0)
         return LS_FAIL(LS_INTERNAL, "a reduce-scatter needs an exchange of its own");
     int *elements;
@@ -119,17 +120,17 @@ LsStatus ls_mpi_exchange_set_reduce_scatter(
 
 LsStatus ls_mpi_exchange_start(LsExchange *exchange)
 {
-    MpiComm *mpi = exchange->mpi;
+    HostTransport *host = exchange->host;
     for (size_t i = 0; i < exchange->count; i++)
         exchange->pending[i] = true;
     exchange->outstanding = exchange->count;
     if (exchange->elements)
-        ls_mpi_check(mpi,
+        ls_mpi_check(host->mpi,
             MPI_Ireduce_scatter(exchange->from, exchange->piece, exchange->elements, MPI_FLOAT, MPI_SUM,
-                mpi->traffic, &exchange->request[0]),
+                host->exchanges, &exchange->request[0]),
             "MPI_Ireduce_scatter");
     else if (exchange->count > 0)
-        ls_mpi_check(mpi, MPI_Startall((int)exchange->count, exchange->request), "MPI_Startall");
+        ls_mpi_check(host->mpi, MPI_Startall((int)exchange->count, exchange->request), "MPI_Startall");
     return LS_OK;
 }
 
@@ -137,7 +138,7 @@ LsStatus ls_mpi_exchange_test(LsExchange *exchange, size_t *outstanding)
 {
     if (exchange->outstanding > 0) {
         int completed = 0;
-        ls_mpi_check(exchange->mpi,
+        ls_mpi_check(exchange->host->mpi,
             MPI_Testsome((int)exchange->count, exchange->request, &completed, exchange->completed,
                 MPI_STATUSES_IGNORE),
             "MPI_Testsome");

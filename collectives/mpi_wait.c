@@ -186,6 +186,13 @@ static bool pause_after(const MpiComm *mpi, unsigned polls)
     return true;
 }
 
+// What broke on the GPU would otherwise show only as somebody's silence.
+static LsStatus check_transport(LsComm *comm)
+{
+    LsTransport *transport = comm->transport;
+    return transport && transport->ops->check ? transport->ops->check(transport) : LS_OK;
+}
+
 LsStatus ls_mpi_wait(LsComm *comm, const LsWait *wait)
 {
     MpiComm *mpi = mpi_comm(comm);
@@ -207,6 +214,7 @@ LsStatus ls_mpi_wait(LsComm *comm, const LsWait *wait)
                 deadline += now - looked;
             looked = now;
             answer_questions(mpi);
+            LS_TRY(check_transport(comm));
             if (now > deadline)
                 give_up(mpi, wait);
         }

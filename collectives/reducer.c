@@ -3,6 +3,12 @@
 // The additions of a phase over one range of pieces run as one device op per tree (tree_add), which reads
 // the partial sums where they are and writes the root alone. A slot that was added to another is spent: only
 // a later receive may give it contents again. The last root, the plan's result, is written to slot 0.
+//
+// All of it is work of the communication stream: exchanges, additions, and with them every use of the slots
+// and the staging. It follows the compute stream through the markers `final`, and the compute stream follows
+// it through the marker `done`, which finish records behind the last of that work. So the next step's first
+// write to a slot comes after this step's last read of it, and the staging, which the compute stream never
+// touches, is only ever used in the order of the communication stream itself.
 #include <stdlib.h>
 #include <string.h>
 
@@ -31,7 +37,14 @@ struct LsReducer {
     LsExchange **exchange; // [buckets × phases]; NULL where a phase moves nothing
     size_t begun;          // buckets begun since the last finish
     size_t *phase;         // [buckets] the phase under way; == phases: reduced
+    LsMarker **final;      // [buckets]
+    LsMarker *done;
 };
+
+static const LsTransportOps *transport_ops(const LsReducer *r)
+{
+    return r->comm->transport->ops;
+}
 
 // ---- Places ---------------------------------------------------------------------------------------------
 
@@ -108,18 +121,18 @@ static LsStatus create_staging(LsReducer *r)
             elements += range_blocks(r, b, r->span[s]) * LS_BLOCK;
         }
     r->staging_bytes = elements * sizeof(float);
-    return ls_comm_allocate(r->comm, r->device, r->staging_bytes, (void **)&r->staging);
+    return ls_comm_allocate(r->comm, r->staging_bytes, (void **)&r->staging);
 }
 
 static LsStatus prepare_phase(LsReducer *r, size_t b, const LsPlanPhase *phase, LsExchange **out)
 {
     const LsTransfer *transfer = r->plan->transfer + phase->first_transfer;
-    LS_TRY(r->comm->ops->exchange_create(r->comm, phase->transfers, out));
+    LS_TRY(transport_ops(r)->exchange_create(r->comm->transport, phase->transfers, out));
     for (size_t i = 0; i < phase->transfers; i++) {
         // Both ends leave out pieces without a block (buckets may have fewer blocks than there are ranks).
         size_t blocks = range_blocks(r, b, (LsPieceSpan){transfer[i].first_piece, transfer[i].pieces});
         if (blocks > 0)
-            LS_TRY(r->comm->ops->exchange_add(*out, transfer[i].kind,
+            LS_TRY(transport_ops(r)->exchange_add(*out, transfer[i].kind,
                 place(r, b, transfer[i].slot, transfer[i].first_piece), blocks, transfer[i].peer, b));
     }
     return LS_OK;
@@ -130,12 +143,12 @@ static LsStatus prepare_reduce_scatter(LsReducer *r, size_t b, LsExchange **out)
     uint32_t ranks = r->plan->ranks;
     LsBucket bucket = r->buckets->bucket[b];
     size_t *blocks;
-    LS_TRY(r->comm->ops->exchange_create(r->comm, 1, out));
+    LS_TRY(transport_ops(r)->exchange_create(r->comm->transport, 1, out));
     LS_TRY(ls_memory_allocate(ranks * sizeof *blocks, (void **)&blocks));
     for (uint32_t rank = 0; rank < ranks; rank++)
         blocks[rank] = ls_piece(bucket.blocks, ranks, rank).count;
     float *piece = r->staging + r->offset[b];
-    LsStatus status = r->comm->ops->exchange_set_reduce_scatter(
+    LsStatus status = transport_ops(r)->exchange_set_reduce_scatter(
         *out, r->slot[0] + bucket.first_block * LS_BLOCK, piece, blocks);
     free(blocks);
     return status;
@@ -160,16 +173,34 @@ static LsStatus create_exchanges(LsReducer *r)
     return LS_OK;
 }
 
-LsStatus ls_reducer_create(LsComm *comm, const LsReducerOptions *options, LsReducer **out)
+static LsStatus create_markers(LsReducer *r)
 {
-    const LsPlan *plan = options->plan;
+    LS_TRY(ls_memory_allocate(r->buckets->count * sizeof *r->final, (void **)&r->final));
+    for (size_t b = 0; b < r->buckets->count; b++)
+        LS_TRY(r->device->ops->marker_create(r->device, &r->final[b]));
+    return r->device->ops->marker_create(r->device, &r->done);
+}
+
+static LsStatus check_plan(const LsComm *comm, const LsPlan *plan)
+{
+    if (!comm->device)
+        return LS_FAIL(LS_INTERNAL, "a reducer needs a communicator with a device attached");
     if (plan->ranks != (uint32_t)comm->size || plan->rank != (uint32_t)comm->rank)
         return LS_FAIL(LS_INTERNAL, "the plan of rank %u of %u is not for rank %d of %d", plan->rank,
             plan->ranks, comm->rank, comm->size);
+    if (plan->transfers > 0 && !comm->transport)
+        return LS_FAIL(LS_INTERNAL, "the plan of one rank alone has %zu transfers", plan->transfers);
+    return LS_OK;
+}
+
+LsStatus ls_reducer_create(LsComm *comm, const LsReducerOptions *options, LsReducer **out)
+{
+    const LsPlan *plan = options->plan;
+    LS_TRY(check_plan(comm, plan));
     LsReducer *r;
     LS_TRY(ls_memory_allocate(sizeof *r, (void **)&r));
     r->comm = comm;
-    r->device = options->device;
+    r->device = comm->device;
     r->plan = plan;
     r->buckets = options->buckets;
     r->slot = options->slot;
@@ -180,6 +211,8 @@ LsStatus ls_reducer_create(LsComm *comm, const LsReducerOptions *options, LsRedu
         status = create_staging(r);
     if (status == LS_OK)
         status = create_exchanges(r);
+    if (status == LS_OK)
+        status = create_markers(r);
     if (status != LS_OK) {
         ls_reducer_destroy(r);
         return status;
@@ -188,16 +221,33 @@ LsStatus ls_reducer_create(LsComm *comm, const LsReducerOptions *options, LsRedu
     return LS_OK;
 }
 
+// What was reduced last may still be under way on the device; its memory goes when that is over.
+static void wait_until_idle(LsReducer *r)
+{
+    const LsDeviceOps *ops = r->device->ops;
+    ops->select_stream(r->device, LS_STREAM_COMMUNICATION);
+    LsStatus status = ops->marker_record(r->device, r->done);
+    ops->select_stream(r->device, LS_STREAM_COMPUTE);
+    if (status == LS_OK)
+        ls_comm_wait_marker(r->comm, r->done, "the last reduction");
+}
+
 void ls_reducer_destroy(LsReducer *r)
 {
     if (!r)
         return;
+    if (r->done)
+        wait_until_idle(r);
     for (size_t i = 0; r->exchange && i < r->buckets->count * r->phases; i++)
         if (r->exchange[i])
-            r->comm->ops->exchange_destroy(r->exchange[i]);
+            transport_ops(r)->exchange_destroy(r->exchange[i]);
+    for (size_t b = 0; r->final && b < r->buckets->count; b++)
+        r->device->ops->marker_destroy(r->device, r->final[b]);
+    r->device->ops->marker_destroy(r->device, r->done);
+    free(r->final);
     free(r->phase);
     free(r->exchange);
-    ls_comm_release(r->comm, r->device, r->staging);
+    ls_comm_release(r->comm, r->staging);
     free(r->offset);
     free(r->span);
     ls_reducer_program_free(&r->program);
@@ -246,7 +296,7 @@ static LsStatus finish_phase(LsReducer *r, size_t b, size_t phase)
 static LsStatus start_phase(LsReducer *r, size_t b)
 {
     LsExchange *exchange = r->phase[b] < r->phases ? r->exchange[b * r->phases + r->phase[b]] : NULL;
-    return exchange ? r->comm->ops->exchange_start(exchange) : LS_OK;
+    return exchange ? transport_ops(r)->exchange_start(exchange) : LS_OK;
 }
 
 // Advances bucket b as far as it goes now; *outstanding counts its missing transfers and phases.
@@ -257,7 +307,7 @@ static LsStatus advance(LsReducer *r, size_t b, size_t *outstanding)
         LsExchange *exchange = r->exchange[b * r->phases + r->phase[b]];
         size_t missing = 0;
         if (exchange)
-            LS_TRY(r->comm->ops->exchange_test(exchange, &missing));
+            LS_TRY(transport_ops(r)->exchange_test(exchange, &missing));
         if (missing > 0) {
             *outstanding = missing + (r->phases - r->phase[b]);
             return LS_OK;
@@ -286,7 +336,22 @@ static void mark_pending(void *context, bool *pending)
     LsReducer *r = context;
     for (size_t b = 0; b < r->begun; b++)
         if (r->phase[b] < r->phases && r->exchange[b * r->phases + r->phase[b]])
-            r->comm->ops->exchange_mark_pending(r->exchange[b * r->phases + r->phase[b]], pending);
+            transport_ops(r)->exchange_mark_pending(r->exchange[b * r->phases + r->phase[b]], pending);
+}
+
+LsMarker *ls_reducer_final(LsReducer *r, size_t b)
+{
+    return r->final[b];
+}
+
+// Advancing right away makes the order of a transport that never lets wait (nccl) the same on all ranks,
+// whichever of them poll in between.
+static LsStatus begin(LsReducer *r, size_t b)
+{
+    size_t outstanding;
+    LS_TRY(r->device->ops->marker_wait(r->device, r->final[b]));
+    LS_TRY(start_phase(r, b));
+    return advance(r, b, &outstanding);
 }
 
 LsStatus ls_reducer_begin(LsReducer *r, size_t b)
@@ -295,19 +360,30 @@ LsStatus ls_reducer_begin(LsReducer *r, size_t b)
         return LS_FAIL(LS_INTERNAL, "bucket %zu begun out of order, %zu was next", b, r->begun);
     r->begun++;
     r->phase[b] = 0;
-    return start_phase(r, b);
+    r->device->ops->select_stream(r->device, LS_STREAM_COMMUNICATION);
+    LsStatus status = begin(r, b);
+    r->device->ops->select_stream(r->device, LS_STREAM_COMPUTE);
+    return status;
 }
 
 LsStatus ls_reducer_poll(LsReducer *r)
 {
     size_t outstanding;
-    return advance_all(r, &outstanding);
+    r->device->ops->select_stream(r->device, LS_STREAM_COMMUNICATION);
+    LsStatus status = advance_all(r, &outstanding);
+    r->device->ops->select_stream(r->device, LS_STREAM_COMPUTE);
+    return status;
 }
 
 LsStatus ls_reducer_finish(LsReducer *r)
 {
     LsWait wait = {.what = "gradients", .poll = advance_all, .mark_pending = mark_pending, .context = r};
-    LS_TRY(r->comm->ops->wait(r->comm, &wait));
+    r->device->ops->select_stream(r->device, LS_STREAM_COMMUNICATION);
+    LsStatus status = r->comm->ops->wait(r->comm, &wait);
+    if (status == LS_OK)
+        status = r->device->ops->marker_record(r->device, r->done);
+    r->device->ops->select_stream(r->device, LS_STREAM_COMPUTE);
+    LS_TRY(status);
     r->begun = 0;
-    return LS_OK;
+    return r->device->ops->marker_wait(r->device, r->done);
 }

@@ -39,15 +39,6 @@ static LsStatus self_all_gather(LsComm *comm, const void *mine, void *all, const
     return LS_OK;
 }
 
-static LsStatus self_gather_shards(LsComm *comm, const LsBuckets *buckets, void *flat, size_t element)
-{
-    (void)comm;
-    (void)buckets;
-    (void)flat;
-    (void)element;
-    return LS_OK;
-}
-
 static LsStatus self_wait(LsComm *comm, const LsWait *wait)
 {
     (void)comm;
@@ -56,7 +47,6 @@ static LsStatus self_wait(LsComm *comm, const LsWait *wait)
     return outstanding == 0 ? LS_OK : LS_FAIL(LS_INTERNAL, "one rank alone waits for %s", wait->what);
 }
 
-// The plan of a single rank has no transfers, so it needs no exchange.
 static const LsCommOps self_ops = {
     .name = "self",
     .close = self_close,
@@ -64,7 +54,6 @@ static const LsCommOps self_ops = {
     .barrier = self_barrier,
     .broadcast = self_broadcast,
     .all_gather = self_all_gather,
-    .gather_shards = self_gather_shards,
     .wait = self_wait,
 };
 

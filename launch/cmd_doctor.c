@@ -68,26 +68,39 @@ static void check_cpu(Report *report)
     add(report, "cpu", FINE, NULL, "%s; Linux %s", name, system.release);
 }
 
-static void check_device(Report *report)
+static const char *precision_name(const LsDevice *device)
+{
+    static const char *const names[] = {[LS_F32] = "fp32", [LS_BF16] = "bf16", [LS_F16] = "fp16"};
+    return names[ls_device_compute_type(device)];
+}
+
+// Opens a device and measures it. `check` names it; `advice` is what to do where it cannot be had.
+static void check_device(
+    Report *report, const LsDeviceOptions *options, const char *check, const char *where, const char *advice)
 {
     LsDevice *device = NULL;
-    LsDeviceOptions options = {
-        .kind = LS_DEVICE_CPU, .precision = LS_PRECISION_AUTO, .threads = 1, .isa = LS_ISA_AUTO};
     char fingerprint[512];
     double peak = 0;
-    if (ls_device_open(&options, &device) != LS_OK) {
-        add(report, "device", FAILURE, "set runtime.device=ref", "%s", ls_status_message());
+    if (ls_device_open(options, &device) != LS_OK) {
+        add(report, check, FAILURE, advice, "%s", ls_status_message());
         return;
     }
     ls_device_fingerprint(device, fingerprint, sizeof fingerprint);
-    add(report, "device", FINE, NULL, "%s", fingerprint);
+    add(report, check, FINE, NULL, "%s", fingerprint);
     if (ls_device_measure_peak(device, &peak) == LS_OK)
-        add(report, "products", FINE, NULL,
-            "%.2f TFLOP/s on one core in %s (what runtime.precision: auto is here)", peak / 1e12,
-            device->precision == LS_PRECISION_BF16 ? "bf16" : "fp32");
+        add(report, "products", FINE, NULL, "%.2f TFLOP/s on %s in %s%s", peak / 1e12, where,
+            precision_name(device),
+            options->precision == LS_PRECISION_AUTO ? " (what runtime.precision: auto is here)" : "");
     else
-        add(report, "products", FAILURE, "set runtime.device=ref", "%s", ls_status_message());
+        add(report, "products", FAILURE, advice, "%s", ls_status_message());
     ls_device_close(device);
+}
+
+static void check_processor(Report *report)
+{
+    const LsDeviceOptions options = {
+        .kind = LS_DEVICE_CPU, .precision = LS_PRECISION_AUTO, .threads = 1, .isa = LS_ISA_AUTO};
+    check_device(report, &options, "device", "one core", "set runtime.device=ref");
 }
 
 // CPUs that the control group of a container allows, 0: all. Version 2 first, then version 1.
@@ -166,11 +179,26 @@ static void check_space(Report *report, const char *check, const char *path, dou
         available, (double)fs.f_blocks * unit, fs.f_flag & ST_RDONLY ? ", read-only" : "");
 }
 
-static void check_gpu(Report *report)
+// The GPU that this process would take is opened where there is one, or where the configuration wants one.
+static void check_gpu(Report *report, const LsConfig *config, int local_rank)
 {
-    char gpus[512];
-    ls_device_gpus(gpus, sizeof gpus);
-    add(report, "gpu", FINE, NULL, "%s", gpus);
+    char gpus[512], libraries[128];
+    int usable;
+    ls_device_gpus(gpus, sizeof gpus, &usable);
+    ls_device_gpu_libraries(libraries, sizeof libraries);
+    bool missed = usable == 0 && *libraries; // a build for GPUs on a machine without
+    const char *nccl = ls_comm_nccl_version();
+    add(report, "gpu", missed ? WARNING : FINE,
+        missed ? "runs use the processor: runtime.device auto is cpu" : NULL, "%s%s%s%s%s", gpus,
+        *libraries ? "; " : "", libraries, *nccl ? ", NCCL " : "", nccl);
+    if (usable == 0 && config->runtime.device != LS_DEVICE_CUDA)
+        return;
+    const LsDeviceOptions options = {.kind = LS_DEVICE_CUDA,
+        .precision = config->runtime.precision,
+        .threads = 1,
+        .local_rank = local_rank,
+        .tf32 = config->runtime.tf32};
+    check_device(report, &options, "cuda", "this GPU", "set runtime.device=cpu");
 }
 
 // ---- Output ---------------------------------------------------------------------------------------------
@@ -203,17 +231,17 @@ static LsStatus print_json(const Report *report)
     return LS_OK;
 }
 
-static LsStatus examine(const LsInvocation *invocation, bool json)
+static LsStatus examine(const LsInvocation *invocation, const LsConfig *config, bool json)
 {
     Report report = {.checks = json_array()};
     check_cpu(&report);
-    check_device(&report);
+    check_processor(&report);
     check_cores(&report);
     check_mpi(&report, invocation);
     add(&report, "hdf5", FINE, NULL, "%s", ls_dataset_library_version());
     // Open MPI keeps 4 MiB for each rank there, and a container's default is 64 MiB.
     check_space(&report, "shm", "/dev/shm", 64, "give the container more, for example --shm-size=1g");
-    check_gpu(&report);
+    check_gpu(&report, config, invocation->comm ? ls_comm_local_rank(invocation->comm) : 0);
     check_space(&report, "disk", ".", 1024, "free some space, or run where there is more");
     LsStatus status = LS_OK;
     if (!report.checks || report.short_of_memory)
@@ -231,25 +259,35 @@ static LsStatus examine(const LsInvocation *invocation, bool json)
 static LsStatus run(LsInvocation *invocation)
 {
     bool json = false;
+    const char *file = NULL;
+    LsTextList settings = {0};
+    LsConfig config;
     const LsFlag flags[] = {
+        {"config", 'c', LS_FLAG_TEXT, &file, "FILE", "Configuration whose runtime section is examined.", 0,
+            NULL},
+        {"set", 0, LS_FLAG_LIST, &settings, "A.B=V", "Sets one option; may be repeated.", 0, NULL},
         {"json", 0, LS_FLAG_SWITCH, &json, NULL, "Prints a JSON object.", 0, NULL},
     };
     LsStatus status = ls_arguments_read(invocation, LS_FLAG_TABLE(flags), 0, 0);
     if (invocation->helped)
         return LS_OK;
+    if (status == LS_OK)
+        status = ls_launch_configure(file, &settings, &config);
     if (status == LS_OK && !ls_comm_launched())
-        return examine(invocation, json);
+        return examine(invocation, &config, json);
     LS_TRY(ls_invocation_join(invocation, status, NULL));
-    return ls_invocation_speaks(invocation) ? examine(invocation, json) : LS_OK;
+    return ls_invocation_speaks(invocation) ? examine(invocation, &config, json) : LS_OK;
 }
 
 const LsCommand ls_command_doctor = {
     .name = "doctor",
-    .arguments = "[--json]",
+    .arguments = "[-c FILE] [--set A.B=V] [--json]",
     .summary = "says what a run would find on this machine",
-    .about = "Checks processor, libraries, cores, launcher, shared memory, GPU driver and disk. Under mpirun "
-             "it also\n"
-             "says how many ranks met. Exit code 69 when this machine cannot train.",
+    .about =
+        "Checks processor, libraries, cores, launcher, shared memory, GPU driver and disk. Under mpirun "
+        "it also\n"
+        "says how many ranks met. Exit code 69 when this machine cannot train, or not on the device that\n"
+        "runtime.device asks for.",
     .several_ranks = true,
     .run = run,
 };

@@ -108,6 +108,9 @@ static LsStatus run(LsInvocation *invocation)
     if (status == LS_OK)
         status = prepare(&arguments, &inference, &dataset, &split);
     status = ls_invocation_join(invocation, status, status == LS_OK ? &inference.config : NULL);
+    if (status == LS_OK)
+        status = ls_comm_agree(
+            invocation->comm, ls_inference_load(&inference, ls_comm_local_rank(invocation->comm)));
     if (status == LS_OK) {
         ls_log_configure(LS_LOG_WARN, ls_comm_rank(invocation->comm), ls_comm_size(invocation->comm));
         status = evaluate(invocation->comm, &inference, dataset, split);

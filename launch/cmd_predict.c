@@ -57,7 +57,7 @@ static LsStatus predict(Predictor *p)
     p->row_bytes = info->features * (info->feature_type == LS_COLUMN_U8 ? 1 : sizeof(float));
     LS_TRY(allocate(p->rows.rows, inference->shape.outputs * sizeof(float), &p->scores));
     LS_TRY(allocate(batch, p->row_bytes, &p->block));
-    LS_TRY(ls_device_batch_create(inference->device, info, &inference->shape, batch, &p->batch));
+    LS_TRY(ls_device_batch_create(inference->device, info, &inference->shape, batch, 1, &p->batch));
     for (size_t first = 0; first < p->rows.rows; first += batch) {
         size_t left = p->rows.rows - first;
         LS_TRY(predict_block(p, first, left < batch ? left : batch));
@@ -193,6 +193,7 @@ static LsStatus read_arguments(LsInvocation *invocation, PredictArguments *a)
 static LsStatus run_predictor(Predictor *p, const PredictArguments *a, const char *input)
 {
     LS_TRY(ls_inference_open(a->checkpoint, &a->settings, &p->inference));
+    LS_TRY(ls_inference_load(&p->inference, 0));
     LS_TRY(ls_rows_read(ls_checkpoint_data_schema(p->inference.checkpoint), input, &p->rows));
     if (p->rows.dropped)
         ls_warn("%s: %zu rows with missing values were left out", input, p->rows.dropped);

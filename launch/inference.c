@@ -36,15 +36,29 @@ static LsStatus read_config(LsInference *inference, const LsTextList *settings)
     return status;
 }
 
-static LsStatus build_model(LsInference *inference, const char *directory)
+static LsStatus describe_data(LsInference *inference, const char *directory)
 {
-    const LsConfig *config = &inference->config;
     const json_t *schema = ls_checkpoint_data_schema(inference->checkpoint);
     if (!json_is_object(schema))
         return LS_FAIL(LS_CHECKPOINT, "%s stores no description of its data", directory);
     LS_TRY(ls_dataset_describe(schema, directory, &inference->described));
-    LS_TRY(ls_data_shape(config, ls_dataset_info(inference->described), &inference->shape));
-    LS_TRY(ls_device_open_configured(config, &inference->device));
+    return ls_data_shape(&inference->config, ls_dataset_info(inference->described), &inference->shape);
+}
+
+// The products that training chose, so that the same outputs come out; on another device they say nothing.
+static LsStatus open_device(LsInference *inference, int local_rank)
+{
+    LS_TRY(ls_device_open_configured(&inference->config, local_rank, 0, &inference->device));
+    if (!inference->config.runtime.autotune)
+        return LS_OK;
+    LsDevice *device = inference->device;
+    LsStatus status = device->ops->choose(device, ls_checkpoint_algorithms(inference->checkpoint));
+    return status == LS_BAD_DATA ? ls_status_adopt(LS_CHECKPOINT, ls_status_message()) : status;
+}
+
+static LsStatus build_model(LsInference *inference)
+{
+    const LsConfig *config = &inference->config;
     LS_TRY(ls_model_create(
         config, &inference->shape, inference->device, (size_t)config->eval.batch, &inference->model));
     return ls_checkpoint_matches(inference->checkpoint, &inference->model->parameters);
@@ -92,8 +106,14 @@ LsStatus ls_inference_open(const char *named, const LsTextList *settings, LsInfe
     LS_TRY(ls_launch_checkpoint_path(named, directory));
     LS_TRY(ls_checkpoint_open(directory, &out->checkpoint));
     LS_TRY(read_config(out, settings));
-    LS_TRY(build_model(out, directory));
-    return load_weights(out);
+    return describe_data(out, directory);
+}
+
+LsStatus ls_inference_load(LsInference *inference, int local_rank)
+{
+    LS_TRY(open_device(inference, local_rank));
+    LS_TRY(build_model(inference));
+    return load_weights(inference);
 }
 
 void ls_inference_close(LsInference *inference)

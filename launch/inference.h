@@ -17,9 +17,13 @@ typedef struct LsInference {
     void *weights;  // device, compute type, whole model
 } LsInference;
 
-// Opens what `named` names (a checkpoint, or a run: its newest one), every block verified as it is read.
-// *out is always safe to close.
+// Opens what `named` names (a checkpoint, or a run: its newest one). *out is always safe to close.
 LsStatus ls_inference_open(const char *named, const LsTextList *settings, LsInference *out);
+
+// Opens the device, for this process's place on its host, and builds the model with the checkpoint's weights;
+// every block is verified as it is read.
+LsStatus ls_inference_load(LsInference *inference, int local_rank);
+
 void ls_inference_close(LsInference *inference);
 
 #endif

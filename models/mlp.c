@@ -33,9 +33,9 @@ typedef struct Mlp {
     bool dropped; // the newest forward pass applied dropout
     size_t layers;
     Layer *layer;
-    void *output_delta; // [max_rows][outputs] F32: gradient of the outputs; `delta` itself in FP32
-    void *gradient;     // [max_rows][widest out]: with respect to a layer's output
-    void *delta;        // [max_rows][widest out]: with respect to its value before the activation
+    void *output_delta; // [max_rows][outputs] F32: gradient of the outputs; delta[0] itself in FP32
+    void *delta[2];     // [max_rows][widest out]: see backward
+    size_t current;     // delta[current]: with respect to a layer's value before the activation
     float *row_loss;    // [max_rows]
 } Mlp;
 
@@ -170,86 +170,96 @@ static LsStatus loss(LsModel *model, const LsBatch *batch, float gradient_scale,
         LsSum sum = {.n = batch->rows, .x = rows, .y = loss_sum, .accumulate = true};
         LS_TRY(ops->sum(model->device, &sum));
     }
+    mlp->current = 0;
     if (gradient_scale == 0 || mlp->type == LS_F32)
         return LS_OK;
     LsCast cast = {
         .n = batch->rows * model->shape.outputs,
         .from = mlp->output_delta,
         .from_type = LS_F32,
-        .to = mlp->delta,
+        .to = mlp->delta[0],
         .to_type = mlp->type,
     };
     return ops->cast(model->device, &cast);
 }
 
 // ---- Backward -------------------------------------------------------------------------------------------
+//
+// Two buffers take turns: `current` has the gradient before layer l's activation, and the product with the
+// weights makes of it the gradient before layer l - 1's activation in the other one. Where dropout or a
+// residual stands between, the other one holds the gradient of layer l - 1's output for a while (a residual
+// adds to it there), and what is before the activation goes back to `current`.
 
-// delta = gradient · d(branch)/d(value before the activation) of hidden layer l.
-static LsStatus backward_activation(Mlp *mlp, size_t l, const LsBatch *batch)
+// Whether the activation's derivative is all that stands between layer l's product and layer l + 1's.
+static bool follows_directly(const Mlp *mlp, size_t l)
 {
-    const Layer *layer = &mlp->layer[l];
-    const void *dy = mlp->gradient;
-    if (mlp->dropped) {
-        LS_TRY(drop(mlp, l, batch, dy, mlp->delta));
-        dy = mlp->delta;
-    }
-    LsActivationBackward args = {
-        .n = batch->rows * layer->out,
-        .activation = mlp->activation,
-        .saved = layer->saved,
-        .dy = dy,
-        .dx = mlp->delta,
-        .type = mlp->type,
-    };
-    return mlp->base.device->ops->activation_backward(mlp->base.device, &args);
+    return !mlp->dropped && !mlp->layer[l].residual && !mlp->layer[l + 1].residual;
 }
 
 // dW = delta^T h, db = column sums of delta.
 static LsStatus backward_parameters(
     Mlp *mlp, size_t l, const LsBatch *batch, float *gradients, bool accumulate)
 {
-    const LsDeviceOps *ops = mlp->base.device->ops;
     const Layer *layer = &mlp->layer[l];
     LsMatmul product = {
         .m = layer->out,
         .n = layer->in,
         .k = batch->rows,
         .transpose_a = true,
-        .a = mlp->delta,
+        .a = mlp->delta[mlp->current],
         .b = layer_input(mlp, l, batch),
         .input_type = mlp->type,
         .c = gradients + layer->weight,
         .output_type = LS_F32,
         .accumulate = accumulate,
+        .bias_gradient = gradients + layer->bias,
     };
-    LS_TRY(ops->matmul(mlp->base.device, &product));
-    LsBiasGradient bias = {
-        .rows = batch->rows,
-        .columns = layer->out,
-        .dy = mlp->delta,
-        .type = mlp->type,
-        .db = gradients + layer->bias,
-        .accumulate = accumulate,
-    };
-    return ops->bias_gradient(mlp->base.device, &bias);
+    return mlp->base.device->ops->matmul(mlp->base.device, &product);
 }
 
-// gradient with respect to the layer's input: delta W, plus the gradient that a residual passes on.
+// Gradient with respect to layer l's input, or at once to what is before the activation of the layer below.
 static LsStatus backward_input(Mlp *mlp, size_t l, const void *weights, const LsBatch *batch)
 {
     const Layer *layer = &mlp->layer[l];
+    bool direct = follows_directly(mlp, l - 1);
     LsMatmul product = {
         .m = batch->rows,
         .n = layer->in,
         .k = layer->out,
-        .a = mlp->delta,
+        .a = mlp->delta[mlp->current],
         .b = at(mlp, weights, layer->weight),
         .input_type = mlp->type,
-        .c = mlp->gradient,
+        .c = mlp->delta[1 - mlp->current],
         .output_type = mlp->type,
         .accumulate = layer->residual,
+        .backward = direct ? mlp->activation : LS_IDENTITY,
+        .saved = direct ? mlp->layer[l - 1].saved : NULL,
     };
-    return mlp->base.device->ops->matmul(mlp->base.device, &product);
+    LS_TRY(mlp->base.device->ops->matmul(mlp->base.device, &product));
+    if (direct)
+        mlp->current = 1 - mlp->current;
+    return LS_OK;
+}
+
+// From the gradient of hidden layer l's output to that before its activation.
+static LsStatus backward_activation(Mlp *mlp, size_t l, const LsBatch *batch)
+{
+    const Layer *layer = &mlp->layer[l];
+    const void *dy = mlp->delta[1 - mlp->current];
+    void *dx = mlp->delta[mlp->current];
+    if (mlp->dropped) {
+        LS_TRY(drop(mlp, l, batch, dy, dx));
+        dy = dx;
+    }
+    LsActivationBackward args = {
+        .n = batch->rows * layer->out,
+        .activation = mlp->activation,
+        .saved = layer->saved,
+        .dy = dy,
+        .dx = dx,
+        .type = mlp->type,
+    };
+    return mlp->base.device->ops->activation_backward(mlp->base.device, &args);
 }
 
 static LsStatus backward(LsModel *model, const void *weights, const LsBatch *batch, float *gradients,
@@ -257,13 +267,14 @@ static LsStatus backward(LsModel *model, const void *weights, const LsBatch *bat
 {
     Mlp *mlp = (Mlp *)model;
     for (size_t l = mlp->layers; l-- > 0;) {
-        if (l + 1 < mlp->layers)
-            LS_TRY(backward_activation(mlp, l, batch));
         LS_TRY(backward_parameters(mlp, l, batch, gradients, accumulate));
         if (ready)
             LS_TRY(ready(context, mlp->layer[l].weight));
-        if (l > 0)
-            LS_TRY(backward_input(mlp, l, weights, batch));
+        if (l == 0)
+            break;
+        LS_TRY(backward_input(mlp, l, weights, batch));
+        if (!follows_directly(mlp, l - 1))
+            LS_TRY(backward_activation(mlp, l - 1, batch));
     }
     return LS_OK;
 }
@@ -282,10 +293,10 @@ static void destroy(LsModel *model)
     LsDevice *device = model->device;
     if (device) {
         device->ops->release(device, mlp->row_loss);
-        device->ops->release(device, mlp->delta);
-        device->ops->release(device, mlp->gradient);
-        if (mlp->output_delta != mlp->delta)
+        if (mlp->output_delta != mlp->delta[0])
             device->ops->release(device, mlp->output_delta);
+        device->ops->release(device, mlp->delta[1]);
+        device->ops->release(device, mlp->delta[0]);
         for (size_t l = mlp->layers; l-- > 0;) {
             if (mlp->layer[l].saved != mlp->layer[l].output)
                 device->ops->release(device, mlp->layer[l].saved);
@@ -379,23 +390,16 @@ static LsStatus reserve_activations(Mlp *mlp)
             layer->saved = layer->output;
         widest = layer->out > widest ? layer->out : widest;
     }
-    LS_TRY(reserve(mlp, widest, mlp->type, &mlp->gradient));
-    LS_TRY(reserve(mlp, widest, mlp->type, &mlp->delta));
+    LS_TRY(reserve(mlp, widest, mlp->type, &mlp->delta[0]));
+    LS_TRY(reserve(mlp, widest, mlp->type, &mlp->delta[1]));
     if (mlp->type == LS_F32)
-        mlp->output_delta = mlp->delta;
+        mlp->output_delta = mlp->delta[0];
     else
         LS_TRY(reserve(mlp, mlp->base.shape.outputs, LS_F32, &mlp->output_delta));
     void *row_loss = NULL;
     LS_TRY(reserve(mlp, 1, LS_F32, &row_loss));
     mlp->row_loss = row_loss;
     return LS_OK;
-}
-
-static LsDtype compute_type(const LsConfig *config, const LsDevice *device)
-{
-    if (device)
-        return ls_device_compute_type(device);
-    return config->runtime.precision == LS_PRECISION_FP32 ? LS_F32 : LS_BF16;
 }
 
 LsStatus ls_mlp_create(const LsConfig *config, const LsModel *base, LsModel **out)
@@ -414,7 +418,8 @@ LsStatus ls_mlp_create(const LsConfig *config, const LsModel *base, LsModel **ou
     mlp->base.ops = &mlp_ops;
     mlp->layers = config->model.hidden.count + 1;
     mlp->layer = layer;
-    mlp->type = compute_type(config, base->device);
+    mlp->type = base->device ? ls_device_compute_type(base->device)
+                             : ls_precision_type((LsPrecision)config->runtime.precision);
     mlp->activation = config->model.activation == LS_ACTIVATION_GELU ? LS_GELU : LS_RELU;
     mlp->dropout = config->model.dropout;
     mlp->smoothing = (float)config->train.label_smoothing;

@@ -59,8 +59,21 @@ static LsStatus validate_schedule(const LsConfig *config)
     return LS_OK;
 }
 
+// Then scaling rounds nothing, and halving it never leaves a fraction.
+static LsStatus validate_loss_scale(const LsConfig *config)
+{
+    double scale = config->train.loss_scale, below = 1;
+    while (2 * below <= scale)
+        below *= 2;
+    if (below < scale)
+        return LS_FAIL(LS_CONFIG, "train.loss_scale is %g, but must be a power of two: %.0f or %.0f", scale,
+            below, 2 * below);
+    return LS_OK;
+}
+
 static LsStatus validate_training(const LsConfig *config)
 {
+    LS_TRY(validate_loss_scale(config));
     if (config->optimizer.nesterov && config->optimizer.kind != LS_OPTIMIZER_SGD)
         return LS_FAIL(
             LS_CONFIG, "optimizer.nesterov is a form of sgd's momentum; set optimizer.kind to sgd");

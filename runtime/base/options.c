@@ -88,7 +88,13 @@ static const LsOption options[] = {
     INT("train.early_stopping", train.early_stopping, "0", 0, 1000000, NUMERIC,
         "Evaluations in a row without a better `eval.metric` that end training; 0: never."),
     INT("train.max_skipped", train.max_skipped, "20", 1, 1000000, FREE,
-        "Steps in a row skipped for gradients that are not finite that end the run as diverged."),
+        "Steps in a row skipped for gradients that are not finite that end the run as diverged; in `fp16` not before "
+        "the loss scale has come down to 1."),
+    REAL("train.loss_scale", train.loss_scale, "65536", 1, 16777216, NUMERIC,
+        "What the loss is multiplied by at the start of training in `fp16`, so that small gradients do not vanish; a power "
+        "of two."),
+    INT("train.loss_scale_growth", train.loss_scale_growth, "2000", 0, 1000000000, NUMERIC,
+        "Good steps in a row after which the loss scale of `fp16` doubles (an overflow halves it); 0: it stays."),
     TEXT("train.init_from", train.init_from, "", FREE,
         "Checkpoint directory that a new run takes its initial weights from; empty: random."),
 
@@ -156,8 +162,16 @@ static const LsOption options[] = {
     CHOICE("runtime.isa", runtime.isa, "auto", instruction_sets, NUMERIC,
         "Highest CPU instruction set to use, a common level for machines that differ."),
 
+    BOOL("runtime.tf32", runtime.tf32, "false", NUMERIC,
+        "Lets a GPU round the inputs of FP32 products to TF32, which has 10 bits."),
+    BOOL("runtime.autotune", runtime.autotune, "false", NUMERIC,
+        "Measures the GPU library's deterministic algorithms for each shape on rank 0 and keeps the fastest in the run; "
+        "otherwise its first choice serves."),
+    BOOL("runtime.graphs", runtime.graphs, "true", FREE,
+        "Replays a microbatch as one CUDA graph instead of launching kernel by kernel."),
+
     CHOICE("collectives.backend", collectives.backend, "auto", comm_backends, FREE,
-        "Library that moves gradients between ranks; `auto` is `mpi` on CPUs."),
+        "Library that moves gradients between ranks; `auto` is `nccl` where every rank has a GPU of its own, else `mpi`."),
     CHOICE("collectives.reduction", collectives.reduction, "exact", reductions, NUMERIC,
         "`exact` sums along the tree of lanes: the same bits on any number of ranks; `fast` is the library's "
         "own all-reduce."),

@@ -7,23 +7,33 @@
 // Each backend's constructor. options->kind and options->precision are never auto.
 LsStatus ls_ref_open(const LsDeviceOptions *options, LsDevice **out);
 LsStatus ls_cpu_open(const LsDeviceOptions *options, LsDevice **out);
+LsStatus ls_cuda_open(
+    const LsDeviceOptions *options, LsDevice **out); // LS_UNAVAILABLE in builds without CUDA
 
-// The reference table, from which other host backends start. Its functions need nothing of `device`.
+// The reference table, from which other host backends start. Its functions need nothing of `device` but its
+// table; memory, streams, markers and choices are those of any backend that does everything at once.
 extern const LsDeviceOps ls_ref_ops;
 
-// LS_OK for F32 and BF16, else LS_UNSUPPORTED naming the op.
+// LS_OK for F32, BF16 and F16, else LS_UNSUPPORTED naming the op.
 LsStatus ls_require_float_type(const char *op, LsDtype type);
 
-// Checks the types and the combination of options of a product, and that a fused output is not accumulated.
+// Checks the types and the combination of options of a product.
 LsStatus ls_require_matmul(const LsMatmul *args);
+
+// What may follow a product that was stored: multiplies c by the derivative of `backward` and sums a's
+// columns, with the device's own ops, whose bits it has.
+LsStatus ls_matmul_finish(LsDevice *device, const LsMatmul *args);
 
 // LS_UNSUPPORTED for types that normalize has no loop for.
 LsStatus ls_require_normalize(const LsNormalize *args);
 
-// The type of the rounded weights, whole blocks, and the moments that the optimizer needs.
+// Of each piece: the type of the rounded weights, whole blocks, and the moments that the optimizer needs.
 LsStatus ls_require_optimizer_step(const LsOptimizerStep *args);
 
-// LS_BAD_DATA naming the row if a label is not a class.
+// LS_BAD_DATA if a text is not lines of a shape and an algorithm.
+LsStatus ls_require_choices(const char *choices);
+
+// LS_BAD_DATA naming the row if a label is not a class. Reads the labels: for backends on the host.
 LsStatus ls_require_labels(const LsLossArgs *args);
 
 // Checks that a list of additions stays within its inputs.

@@ -1,11 +1,13 @@
 #include "backend.h"
 
+#include <string.h>
+
 LsStatus ls_require_float_type(const char *op, LsDtype type)
 {
-    if (type == LS_F32 || type == LS_BF16)
+    if (type == LS_F32 || type == LS_BF16 || type == LS_F16)
         return LS_OK;
-    return LS_FAIL(LS_UNSUPPORTED, "%s has no kernel for %s on this device; use float32 or bfloat16", op,
-        ls_dtype_name(type));
+    return LS_FAIL(
+        LS_UNSUPPORTED, "%s has no kernel for %s; use float32, bfloat16 or float16", op, ls_dtype_name(type));
 }
 
 LsStatus ls_require_matmul(const LsMatmul *args)
@@ -15,10 +17,35 @@ LsStatus ls_require_matmul(const LsMatmul *args)
         return LS_FAIL(LS_UNSUPPORTED,
             "matmul of %s cannot write %s; the output is float32 or the input type",
             ls_dtype_name(args->input_type), ls_dtype_name(args->output_type));
-    bool fused = args->bias || args->activation != LS_IDENTITY || args->pre_activation;
-    if (args->accumulate && fused)
-        return LS_FAIL(LS_INTERNAL, "matmul: a product that is accumulated has no bias and no activation");
+    bool forward = args->bias || args->activation != LS_IDENTITY || args->pre_activation;
+    bool backward = args->backward != LS_IDENTITY;
+    if (args->accumulate + backward + forward > 1)
+        return LS_FAIL(LS_INTERNAL,
+            "matmul: a product is accumulated, or multiplied by a derivative, or has bias and activation");
+    if (backward && !args->saved)
+        return LS_FAIL(LS_INTERNAL, "matmul: an activation's derivative needs what was saved");
+    if (args->bias_gradient && !args->transpose_a)
+        return LS_FAIL(LS_INTERNAL, "matmul: a bias gradient sums the columns of a transposed a");
     return LS_OK;
+}
+
+LsStatus ls_matmul_finish(LsDevice *device, const LsMatmul *args)
+{
+    if (args->backward != LS_IDENTITY)
+        LS_TRY(device->ops->activation_backward(device, &(LsActivationBackward){.n = args->m * args->n,
+                                                            .activation = args->backward,
+                                                            .saved = args->saved,
+                                                            .dy = args->c,
+                                                            .dx = args->c,
+                                                            .type = args->output_type}));
+    if (!args->bias_gradient)
+        return LS_OK;
+    return device->ops->bias_gradient(device, &(LsBiasGradient){.rows = args->k,
+                                                  .columns = args->m,
+                                                  .dy = args->a,
+                                                  .type = args->input_type,
+                                                  .db = args->bias_gradient,
+                                                  .accumulate = args->accumulate});
 }
 
 LsStatus ls_require_normalize(const LsNormalize *args)
@@ -32,13 +59,40 @@ LsStatus ls_require_normalize(const LsNormalize *args)
 
 LsStatus ls_require_optimizer_step(const LsOptimizerStep *args)
 {
-    if (args->weights)
-        LS_TRY(ls_require_float_type("optimizer_step", args->type));
-    if (args->n % LS_BLOCK != 0)
-        return LS_FAIL(
-            LS_INTERNAL, "optimizer_step: %zu elements are not whole blocks of %d", args->n, LS_BLOCK);
-    if (args->kind == LS_OPTIMIZER_ADAMW && (!args->moment1 || !args->moment2))
-        return LS_FAIL(LS_INTERNAL, "optimizer_step: AdamW needs both moments");
+    for (size_t p = 0; p < args->count; p++) {
+        const LsOptimizerPiece *piece = &args->piece[p];
+        if (piece->weights)
+            LS_TRY(ls_require_float_type("optimizer_step", args->type));
+        if (piece->n % LS_BLOCK != 0)
+            return LS_FAIL(LS_INTERNAL,
+                "optimizer_step: %zu elements of piece %zu are not whole blocks of %d", piece->n, p,
+                LS_BLOCK);
+        if (args->kind == LS_OPTIMIZER_ADAMW && (!piece->moment1 || !piece->moment2))
+            return LS_FAIL(LS_INTERNAL, "optimizer_step: AdamW needs both moments, piece %zu has not", p);
+    }
+    return LS_OK;
+}
+
+// A choice is one line of printable characters: a shape, a space, the algorithm.
+static bool is_choice(const char *line, size_t length)
+{
+    for (size_t i = 0; i < length; i++)
+        if (line[i] < ' ' || line[i] > '~')
+            return false;
+    const char *space = memchr(line, ' ', length);
+    return space && space > line && space + 1 < line + length;
+}
+
+LsStatus ls_require_choices(const char *choices)
+{
+    size_t number = 1;
+    for (const char *line = choices; *line; number++) {
+        const char *end = strchr(line, '\n');
+        if (!end || !is_choice(line, (size_t)(end - line)))
+            return LS_FAIL(
+                LS_BAD_DATA, "line %zu of the choices among algorithms is not \"shape algorithm\"", number);
+        line = end + 1;
+    }
     return LS_OK;
 }
 

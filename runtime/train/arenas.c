@@ -39,8 +39,7 @@ static LsStatus allocate_zeroed(LsArenas *arenas, size_t bytes, void **out)
 {
     if (bytes == 0)
         bytes = 1; // a rank without a single block of its own still gets a pointer
-    LS_TRY(ls_comm_allocate(arenas->comm, arenas->device, bytes, out));
-    return arenas->device->ops->zero(arenas->device, *out, bytes);
+    return ls_comm_allocate(arenas->comm, bytes, out);
 }
 
 static LsStatus allocate_whole_model(LsArenas *arenas)
@@ -137,12 +136,12 @@ void ls_arenas_destroy(LsArenas *arenas)
     void *device_memory[] = {arenas->decay, arenas->moment[1], arenas->moment[0], arenas->master};
     for (size_t i = 0; i < sizeof device_memory / sizeof *device_memory; i++)
         if (device_memory[i])
-            ls_comm_release(arenas->comm, arenas->device, device_memory[i]);
+            ls_comm_release(arenas->comm, device_memory[i]);
     for (size_t s = arenas->slots; s-- > 0;)
         if (arenas->gradient[s])
-            ls_comm_release(arenas->comm, arenas->device, arenas->gradient[s]);
+            ls_comm_release(arenas->comm, arenas->gradient[s]);
     if (arenas->weights)
-        ls_comm_release(arenas->comm, arenas->device, arenas->weights);
+        ls_comm_release(arenas->comm, arenas->weights);
     memset(arenas, 0, sizeof *arenas);
 }
 
@@ -195,6 +194,5 @@ LsStatus ls_arenas_restore(LsArenas *arenas)
                                                  .to_type = arenas->type}));
     }
     LS_TRY(device->ops->synchronize(device));
-    return ls_comm_gather_shards(
-        arenas->comm, device, arenas->buckets, arenas->weights, ls_dtype_size(arenas->type));
+    return ls_comm_gather_shards(arenas->comm, arenas->buckets, arenas->weights, ls_dtype_size(arenas->type));
 }

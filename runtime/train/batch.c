@@ -1,8 +1,16 @@
 #include "train/batch.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/memory.h"
+
+// What is copied from the host.
+typedef struct Set {
+    void *raw, *y;       // device
+    uint64_t *positions; // device
+    float *targets;      // pinned: converted labels
+} Set;
 
 struct LsDeviceBatch {
     LsDevice *device; // lent
@@ -10,11 +18,12 @@ struct LsDeviceBatch {
     LsDtype raw_type; // of x
     bool uniform;     // one shift and scale for all features
     bool convert;     // labels of two classes become targets
-    size_t max_rows, bytes;
-    float *shift, *scale;   // device
-    void *raw, *inputs, *y; // device
-    uint64_t *positions;    // device
-    float *targets;         // host: converted labels
+    size_t classes;   // 0: the data has none
+    size_t max_rows;
+    float *shift, *scale; // device
+    void *inputs;         // device
+    size_t sets;
+    Set set[];
 };
 
 // Early stopping by a metric that the data has not would take every evaluation for no better than the last.
@@ -47,6 +56,17 @@ LsStatus ls_data_shape(const LsConfig *config, const LsDatasetInfo *info, LsData
     return LS_OK;
 }
 
+static LsDtype raw_type(const LsDatasetInfo *info)
+{
+    return info->feature_type == LS_COLUMN_U8 ? LS_U8 : LS_F32;
+}
+
+// Targets or labels of a row; int32 and float are equally wide.
+static size_t target_columns(const LsDataShape *shape)
+{
+    return shape->classes ? 1 : shape->outputs;
+}
+
 // Allocates rows × columns elements on the device.
 static LsStatus reserve(LsDeviceBatch *batch, size_t rows, size_t columns, size_t element, void **out)
 {
@@ -54,9 +74,7 @@ static LsStatus reserve(LsDeviceBatch *batch, size_t rows, size_t columns, size_
     if (!ls_size_multiply(rows, columns, &bytes) || !ls_size_multiply(bytes, element, &bytes))
         return LS_FAIL(
             LS_CONFIG, "a batch of %zu rows × %zu columns is too large; use a smaller batch", rows, columns);
-    LS_TRY(batch->device->ops->allocate(batch->device, bytes, out));
-    batch->bytes += bytes;
-    return LS_OK;
+    return batch->device->ops->allocate(batch->device, bytes, out);
 }
 
 static LsStatus upload_statistic(LsDeviceBatch *batch, const float *values, float **out)
@@ -68,42 +86,50 @@ static LsStatus upload_statistic(LsDeviceBatch *batch, const float *values, floa
     return batch->device->ops->copy_in(batch->device, memory, values, count * sizeof *values);
 }
 
+static LsStatus reserve_set(LsDeviceBatch *batch, Set *set)
+{
+    LsDevice *device = batch->device;
+    size_t rows = batch->max_rows;
+    void *positions = NULL, *targets = NULL;
+    LS_TRY(reserve(batch, rows, batch->shape.features, ls_dtype_size(batch->raw_type), &set->raw));
+    LS_TRY(reserve(batch, rows, target_columns(&batch->shape), sizeof(float), &set->y));
+    LS_TRY(reserve(batch, rows, 1, sizeof(uint64_t), &positions));
+    set->positions = positions;
+    if (batch->convert)
+        LS_TRY(device->ops->allocate_host(device, rows * sizeof(float), &targets));
+    set->targets = targets;
+    return LS_OK;
+}
+
 static LsStatus reserve_all(LsDeviceBatch *batch, const LsDatasetInfo *info)
 {
-    size_t rows = batch->max_rows, features = batch->shape.features;
-    size_t y_columns = batch->shape.classes ? 1 : batch->shape.outputs; // int32 and float are equally wide
-    void *positions, *targets;
+    size_t input = ls_dtype_size(ls_device_compute_type(batch->device));
     LS_TRY(upload_statistic(batch, info->shift, &batch->shift));
     LS_TRY(upload_statistic(batch, info->scale, &batch->scale));
-    LS_TRY(reserve(batch, rows, features, ls_dtype_size(batch->raw_type), &batch->raw));
-    LS_TRY(
-        reserve(batch, rows, features, ls_dtype_size(ls_device_compute_type(batch->device)), &batch->inputs));
-    LS_TRY(reserve(batch, rows, y_columns, sizeof(float), &batch->y));
-    LS_TRY(reserve(batch, rows, 1, sizeof(uint64_t), &positions));
-    batch->positions = positions;
-    if (batch->convert) {
-        LS_TRY(ls_memory_allocate(rows * sizeof(float), &targets));
-        batch->targets = targets;
-    }
+    LS_TRY(reserve(batch, batch->max_rows, batch->shape.features, input, &batch->inputs));
+    for (size_t s = 0; s < batch->sets; s++)
+        LS_TRY(reserve_set(batch, &batch->set[s]));
     // The statistics are the caller's memory, which may go away after this call.
     return batch->device->ops->synchronize(batch->device);
 }
 
 LsStatus ls_device_batch_create(LsDevice *device, const LsDatasetInfo *info, const LsDataShape *shape,
-    size_t max_rows, LsDeviceBatch **out)
+    size_t max_rows, size_t sets, LsDeviceBatch **out)
 {
-    if (max_rows == 0 || info->features == 0 || shape->features != info->features)
+    if (max_rows == 0 || sets == 0 || info->features == 0 || shape->features != info->features)
         return LS_FAIL(LS_INTERNAL, "a batch of %zu rows of %zu features does not fit a model of %zu",
             max_rows, info->features, shape->features);
-    LsDeviceBatch *batch = calloc(1, sizeof *batch);
+    LsDeviceBatch *batch = calloc(1, sizeof *batch + sets * sizeof(Set));
     if (!batch)
         return LS_FAIL(LS_INTERNAL, "no memory for a batch");
     batch->device = device;
     batch->shape = *shape;
-    batch->raw_type = info->feature_type == LS_COLUMN_U8 ? LS_U8 : LS_F32;
+    batch->raw_type = raw_type(info);
     batch->uniform = info->uniform;
     batch->convert = info->classes && !shape->classes;
+    batch->classes = info->classes ? info->outputs : 0;
     batch->max_rows = max_rows;
+    batch->sets = sets;
     LsStatus status = reserve_all(batch, info);
     if (status != LS_OK) {
         ls_device_batch_destroy(batch);
@@ -117,55 +143,74 @@ void ls_device_batch_destroy(LsDeviceBatch *batch)
 {
     if (!batch)
         return;
-    const LsDeviceOps *ops = batch->device->ops;
-    free(batch->targets);
-    ops->release(batch->device, batch->positions);
-    ops->release(batch->device, batch->y);
-    ops->release(batch->device, batch->inputs);
-    ops->release(batch->device, batch->raw);
-    ops->release(batch->device, batch->scale);
-    ops->release(batch->device, batch->shift);
+    LsDevice *device = batch->device;
+    for (size_t s = batch->sets; s-- > 0;) {
+        Set *set = &batch->set[s];
+        if (set->targets)
+            device->ops->release_host(device, set->targets);
+        device->ops->release(device, set->positions);
+        device->ops->release(device, set->y);
+        device->ops->release(device, set->raw);
+    }
+    device->ops->release(device, batch->inputs);
+    device->ops->release(device, batch->scale);
+    device->ops->release(device, batch->shift);
     free(batch);
 }
 
-// The converted labels are in ordinary (not pinned) host memory, which a device reads before the copy call
-// returns; so the one buffer can be filled again by the next upload.
-static const void *convert_labels(LsDeviceBatch *batch, const int32_t *labels, size_t rows)
+// Checked here for every device, since a GPU could not say which row it was.
+static LsStatus check_labels(
+    const LsDeviceBatch *batch, const int32_t *labels, const uint64_t *positions, size_t rows)
 {
-    for (size_t r = 0; r < rows; r++)
-        batch->targets[r] = (float)labels[r];
-    return batch->targets;
-}
-
-static LsStatus upload_targets(LsDeviceBatch *batch, const void *y, size_t rows, LsBatch *out)
-{
-    size_t columns = batch->shape.classes ? 1 : batch->shape.outputs;
-    const void *from = batch->convert ? convert_labels(batch, y, rows) : y;
-    LS_TRY(batch->device->ops->copy_in(batch->device, batch->y, from, rows * columns * sizeof(float)));
-    if (batch->shape.classes)
-        out->labels = batch->y;
-    else
-        out->targets = batch->y;
+    for (size_t r = 0; r < rows; r++) {
+        if (labels[r] >= 0 && (size_t)labels[r] < batch->classes)
+            continue;
+        char place[64] = "";
+        if (positions)
+            snprintf(place, sizeof place, ", position %llu of the stream", (unsigned long long)positions[r]);
+        return LS_FAIL(LS_BAD_DATA,
+            "row %zu of a batch of %zu%s: label %d is not one of the %zu classes 0 … %zu; check the file "
+            "with lockstep data verify",
+            r, rows, place, labels[r], batch->classes, batch->classes - 1);
+    }
     return LS_OK;
 }
 
-LsStatus ls_device_batch_upload(
-    LsDeviceBatch *batch, const void *x, const void *y, const uint64_t *positions, size_t rows, LsBatch *out)
+static LsStatus copy_targets(LsDeviceBatch *batch, Set *set, const void *y, size_t rows)
 {
-    const LsDeviceOps *ops = batch->device->ops;
+    const int32_t *labels = y;
+    for (size_t r = 0; r < rows && batch->convert; r++)
+        set->targets[r] = (float)labels[r];
+    const void *from = batch->convert ? set->targets : y;
+    return batch->device->ops->copy_in(
+        batch->device, set->y, from, rows * target_columns(&batch->shape) * sizeof(float));
+}
+
+LsStatus ls_device_batch_copy(
+    LsDeviceBatch *batch, size_t index, const void *x, const void *y, const uint64_t *positions, size_t rows)
+{
+    LsDevice *device = batch->device;
+    Set *set = &batch->set[index];
     if (rows == 0 || rows > batch->max_rows)
         return LS_FAIL(LS_INTERNAL, "a batch of %zu rows was given, up to %zu fit", rows, batch->max_rows);
-    LsBatch uploaded = {.rows = rows, .inputs = batch->inputs, .positions = batch->positions};
+    if (y && batch->classes)
+        LS_TRY(check_labels(batch, y, positions, rows));
     size_t row_bytes = batch->shape.features * ls_dtype_size(batch->raw_type);
-    LS_TRY(ops->copy_in(batch->device, batch->raw, x, rows * row_bytes));
+    LS_TRY(device->ops->copy_in(device, set->raw, x, rows * row_bytes));
     if (y)
-        LS_TRY(upload_targets(batch, y, rows, &uploaded));
-    if (positions)
-        LS_TRY(ops->copy_in(batch->device, batch->positions, positions, rows * sizeof *positions));
+        LS_TRY(copy_targets(batch, set, y, rows));
+    if (!positions)
+        return LS_OK;
+    return device->ops->copy_in(device, set->positions, positions, rows * sizeof *positions);
+}
+
+LsStatus ls_device_batch_normalize(LsDeviceBatch *batch, size_t index, size_t rows, LsBatch *out)
+{
+    const Set *set = &batch->set[index];
     LsNormalize args = {
         .rows = rows,
         .columns = batch->shape.features,
-        .x = batch->raw,
+        .x = set->raw,
         .x_type = batch->raw_type,
         .shift = batch->shift,
         .scale = batch->scale,
@@ -173,12 +218,29 @@ LsStatus ls_device_batch_upload(
         .y = batch->inputs,
         .y_type = ls_device_compute_type(batch->device),
     };
-    LS_TRY(ops->normalize(batch->device, &args));
-    *out = uploaded;
+    LS_TRY(batch->device->ops->normalize(batch->device, &args));
+    *out = (LsBatch){
+        .rows = rows,
+        .inputs = batch->inputs,
+        .labels = batch->shape.classes ? set->y : NULL,
+        .targets = batch->shape.classes ? NULL : set->y,
+        .positions = set->positions,
+    };
     return LS_OK;
 }
 
-size_t ls_device_batch_bytes(const LsDeviceBatch *batch)
+LsStatus ls_device_batch_upload(
+    LsDeviceBatch *batch, const void *x, const void *y, const uint64_t *positions, size_t rows, LsBatch *out)
 {
-    return batch->bytes;
+    LS_TRY(ls_device_batch_copy(batch, 0, x, y, positions, rows));
+    return ls_device_batch_normalize(batch, 0, rows, out);
+}
+
+size_t ls_device_batch_bytes(
+    const LsDatasetInfo *info, const LsDataShape *shape, LsDtype type, size_t max_rows, size_t sets)
+{
+    size_t raw = shape->features * ls_dtype_size(raw_type(info)) + target_columns(shape) * sizeof(float) +
+                 sizeof(uint64_t);
+    size_t statistics = 2 * (info->uniform ? 1 : shape->features) * sizeof(float);
+    return max_rows * (sets * raw + shape->features * ls_dtype_size(type)) + statistics;
 }

@@ -183,6 +183,12 @@ const char *ls_checkpoint_run_id(const LsCheckpoint *checkpoint)
     return checkpoint->manifest.run_id;
 }
 
+const char *ls_checkpoint_algorithms(const LsCheckpoint *checkpoint)
+{
+    const char *text = json_string_value(json_object_get(checkpoint->manifest.json, "algorithms"));
+    return text ? text : "";
+}
+
 const char *ls_checkpoint_fingerprint(const LsCheckpoint *checkpoint)
 {
     return json_string_value(json_object_get(checkpoint->manifest.json, "fingerprint"));

@@ -10,6 +10,7 @@ typedef struct DryRun {
     LsModel *model;
     LsBuckets buckets;
     LsDtype type;
+    bool gpu;
 } DryRun;
 
 static double mebibytes(size_t bytes)
@@ -17,16 +18,31 @@ static double mebibytes(size_t bytes)
     return (double)bytes / (1024.0 * 1024.0);
 }
 
-static LsStatus set_up(DryRun *dry, const LsConfig *config)
+// Sets the precision that `auto` stands for. A run on GPUs is planned for without one.
+static LsStatus choose_device(DryRun *dry, LsConfig *config)
+{
+    char gpus[256];
+    int usable = 0;
+    if (config->runtime.device == LS_DEVICE_AUTO)
+        ls_device_gpus(gpus, sizeof gpus, &usable);
+    dry->gpu = config->runtime.device == LS_DEVICE_CUDA || usable > 0;
+    if (!dry->gpu) {
+        LsDevice *device = NULL;
+        LS_TRY(ls_device_open_configured(config, 0, 0, &device));
+        config->runtime.precision = device->precision;
+        ls_device_close(device);
+    }
+    dry->type = ls_precision_type((LsPrecision)config->runtime.precision);
+    return LS_OK;
+}
+
+static LsStatus set_up(DryRun *dry, LsConfig *config)
 {
     dry->config = config;
     LS_TRY(ls_config_validate(config));
     LS_TRY(ls_train_open_data(config, &dry->dataset));
     dry->info = ls_dataset_info(dry->dataset);
-    LsDevice *device = NULL;
-    LS_TRY(ls_device_open_configured(config, &device));
-    dry->type = ls_device_compute_type(device);
-    ls_device_close(device);
+    LS_TRY(choose_device(dry, config));
     LsDataShape shape;
     LS_TRY(ls_data_shape(config, dry->info, &shape));
     int64_t microbatch = config->train.batch / (config->train.lanes * config->train.accumulation);
@@ -51,6 +67,7 @@ static void print_run(const DryRun *dry, int ranks, FILE *out)
         (long long)config->train.batch, (long long)config->train.lanes, (long long)config->train.accumulation,
         (long long)(config->train.batch / (config->train.lanes * config->train.accumulation)));
     fprintf(out, "precision    %s, buckets: %zu\n", ls_dtype_name(dry->type), dry->buckets.count);
+    fprintf(out, "device       %s\n", dry->gpu ? "one GPU for each rank" : "CPU");
     fprintf(out, "ranks        %d\n\n", ranks);
 }
 
@@ -58,17 +75,20 @@ static LsStatus print_rank(const DryRun *dry, uint32_t ranks, uint32_t rank, FIL
 {
     LsPlan plan;
     LS_TRY(ls_plan_compile((uint32_t)dry->config->train.lanes, ranks, rank, &plan));
-    LsArenaBytes bytes =
-        ls_arenas_bytes(dry->config, dry->type, &dry->model->parameters, &dry->buckets, &plan);
-    size_t shard = ls_shard_blocks(&dry->buckets, ranks, rank) * LS_BLOCK * sizeof(float);
-    size_t staging = (plan.slots - plan.lane_slots) * shard;
-    size_t total = bytes.weights + bytes.gradients + bytes.optimizer + bytes.host + staging +
-                   dry->model->activation_bytes;
-    fprintf(out, "%4u  %4u-%-4u %8u %8.2f %9.1f %9.1f %9.1f %9.1f %9.1f %9.1f %9.1f\n", rank,
-        plan.share.first, plan.share.first + plan.share.count - 1, plan.share.subtrees,
-        ls_plan_send_ratio(&plan), mebibytes(bytes.weights), mebibytes(bytes.gradients),
-        mebibytes(bytes.optimizer), mebibytes(staging), mebibytes(dry->model->activation_bytes),
-        mebibytes(bytes.host), mebibytes(total));
+    LsMemoryPlan memory = ls_memory_plan(&(LsMemoryQuestion){.config = dry->config,
+        .info = dry->info,
+        .model = dry->model,
+        .buckets = &dry->buckets,
+        .plan = &plan,
+        .type = dry->type,
+        .discrete = dry->gpu});
+    const size_t columns[] = {memory.weights, memory.gradients, memory.optimizer, memory.staging,
+        memory.activations, memory.batches, memory.workspace, memory.device, memory.host};
+    fprintf(out, "%4u  %4u-%-4u %8u %9.2f", rank, plan.share.first, plan.share.first + plan.share.count - 1,
+        plan.share.subtrees, ls_plan_send_ratio(&plan));
+    for (size_t c = 0; c < sizeof columns / sizeof *columns; c++)
+        fprintf(out, " %9.1f", mebibytes(columns[c]));
+    fputc('\n', out);
     ls_plan_free(&plan);
     return LS_OK;
 }
@@ -76,8 +96,10 @@ static LsStatus print_rank(const DryRun *dry, uint32_t ranks, uint32_t rank, FIL
 static LsStatus print_ranks(const DryRun *dry, uint32_t ranks, FILE *out)
 {
     uint32_t lanes = (uint32_t)dry->config->train.lanes, most = 0;
-    fprintf(out, "rank  lanes     subtrees sent/ring   weights gradients optimizer   staging  activat.      "
-                 "host     total  (MiB)\n");
+    fprintf(out,
+        "rank  lanes     subtrees sent/ring   weights gradients optimizer   staging  activat.   "
+        "batches workspace %9s      host  (MiB)\n",
+        dry->gpu ? "GPU" : "device");
     for (uint32_t r = 0; r < ranks; r++) {
         LsLaneShare share;
         LS_TRY(ls_lane_share(lanes, ranks, r, &share));
@@ -92,11 +114,12 @@ static LsStatus print_ranks(const DryRun *dry, uint32_t ranks, FILE *out)
 LsStatus ls_train_dry_run(const LsConfig *config, int ranks, FILE *out)
 {
     DryRun dry = {0};
+    LsConfig chosen = *config;
     LsStatus status = LS_OK;
     if (ranks < 1 || ranks > config->train.lanes)
         return LS_FAIL(LS_CONFIG, "%d ranks cannot share train.lanes = %lld lanes: plan for 1 to %lld ranks",
             ranks, (long long)config->train.lanes, (long long)config->train.lanes);
-    status = set_up(&dry, config);
+    status = set_up(&dry, &chosen);
     if (status == LS_OK) {
         print_run(&dry, ranks, out);
         status = print_ranks(&dry, (uint32_t)ranks, out);

@@ -69,7 +69,7 @@ static LsStatus open_evaluator(Evaluator *e)
     size_t rank = (size_t)ls_comm_rank(o->comm);
     size_t element = info->feature_type == LS_COLUMN_U8 ? 1 : sizeof(float);
     LS_TRY(ls_reader_create(o->dataset, o->split, &e->reader));
-    LS_TRY(ls_device_batch_create(o->device, info, &o->model->shape, batch, &e->batch));
+    LS_TRY(ls_device_batch_create(o->device, info, &o->model->shape, batch, 1, &e->batch));
     LS_TRY(o->device->ops->allocate(o->device, batch * sizeof(float), &e->row_loss));
     LS_TRY(host(batch, 1, sizeof(uint64_t), &e->index));
     LS_TRY(host(batch, info->features, element, &e->x));

@@ -5,39 +5,43 @@
 
 #include "base/memory.h"
 
-_Static_assert(sizeof(LsVotes) == LS_VOTE_WORDS * sizeof(uint32_t), "votes travel as words");
+_Static_assert(sizeof(LsVotes) == LS_VOTE_WORDS * sizeof(float), "votes travel as words");
 
-// Host copies of the index tables, filled rank by rank: the words of rank r start at `start`.
-typedef struct Indexes {
-    uint32_t *lane, *block;
-} Indexes;
-
-static LsStatus lay_out_rank(LsExchange *exchange, const LsPlan *plan, const LsBuckets *buckets,
-    uint32_t rank, size_t start, const Indexes *indexes)
+static LsStatus words_of_rank(
+    const LsPlan *plan, const LsBuckets *buckets, uint32_t rank, LsLaneShare *share, size_t *words)
 {
-    LsLaneShare share;
-    LS_TRY(ls_lane_share(plan->lanes, plan->ranks, rank, &share));
-    size_t word = start + LS_VOTE_WORDS;
-    for (uint32_t l = 0; l < share.count; l++)
-        indexes->lane[share.first + l] = (uint32_t)word++;
-    for (size_t b = 0; b < buckets->count; b++) {
-        LsBlockRange piece = ls_bucket_piece(buckets, b, plan->ranks, rank);
-        for (size_t i = 0; i < piece.count; i++)
-            indexes->block[piece.first + i] = (uint32_t)word++;
-    }
-    exchange->bytes[rank] = (word - start) * sizeof(uint32_t);
+    LS_TRY(ls_lane_share(plan->lanes, plan->ranks, rank, share));
+    *words = LS_VOTE_WORDS + share->count + ls_shard_blocks(buckets, plan->ranks, rank);
     return LS_OK;
 }
 
-static LsStatus lay_out(
-    LsExchange *exchange, const LsPlan *plan, const LsBuckets *buckets, const Indexes *indexes)
+static LsStatus find_rank_words(LsExchange *exchange, const LsPlan *plan, const LsBuckets *buckets)
 {
-    size_t start = 0;
     for (uint32_t r = 0; r < plan->ranks; r++) {
-        LS_TRY(lay_out_rank(exchange, plan, buckets, r, start, indexes));
-        start += exchange->bytes[r] / sizeof(uint32_t);
+        LsLaneShare share;
+        size_t words = 0;
+        LS_TRY(words_of_rank(plan, buckets, r, &share, &words));
+        exchange->rank_words = words > exchange->rank_words ? words : exchange->rank_words;
     }
-    exchange->total_words = start;
+    return LS_OK;
+}
+
+// Where each lane's loss and each block's sum is among the gathered words.
+static LsStatus lay_out(
+    const LsExchange *exchange, const LsPlan *plan, const LsBuckets *buckets, uint32_t *lane, uint32_t *block)
+{
+    for (uint32_t r = 0; r < plan->ranks; r++) {
+        LsLaneShare share;
+        LS_TRY(ls_lane_share(plan->lanes, plan->ranks, r, &share));
+        size_t word = r * exchange->rank_words + LS_VOTE_WORDS;
+        for (uint32_t l = 0; l < share.count; l++)
+            lane[share.first + l] = (uint32_t)word++;
+        for (size_t b = 0; b < buckets->count; b++) {
+            LsBlockRange piece = ls_bucket_piece(buckets, b, plan->ranks, r);
+            for (size_t i = 0; i < piece.count; i++)
+                block[piece.first + i] = (uint32_t)word++;
+        }
+    }
     return LS_OK;
 }
 
@@ -50,35 +54,36 @@ static LsStatus upload_index(LsDevice *device, const uint32_t *host, size_t coun
     return device->ops->synchronize(device);
 }
 
-static LsStatus allocate_words(LsExchange *exchange)
+static LsStatus upload_indexes(LsExchange *exchange, const LsPlan *plan, const LsBuckets *buckets)
 {
-    LsDevice *device = exchange->device;
-    size_t mine = exchange->my_lanes + exchange->my_blocks;
-    LS_TRY(ls_memory_allocate((mine + LS_VOTE_WORDS) * sizeof(uint32_t), (void **)&exchange->mine));
-    LS_TRY(ls_memory_allocate(exchange->total_words * sizeof(uint32_t), (void **)&exchange->all));
-    LS_TRY(device->ops->allocate(device, mine * sizeof(float), (void **)&exchange->device_mine));
-    return device->ops->allocate(
-        device, exchange->total_words * sizeof(float), (void **)&exchange->device_all);
+    uint32_t *lane = NULL, *block = NULL;
+    LsStatus status = ls_memory_allocate(plan->lanes * sizeof *lane, (void **)&lane);
+    if (status == LS_OK)
+        status = ls_memory_allocate(buckets->blocks * sizeof *block, (void **)&block);
+    if (status == LS_OK)
+        status = lay_out(exchange, plan, buckets, lane, block);
+    if (status == LS_OK)
+        status = upload_index(exchange->device, lane, plan->lanes, &exchange->lane_index);
+    if (status == LS_OK)
+        status = upload_index(exchange->device, block, buckets->blocks, &exchange->block_index);
+    free(block);
+    free(lane);
+    return status;
 }
 
 static LsStatus set_up(LsExchange *exchange, const LsPlan *plan, const LsBuckets *buckets)
 {
-    Indexes indexes = {0};
-    LS_TRY(ls_memory_allocate(plan->ranks * sizeof(size_t), (void **)&exchange->bytes));
-    LsStatus status = ls_memory_allocate(plan->lanes * sizeof(uint32_t), (void **)&indexes.lane);
-    if (status == LS_OK)
-        status = ls_memory_allocate(buckets->blocks * sizeof(uint32_t), (void **)&indexes.block);
-    if (status == LS_OK)
-        status = lay_out(exchange, plan, buckets, &indexes);
-    if (status == LS_OK)
-        status = upload_index(exchange->device, indexes.lane, plan->lanes, &exchange->lane_index);
-    if (status == LS_OK)
-        status = upload_index(exchange->device, indexes.block, buckets->blocks, &exchange->block_index);
-    if (status == LS_OK)
-        status = allocate_words(exchange);
-    free(indexes.block);
-    free(indexes.lane);
-    return status;
+    LsDevice *device = exchange->device;
+    void *words = NULL, *votes = NULL;
+    LS_TRY(find_rank_words(exchange, plan, buckets));
+    LS_TRY(upload_indexes(exchange, plan, buckets));
+    LS_TRY(device->ops->allocate_host(device, LS_STEPS_IN_FLIGHT * sizeof(LsVotes), &votes));
+    exchange->votes = votes;
+    // Zeros: no votes, and padding that has a value.
+    LS_TRY(ls_comm_allocate(
+        exchange->comm, exchange->ranks * exchange->rank_words * sizeof *exchange->words, &words));
+    exchange->words = words;
+    return LS_OK;
 }
 
 LsStatus ls_exchange_create(
@@ -90,8 +95,8 @@ LsStatus ls_exchange_create(
         .lanes = plan->lanes,
         .blocks = buckets->blocks,
         .my_lanes = plan->share.count,
-        .my_blocks = ls_shard_blocks(buckets, plan->ranks, plan->rank),
         .ranks = plan->ranks,
+        .rank = plan->rank,
     };
     LsStatus status = set_up(&exchange, plan, buckets);
     if (status != LS_OK) {
@@ -104,53 +109,47 @@ LsStatus ls_exchange_create(
 
 void ls_exchange_destroy(LsExchange *exchange)
 {
-    if (!exchange->device)
-        return;
     LsDevice *device = exchange->device;
-    void *device_memory[] = {
-        exchange->device_all, exchange->device_mine, exchange->block_index, exchange->lane_index};
-    for (size_t i = 0; i < sizeof device_memory / sizeof *device_memory; i++)
-        if (device_memory[i])
-            device->ops->release(device, device_memory[i]);
-    free(exchange->all);
-    free(exchange->mine);
-    free(exchange->bytes);
+    if (!device)
+        return;
+    if (exchange->words)
+        ls_comm_release(exchange->comm, exchange->words);
+    if (exchange->votes)
+        device->ops->release_host(device, exchange->votes);
+    device->ops->release(device, exchange->block_index);
+    device->ops->release(device, exchange->lane_index);
     memset(exchange, 0, sizeof *exchange);
+}
+
+// This rank's words.
+static float *words_of_mine(const LsExchange *exchange)
+{
+    return exchange->words + exchange->rank * exchange->rank_words;
 }
 
 float *ls_exchange_lane_loss(const LsExchange *exchange, size_t my_lane)
 {
-    return exchange->device_mine + my_lane;
+    return words_of_mine(exchange) + LS_VOTE_WORDS + my_lane;
 }
 
 float *ls_exchange_block_squares(const LsExchange *exchange, size_t shard_block)
 {
-    return exchange->device_mine + exchange->my_lanes + shard_block;
+    return words_of_mine(exchange) + LS_VOTE_WORDS + exchange->my_lanes + shard_block;
 }
 
-static void combine_votes(const LsExchange *exchange, LsVotes *combined)
-{
-    uint32_t most[LS_VOTE_WORDS] = {0};
-    const uint32_t *words = exchange->all;
-    for (size_t r = 0; r < exchange->ranks; r++) {
-        for (size_t v = 0; v < LS_VOTE_WORDS; v++)
-            most[v] = words[v] > most[v] ? words[v] : most[v];
-        words += exchange->bytes[r] / sizeof *words;
-    }
-    memcpy(combined, most, sizeof *combined);
-}
-
-LsStatus ls_exchange_run(LsExchange *exchange, const LsVotes *mine, LsVotes *combined)
+LsStatus ls_exchange_run(LsExchange *exchange, int64_t step, const LsVotes *mine)
 {
     LsDevice *device = exchange->device;
-    size_t numbers = exchange->my_lanes + exchange->my_blocks;
-    memcpy(exchange->mine, mine, sizeof *mine);
-    LS_TRY(device->ops->copy_out(
-        device, exchange->mine + LS_VOTE_WORDS, exchange->device_mine, numbers * sizeof(float)));
-    LS_TRY(device->ops->synchronize(device));
-    LS_TRY(ls_comm_all_gather(exchange->comm, exchange->mine, exchange->all, exchange->bytes));
-    LS_TRY(device->ops->copy_in(
-        device, exchange->device_all, exchange->all, exchange->total_words * sizeof(float)));
-    combine_votes(exchange, combined);
-    return LS_OK;
+    float *words = words_of_mine(exchange);
+    // Votes seldom change, and what does not change is there already.
+    if (memcmp(mine, &exchange->sent, sizeof *mine) != 0) {
+        LsVotes *slot = &exchange->votes[step % LS_STEPS_IN_FLIGHT];
+        *slot = *mine;
+        LS_TRY(device->ops->copy_in(device, words, slot, sizeof *slot));
+        exchange->sent = *mine;
+    }
+    if (exchange->ranks == 1)
+        return LS_OK;
+    return ls_comm_gather_device(
+        exchange->comm, words, exchange->words, exchange->rank_words * sizeof *exchange->words);
 }

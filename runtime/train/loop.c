@@ -14,14 +14,6 @@ static double epoch_of(const LsTrainer *t)
     return (double)t->state.cursor / (double)t->info->samples[LS_TRAIN];
 }
 
-static size_t device_memory(const LsTrainer *t)
-{
-    LsArenaBytes bytes =
-        ls_arenas_bytes(t->config, t->arenas.type, &t->model->parameters, &t->buckets, &t->plan);
-    return bytes.weights + bytes.gradients + bytes.optimizer + ls_reducer_bytes(t->reducer) +
-           t->model->activation_bytes + ls_device_batch_bytes(t->batch);
-}
-
 static void restart_window(LsTrainer *t)
 {
     t->times = (LsStepTimes){.start = ls_clock_seconds()};
@@ -52,7 +44,7 @@ static LsStatus log_steps(LsTrainer *t)
         .total_steps = t->total_steps,
         .epoch = epoch_of(t),
         .eta_seconds = seconds * (double)(t->total_steps - control->step),
-        .memory_bytes = device_memory(t),
+        .memory_bytes = t->memory.device,
     };
     return ls_metrics_step(t->metrics, &record, &progress);
 }
@@ -95,6 +87,7 @@ static LsStatus report_evaluation(LsTrainer *t)
 
 static LsStatus evaluate(LsTrainer *t, LsSplit split, const uint64_t *indexes, size_t count)
 {
+    LS_TRY(ls_comm_drain(t->comm)); // the weights are whole
     ls_trace_begin(t->trace, "evaluate");
     LsStatus status = ls_evaluate(&(LsEvaluateOptions){.comm = t->comm,
                                       .device = t->device,
@@ -144,8 +137,10 @@ static LsStatus write_checkpoint(LsTrainer *t, char path[LS_PATH_MAX])
         .data_root_hash = t->info->root_hash,
         .data_schema = t->info->schema,
         .fingerprint = t->fingerprint,
+        .algorithms = t->algorithms,
     };
     LsSave *save = NULL;
+    LS_TRY(ls_comm_drain(t->comm));
     LS_TRY(ls_comm_agree(t->comm, ls_arenas_snapshot(&t->arenas)));
     LS_TRY(ls_save_begin(&t->run, t->comm, &content, &save));
     LsStatus written = ls_save_write(save);
@@ -183,23 +178,37 @@ static bool due(int64_t every, int64_t step)
     return every > 0 && step % every == 0;
 }
 
-// A skipped step is an event; too many in a row end the run.
-static LsStatus check_divergence(LsTrainer *t)
+// Gradients that overflowed while the loss did not, at a scale that can still fall, are what the search for
+// the scale is made of; it ends after as many steps as the scale has halves.
+static bool searches_scale(const LsTrainer *t, float loss_scale)
+{
+    return ls_trainer_scales_loss(t) && isfinite(t->state.control.loss) && loss_scale > 1;
+}
+
+// A skipped step is an event; too many in a row end the run. loss_scale: the one that the step was computed
+// with.
+static LsStatus check_divergence(LsTrainer *t, float loss_scale)
 {
     const LsStepControl *control = &t->state.control;
     if (!control->skip)
         return LS_OK;
-    LS_TRY(ls_comm_agree(t->comm, ls_metrics_event(t->metrics, "skip", control->step,
-                                      json_pack("{s:o, s:o}", "loss", ls_json_number(control->loss),
-                                          "grad_norm", ls_json_number(control->gradient_norm)))));
-    if (control->skipped_in_row <= t->config->train.max_skipped)
+    LS_TRY(
+        ls_comm_agree(t->comm, ls_metrics_event(t->metrics, "skip", control->step,
+                                   json_pack("{s:o, s:o, s:o}", "loss", ls_json_number((double)control->loss),
+                                       "grad_norm", ls_json_number((double)control->gradient_norm),
+                                       "loss_scale", ls_json_number((double)loss_scale)))));
+    if (control->skipped_in_row <= t->config->train.max_skipped || searches_scale(t, loss_scale))
         return LS_OK;
+    // A scale that is kept, by train.loss_scale_growth 0, may be what overflows.
+    bool kept = t->device->precision == LS_PRECISION_FP16 && t->config->train.loss_scale_growth == 0 &&
+                isfinite(control->loss) && loss_scale > 1;
+    double loss = isnan(control->loss) ? NAN : (double)control->loss; // without a sign
+    double norm = isnan(control->gradient_norm) ? NAN : (double)control->gradient_norm;
     return LS_FAIL(LS_DIVERGED,
-        "training diverged: loss %g, gradient norm %g at step %lld after %d skipped steps; lower "
-        "optimizer.lr or set "
-        "optimizer.clip_norm",
-        (double)control->loss, (double)control->gradient_norm, (long long)control->step,
-        control->skipped_in_row);
+        "training diverged: loss %g, gradient norm %g at step %lld after %d skipped steps; %s", loss, norm,
+        (long long)control->step, control->skipped_in_row,
+        kept ? "lower train.loss_scale or let train.loss_scale_growth adapt it"
+             : "lower optimizer.lr or set optimizer.clip_norm");
 }
 
 static LsStatus stop_here(LsTrainer *t, uint32_t stop)
@@ -220,7 +229,6 @@ static bool finished(const LsTrainer *t)
 static LsStatus after_step(LsTrainer *t, uint32_t stop)
 {
     int64_t step = t->state.control.step;
-    LS_TRY(check_divergence(t));
     bool last = step >= t->total_steps;
     if (due(t->config->log.every, step) || last || stop) {
         LS_TRY(ls_comm_agree(t->comm, log_steps(t)));
@@ -248,13 +256,41 @@ static LsStatus write_profile(LsTrainer *t)
     return ls_comm_agree(t->comm, status);
 }
 
+// Whether the host has to know step `step` before it gives the next one to the device.
+static bool needed(const LsTrainer *t, int64_t step)
+{
+    const LsConfig *config = t->config;
+    return !t->device->discrete || step >= t->total_steps || due(config->log.every, step) ||
+           due(config->eval.every, step) || due(config->checkpoint.every, step);
+}
+
+// Takes over what the device has decided up to step `last`.
+static LsStatus read_steps(LsTrainer *t, int64_t last, uint32_t *stop)
+{
+    while (t->state.control.step < last) {
+        float loss_scale = t->state.control.loss_scale;
+        LsVotes votes;
+        LS_TRY(ls_trainer_read(t, &votes));
+        *stop = votes.stop > *stop ? votes.stop : *stop;
+        LS_TRY(check_divergence(t, loss_scale));
+    }
+    return LS_OK;
+}
+
+// The host reads the step before the one it has just given to the device, so that the device never waits for
+// it, unless something follows this step. All ranks read the same, so all stop after the same step.
 static LsStatus run_step(LsTrainer *t, uint32_t *stop)
 {
     ls_trace_begin(t->trace, "step");
-    LsStatus status = ls_trainer_step(t, stop);
+    ls_trainer_step(t);
+    LsStatus status = read_steps(t, t->issued - !needed(t, t->issued), stop);
+    if (status == LS_OK && *stop)
+        status = read_steps(t, t->issued, stop);
     ls_trace_end(t->trace);
     LS_TRY(status);
-    LS_TRY(after_step(t, *stop));
+    bool known = t->state.control.step == t->issued;
+    if (known)
+        LS_TRY(after_step(t, *stop));
     // The trace is whole after its last step, or when the run ends before that.
     bool whole = ls_trace_step(t->trace), ends = finished(t) || *stop;
     return whole || (ends && ls_trace_open(t->trace)) ? write_profile(t) : LS_OK;

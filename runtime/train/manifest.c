@@ -179,6 +179,9 @@ static LsStatus parse_provenance(const json_t *json, const char *name)
         return fail_member(name, "data.schema");
     if (!json_is_string(json_object_get(json, "fingerprint")))
         return fail_member(name, "fingerprint");
+    const json_t *algorithms = json_object_get(json, "algorithms");
+    if (algorithms && !json_is_string(algorithms))
+        return fail_member(name, "algorithms");
     return LS_OK;
 }
 

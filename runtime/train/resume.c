@@ -104,11 +104,10 @@ static LsStatus compare_options(LsTrainer *t, const LsConfig *before, json_t *ch
     return LS_OK;
 }
 
-static LsStatus check_compatible(LsTrainer *t, const LsCheckpoint *checkpoint, json_t *changes)
+static LsStatus check_compatible(
+    LsTrainer *t, const LsCheckpoint *checkpoint, const LsConfig *before, json_t *changes)
 {
-    LsConfig before;
-    LS_TRY(ls_checkpoint_config(checkpoint, &before));
-    LS_TRY(compare_options(t, &before, changes));
+    LS_TRY(compare_options(t, before, changes));
     const char *data = ls_checkpoint_data_hash(checkpoint);
     if (strcmp(data, t->info->root_hash) != 0)
         return LS_FAIL(LS_CHECKPOINT,
@@ -151,11 +150,31 @@ static LsStatus read_group(LsTrainer *t, const LsCheckpoint *checkpoint, const L
     return LS_OK;
 }
 
-static LsStatus read_state(LsTrainer *t, const LsCheckpoint *checkpoint)
+// The scale of the loss goes on where it was, but for a run that comes back to fp16, one that leaves it, and
+// one whose option says another first value than before.
+static void resume_loss_scale(LsTrainer *t, const LsConfig *before)
+{
+    LsStepControl *control = &t->state.control;
+    bool scaled = before->runtime.precision == LS_PRECISION_FP16;
+    bool scales = t->arenas.type == LS_F16;
+    double first = t->config->train.loss_scale;
+    // Exact: both are read from the same kind of text.
+    if (scaled == scales && (!scales || first == before->train.loss_scale))
+        return;
+    control->loss_scale = scales ? (float)first : 1.0f;
+    control->good_steps = 0;
+}
+
+static LsStatus read_state(LsTrainer *t, const LsCheckpoint *checkpoint, const LsConfig *before)
 {
     for (size_t a = 0; a < t->arenas.arrays; a++)
         LS_TRY(read_group(t, checkpoint, &t->arenas.array[a]));
-    return ls_checkpoint_state(checkpoint, &t->state);
+    LS_TRY(ls_checkpoint_state(checkpoint, &t->state));
+    resume_loss_scale(t, before);
+    const char *algorithms = ls_checkpoint_algorithms(checkpoint);
+    if (*algorithms && !(t->algorithms = strdup(algorithms)))
+        return LS_FAIL(LS_INTERNAL, "out of memory");
+    return LS_OK;
 }
 
 static void initialize_parameters(LsTrainer *t)
@@ -182,7 +201,8 @@ static LsStatus read_initial_parameters(LsTrainer *t)
 
 static LsStatus start_fresh(LsTrainer *t)
 {
-    t->state = (LsRunState){.control.loss_scale = 1.0f, .best.step = -1};
+    float loss_scale = t->arenas.type == LS_F16 ? (float)t->config->train.loss_scale : 1.0f;
+    t->state = (LsRunState){.control.loss_scale = loss_scale, .best.step = -1};
     t->saved_step = -1;
     LsStatus status = LS_OK;
     if (t->config->train.init_from[0])
@@ -200,9 +220,12 @@ static LsStatus start_fresh(LsTrainer *t)
 static LsStatus restore(LsTrainer *t, const LsCheckpoint *checkpoint)
 {
     json_t *changes = json_object();
-    LsStatus status = ls_comm_agree(t->comm, check_compatible(t, checkpoint, changes));
+    LsConfig before;
+    LsStatus status = ls_comm_agree(t->comm, ls_checkpoint_config(checkpoint, &before));
     if (status == LS_OK)
-        status = ls_comm_agree(t->comm, read_state(t, checkpoint));
+        status = ls_comm_agree(t->comm, check_compatible(t, checkpoint, &before, changes));
+    if (status == LS_OK)
+        status = ls_comm_agree(t->comm, read_state(t, checkpoint, &before));
     if (status == LS_OK && ls_comm_rank(t->comm) == 0) {
         t->saved_step = ls_checkpoint_step(checkpoint);
         report_changes(changes);
@@ -290,6 +313,8 @@ LsStatus ls_trainer_resume(LsTrainer *t)
     else
         LS_TRY(resume_from(t, how));
     LS_TRY(ls_arenas_restore(&t->arenas));
-    LS_TRY(t->device->ops->copy_in(t->device, t->control, &t->state.control, sizeof t->state.control));
+    t->issued = t->state.control.step;
+    LsStepOutcome first = {.control = t->state.control};
+    LS_TRY(t->device->ops->copy_in(t->device, t->outcomes.device, &first, sizeof first));
     return t->device->ops->synchronize(t->device);
 }

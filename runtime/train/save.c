@@ -167,6 +167,8 @@ static LsStatus describe(LsSave *save, const LsCheckpointContent *content)
     json_object_set_new(json, "saved_at", json_string(now));
     json_object_set_new(json, "world_size", json_integer(ls_comm_size(save->comm)));
     json_object_set_new(json, "fingerprint", json_string(content->fingerprint ? content->fingerprint : ""));
+    if (content->algorithms && *content->algorithms)
+        json_object_set_new(json, "algorithms", json_string(content->algorithms));
     json_object_set_new(json, "block", json_integer(LS_BLOCK));
     json_object_set_new(json, "state", ls_state_json(content->state));
     json_object_set_new(json, "config", config);

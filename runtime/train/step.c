@@ -4,150 +4,27 @@
 #include "train/schedule.h"
 #include "trainer_state.h"
 
-// Backward of the last lane's last microbatch hands out finished ranges here; buckets leave in order.
-typedef struct BucketSender {
-    LsTrainer *trainer;
-    const LsLaneStep *lane; // the last lane's step: its additions complete the rank's subtrees
-    size_t next;            // bucket
-} BucketSender;
-
-// Runs the additions that follow a lane over one range of blocks: slots top-adds … top become one.
-static LsStatus collapse(LsTrainer *t, const LsLaneStep *lane, size_t first_block, size_t blocks)
-{
-    if (lane->adds == 0)
-        return LS_OK;
-    const float *inputs[LS_LANE_SLOTS_MAX];
-    uint16_t pairs[LS_LANE_SLOTS_MAX][2];
-    size_t bottom = lane->slot - lane->adds;
-    for (size_t i = 0; i <= lane->adds; i++)
-        inputs[i] = t->arenas.gradient[bottom + i] + first_block * LS_BLOCK;
-    for (size_t i = 0; i < lane->adds; i++) {
-        pairs[i][0] = (uint16_t)(lane->adds - i - 1);
-        pairs[i][1] = (uint16_t)(lane->adds - i);
-    }
-    return t->device->ops->tree_add(
-        t->device, &(LsTreeAdd){.n = blocks * LS_BLOCK,
-                       .count = lane->adds + 1,
-                       .inputs = inputs,
-                       .adds = lane->adds,
-                       .pairs = (const uint16_t(*)[2])pairs,
-                       .result = 0,
-                       .output = t->arenas.gradient[bottom] + first_block * LS_BLOCK});
-}
-
-static LsStatus send_bucket(BucketSender *sender)
-{
-    LsTrainer *t = sender->trainer;
-    const LsBucket *bucket = &t->buckets.bucket[sender->next];
-    if (sender->lane && t->config->collectives.reduction == LS_REDUCTION_EXACT)
-        LS_TRY(collapse(t, sender->lane, bucket->first_block, bucket->blocks));
-    return ls_reducer_begin(t->reducer, sender->next++);
-}
-
-static LsStatus gradients_ready(void *context, size_t first)
-{
-    BucketSender *sender = context;
-    const LsBuckets *buckets = &sender->trainer->buckets;
-    while (sender->next < buckets->count && buckets->bucket[sender->next].first_block * LS_BLOCK >= first)
-        LS_TRY(send_bucket(sender));
-    return ls_reducer_poll(sender->trainer->reducer);
-}
-
-static LsStatus forward(LsTrainer *t, const LsBatch *batch, float *lane_loss)
-{
-    const LsModelOps *model = t->model->ops;
-    LS_TRY(model->forward(t->model, t->arenas.weights, batch, true));
-    return model->loss(
-        t->model, batch, 1.0f / (float)t->config->train.batch, &t->control->loss_scale, lane_loss, NULL);
-}
-
-static LsStatus compute_rows(LsTrainer *t, const LsHostBatch *host, float *gradient, bool accumulate,
-    float *lane_loss, BucketSender *sender)
-{
-    LsBatch batch;
-    ls_trace_begin(t->trace, "forward");
-    LsStatus status = ls_device_batch_upload(t->batch, host->x, host->y, host->positions, host->rows, &batch);
-    if (status == LS_OK)
-        status = forward(t, &batch, lane_loss);
-    ls_trace_end(t->trace);
-    LS_TRY(status);
-    ls_trace_begin(t->trace, "backward");
-    status = t->model->ops->backward(
-        t->model, t->arenas.weights, &batch, gradient, accumulate, sender ? gradients_ready : NULL, sender);
-    ls_trace_end(t->trace);
-    return status;
-}
-
-static LsStatus compute_microbatch(
-    LsTrainer *t, float *gradient, bool accumulate, float *lane_loss, BucketSender *sender)
-{
-    const LsHostBatch *host = NULL;
-    ls_trace_begin(t->trace, "data");
-    LsStatus status = ls_loader_next(t->loader, &host, &t->times.data);
-    ls_trace_end(t->trace);
-    LS_TRY(status);
-    status = compute_rows(t, host, gradient, accumulate, lane_loss, sender);
-    // The loader may refill the rows once the device has copied them.
-    LsStatus copied = t->device->ops->synchronize(t->device);
-    ls_loader_return(t->loader, host);
-    return status == LS_OK ? copied : status;
-}
-
-// All microbatches of one lane into its slot.
-static LsStatus compute_lane(LsTrainer *t, size_t index, BucketSender *sender)
-{
-    const LsLaneStep *lane = &t->plan.lane_step[index];
-    bool fast = t->config->collectives.reduction == LS_REDUCTION_FAST;
-    float *gradient = t->arenas.gradient[fast ? 0 : lane->slot];
-    float *lane_loss = ls_exchange_lane_loss(&t->exchange, index);
-    LS_TRY(t->device->ops->zero(t->device, lane_loss, sizeof *lane_loss));
-    int64_t parts = t->config->train.accumulation;
-    for (int64_t part = 0; part < parts; part++) {
-        bool accumulate = part > 0 || (fast && index > 0);
-        LS_TRY(compute_microbatch(t, gradient, accumulate, lane_loss, part == parts - 1 ? sender : NULL));
-    }
-    return LS_OK;
-}
-
-static LsStatus compute_lanes(LsTrainer *t, BucketSender *sender)
-{
-    for (size_t i = 0; i < t->plan.lane_steps; i++) {
-        const LsLaneStep *lane = &t->plan.lane_step[i];
-        bool last = i == t->plan.lane_steps - 1;
-        if (last)
-            sender->lane = lane;
-        LS_TRY(compute_lane(t, i, last ? sender : NULL));
-        if (!last && t->config->collectives.reduction == LS_REDUCTION_EXACT)
-            LS_TRY(collapse(t, lane, 0, t->buckets.blocks));
-    }
-    return LS_OK;
-}
-
-static LsStatus reduce_gradients(LsTrainer *t)
+static LsStatus finish_reduction(LsTrainer *t)
 {
     double start = ls_clock_seconds();
     ls_trace_begin(t->trace, "reduce");
     LsStatus status = ls_reducer_finish(t->reducer);
     ls_trace_end(t->trace);
     t->times.comm += ls_clock_seconds() - start;
-    LS_TRY(status);
-    size_t shard_block = 0;
-    for (size_t b = 0; b < t->buckets.count; b++) {
-        LsPieceView piece = ls_arenas_piece(&t->arenas, b);
-        if (piece.elements == 0)
-            continue;
-        LS_TRY(t->device->ops->block_squares(
-            t->device, &(LsBlockSquares){.n = piece.elements,
-                           .x = piece.gradient,
-                           .sums = ls_exchange_block_squares(&t->exchange, shard_block)}));
-        shard_block += piece.elements / LS_BLOCK;
-    }
-    return LS_OK;
+    return status;
 }
 
-static LsVotes votes_of_this_rank(const LsTrainer *t, LsStatus computed)
+static LsStatus sum_squares(LsTrainer *t)
 {
-    LsVotes votes = {.error = (uint32_t)computed};
+    if (t->pieces == 0)
+        return LS_OK;
+    return t->device->ops->block_squares(
+        t->device, &(LsBlockSquares){.count = t->pieces, .piece = t->squares});
+}
+
+static LsVotes votes_of_this_rank(const LsTrainer *t)
+{
+    LsVotes votes = {.error = (uint32_t)t->failed};
     if (t->deadline > 0 && ls_clock_seconds() >= t->deadline)
         votes.stop = LS_STOP_TIME;
     if (t->options->stop_signal && *t->options->stop_signal)
@@ -155,120 +32,132 @@ static LsVotes votes_of_this_rank(const LsTrainer *t, LsStatus computed)
     return votes;
 }
 
-static LsStatus exchange(LsTrainer *t, LsStatus computed, LsVotes *combined)
+static LsStatus exchange(LsTrainer *t)
 {
-    LsVotes mine = votes_of_this_rank(t, computed);
+    LsVotes mine = votes_of_this_rank(t);
     double start = ls_clock_seconds();
     ls_trace_begin(t->trace, "exchange");
-    LsStatus status = ls_exchange_run(&t->exchange, &mine, combined);
+    LsStatus status = ls_exchange_run(&t->exchange, t->issued + 1, &mine);
     ls_trace_end(t->trace);
     t->times.comm += ls_clock_seconds() - start;
     return status;
 }
 
+bool ls_trainer_scales_loss(const LsTrainer *t)
+{
+    return t->arenas.type == LS_F16 && t->config->train.loss_scale_growth > 0;
+}
+
 static LsStatus decide(LsTrainer *t)
 {
     const LsConfig *config = t->config;
-    return t->device->ops->decide_step(
-        t->device, &(LsDecideStep){.lanes = t->exchange.lanes,
-                       .blocks = t->exchange.blocks,
-                       .words = t->exchange.device_all,
-                       .lane_index = t->exchange.lane_index,
-                       .block_index = t->exchange.block_index,
-                       .samples = (double)config->train.batch,
-                       .learning_rate = ls_schedule_rate(config, t->state.control.step, t->total_steps),
-                       .clip_norm = (float)config->optimizer.clip_norm,
-                       .beta1 = (float)config->optimizer.beta1,
-                       .beta2 = (float)config->optimizer.beta2,
-                       .control = t->control});
+    const LsExchange *exchange = &t->exchange;
+    return t->device->ops->decide_step(t->device,
+        &(LsDecideStep){.lanes = exchange->lanes,
+            .blocks = exchange->blocks,
+            .ranks = exchange->ranks,
+            .rank_words = exchange->rank_words,
+            .words = exchange->words,
+            .lane_index = exchange->lane_index,
+            .block_index = exchange->block_index,
+            .samples = (double)config->train.batch,
+            .learning_rate = ls_schedule_rate(config, t->issued, t->total_steps),
+            .clip_norm = (float)config->optimizer.clip_norm,
+            .beta1 = (float)config->optimizer.beta1,
+            .beta2 = (float)config->optimizer.beta2,
+            .growth_interval = ls_trainer_scales_loss(t) ? (int32_t)config->train.loss_scale_growth : 0,
+            .outcome = t->outcomes.device});
 }
 
-static LsStatus update_piece(LsTrainer *t, const LsPieceView *piece)
+// The outcome's way to the host, which looks at it later.
+static LsStatus send_outcome(LsTrainer *t)
+{
+    size_t slot = (size_t)(t->issued + 1) % LS_STEPS_IN_FLIGHT;
+    LsOutcomes *outcomes = &t->outcomes;
+    LS_TRY(t->device->ops->copy_out(
+        t->device, &outcomes->host[slot], outcomes->device, sizeof *outcomes->device));
+    return t->device->ops->marker_record(t->device, outcomes->arrived[slot]);
+}
+
+static LsStatus update_shard(LsTrainer *t)
 {
     const LsConfig *config = t->config;
+    if (t->pieces == 0)
+        return LS_OK;
     return t->device->ops->optimizer_step(
-        t->device, &(LsOptimizerStep){.n = piece->elements,
+        t->device, &(LsOptimizerStep){.count = t->pieces,
+                       .piece = t->updates,
                        .kind = config->optimizer.kind,
-                       .master = piece->master,
-                       .gradient = piece->gradient,
-                       .moment1 = piece->moment1,
-                       .moment2 = piece->moment2,
-                       .weights = piece->weights,
                        .type = t->arenas.type,
-                       .block_decay = piece->decay,
                        .momentum = (float)config->optimizer.momentum,
                        .beta1 = (float)config->optimizer.beta1,
                        .beta2 = (float)config->optimizer.beta2,
                        .epsilon = (float)config->optimizer.epsilon,
                        .weight_decay = (float)config->optimizer.weight_decay,
                        .nesterov = config->optimizer.nesterov,
-                       .control = t->control});
-}
-
-static LsStatus update_shard(LsTrainer *t)
-{
-    for (size_t b = 0; b < t->buckets.count; b++) {
-        LsPieceView piece = ls_arenas_piece(&t->arenas, b);
-        if (piece.elements > 0)
-            LS_TRY(update_piece(t, &piece));
-    }
-    return LS_OK;
+                       .control = &t->outcomes.device->control});
 }
 
 static LsStatus gather_weights(LsTrainer *t)
 {
     double start = ls_clock_seconds();
     ls_trace_begin(t->trace, "gather");
-    LsStatus status = ls_comm_gather_shards(
-        t->comm, t->device, &t->buckets, t->arenas.weights, ls_dtype_size(t->arenas.type));
+    LsStatus status =
+        ls_comm_gather_shards(t->comm, &t->buckets, t->arenas.weights, ls_dtype_size(t->arenas.type));
     ls_trace_end(t->trace);
     t->times.comm += ls_clock_seconds() - start;
     return status;
 }
 
-// The host reads what the device decided.
-static LsStatus read_control(LsTrainer *t)
-{
-    LS_TRY(t->device->ops->copy_out(t->device, &t->state.control, t->control, sizeof t->state.control));
-    return t->device->ops->synchronize(t->device);
-}
-
 static LsStatus decide_and_update(LsTrainer *t)
 {
+    LS_TRY(sum_squares(t));
+    LS_TRY(exchange(t));
     LS_TRY(decide(t));
+    LS_TRY(send_outcome(t));
     ls_trace_begin(t->trace, "optimizer");
     LsStatus status = update_shard(t);
     ls_trace_end(t->trace);
     LS_TRY(status);
-    LS_TRY(gather_weights(t));
-    return read_control(t);
+    return gather_weights(t);
 }
 
 // Past the lanes, ranks are in the middle of collective calls and a failure cannot be told to the others
-// there: it ends the job.
+// there: it ends the job. What failed in the lanes is the better sentence, if there is one.
 static void require(LsTrainer *t, LsStatus status)
 {
-    if (status != LS_OK)
-        ls_comm_abort(t->comm, status, ls_status_message());
+    if (status == LS_OK)
+        return;
+    if (t->failed != LS_OK)
+        ls_comm_abort(t->comm, t->failed, t->failure);
+    ls_comm_abort(t->comm, status, ls_status_message());
 }
 
-LsStatus ls_trainer_step(LsTrainer *t, uint32_t *stop)
+void ls_trainer_step(LsTrainer *t)
 {
-    BucketSender sender = {.trainer = t};
-    LsVotes votes;
-    // A rank that fails here still takes part in the reduction and says so in the exchange, so that no rank
-    // waits for it and all end with its sentence.
-    LsStatus computed = compute_lanes(t, &sender);
-    sender.lane = computed == LS_OK ? sender.lane : NULL;
-    while (sender.next < t->buckets.count)
-        require(t, send_bucket(&sender));
-    require(t, reduce_gradients(t));
-    require(t, exchange(t, computed, &votes));
-    if (votes.error != LS_OK)
-        return ls_comm_agree(t->comm, computed);
+    // A rank that fails in its lanes still takes part in everything and says so with its votes, so that no
+    // rank waits for it and all end with its sentence.
+    require(t, ls_trainer_compute(t));
+    require(t, finish_reduction(t));
     require(t, decide_and_update(t));
-    t->state.cursor += (uint64_t)t->config->train.batch;
+    t->issued++;
     t->times.steps++;
-    *stop = votes.stop;
+}
+
+LsStatus ls_trainer_read(LsTrainer *t, LsVotes *votes)
+{
+    size_t slot = (size_t)(t->state.control.step + 1) % LS_STEPS_IN_FLIGHT;
+    ls_trace_begin(t->trace, "wait");
+    require(t, ls_comm_wait_marker(t->comm, t->outcomes.arrived[slot], "the device to finish a step"));
+    ls_trace_end(t->trace);
+    const LsStepOutcome *outcome = &t->outcomes.host[slot];
+    if (outcome->votes.error != LS_OK) {
+        if (t->failed != LS_OK)
+            ls_status_adopt(t->failed, t->failure);
+        return ls_comm_agree(t->comm, t->failed);
+    }
+    t->state.control = outcome->control;
+    t->state.cursor += (uint64_t)t->config->train.batch;
+    *votes = outcome->votes;
     return LS_OK;
 }

@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/memory.h"
+#include "device/device.h"
 
 enum { SPANS_PER_STEP = 4096, DEPTH = 16 };
 
@@ -47,6 +48,7 @@ void ls_trace_begin(LsTrace *trace, const char *name)
 {
     if (!trace || trace->depth == DEPTH)
         return;
+    ls_device_range_begin(name);
     size_t index = trace->count < trace->capacity && trace->steps_left > 0 ? trace->count++ : trace->capacity;
     trace->open[trace->depth++] = index;
     if (index < trace->capacity)
@@ -57,6 +59,7 @@ void ls_trace_end(LsTrace *trace)
 {
     if (!trace || trace->depth == 0)
         return;
+    ls_device_range_end();
     size_t index = trace->open[--trace->depth];
     if (index < trace->capacity)
         trace->span[index].seconds = ls_clock_seconds() - trace->origin - trace->span[index].start;

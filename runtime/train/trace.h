@@ -1,4 +1,5 @@
-// --profile: spans of a few steps, written as a Chrome trace (chrome://tracing, Perfetto) per rank.
+// --profile: spans of a few steps, written as a Chrome trace (chrome://tracing, Perfetto) per rank, and as
+// ranges in the timeline of a GPU's profiler.
 #ifndef LOCKSTEP_TRAIN_TRACE_H
 #define LOCKSTEP_TRAIN_TRACE_H
 

@@ -131,14 +131,64 @@ static LsStatus choose_evaluation(LsTrainer *t)
     return ls_evaluate_choose(t->dataset, t->watched, (uint64_t)t->config->train.seed, quick, t->quick);
 }
 
-static LsStatus open_device(LsTrainer *t)
+// Where the samples' shape and the batch lead: the largest number of rows that the model is given at a time.
+static LsStatus shape_batches(LsTrainer *t)
 {
     const LsConfig *config = t->config;
+    LS_TRY(ls_data_shape(config, t->info, &t->shape));
+    t->microbatch = (size_t)(config->train.batch / (config->train.lanes * config->train.accumulation));
+    t->rows = t->microbatch > (size_t)config->eval.batch ? t->microbatch : (size_t)config->eval.batch;
+    return ls_plan_compile((uint32_t)config->train.lanes, (uint32_t)ls_comm_size(t->comm),
+        (uint32_t)ls_comm_rank(t->comm), &t->plan);
+}
+
+// What the run will allocate in this precision, from a model without a device.
+static LsStatus plan_memory(LsTrainer *t, LsPrecision precision, bool discrete)
+{
+    LsModel *sizes = NULL;
+    LsBuckets buckets = {0};
+    LsConfig sized = *t->config;
+    sized.runtime.precision = precision;
+    LS_TRY(ls_model_create(&sized, &t->shape, NULL, t->rows, &sizes));
+    size_t bucket_bytes = (size_t)(t->config->collectives.bucket_mb * 1024 * 1024);
+    LsStatus status = ls_buckets_create(sizes->parameters.blocks, bucket_bytes, &buckets);
+    if (status == LS_OK)
+        t->memory = ls_memory_plan(&(LsMemoryQuestion){.config = t->config,
+            .info = t->info,
+            .model = sizes,
+            .buckets = &buckets,
+            .plan = &t->plan,
+            .type = ls_precision_type(precision),
+            .discrete = discrete});
+    ls_buckets_free(&buckets);
+    ls_model_destroy(sizes);
+    return status;
+}
+
+// The estimate is made as for a GPU, which alone asks for it while it is opened, and again for the device
+// that it has become.
+static LsStatus open_device(LsTrainer *t)
+{
+    LS_TRY(shape_batches(t));
+    LS_TRY(plan_memory(t, (LsPrecision)t->config->runtime.precision, true));
     t->device = t->options->device;
     if (!t->device)
-        LS_TRY(ls_device_open_configured(config, &t->device));
+        LS_TRY(
+            ls_device_open_configured(t->config, ls_comm_local_rank(t->comm), t->memory.device, &t->device));
     ls_device_fingerprint(t->device, t->fingerprint, sizeof t->fingerprint);
-    return ls_device_measure_peak(t->device, &t->peak_flops);
+    LS_TRY(plan_memory(t, t->device->precision, t->device->discrete));
+    t->device->expected_bytes = t->memory.device;
+    // A run can do without its peak: measuring takes memory that the run itself may not need.
+    if (ls_device_measure_peak(t->device, &t->peak_flops) != LS_OK)
+        ls_warn("mfu will be missing: %s", ls_status_message());
+    return LS_OK;
+}
+
+static LsStatus attach_device(LsTrainer *t)
+{
+    LS_TRY(ls_comm_attach(t->comm, t->device, t->config->collectives.backend));
+    t->attached = true;
+    return LS_OK;
 }
 
 // Ranks have equal machines, and a neighbour's work can only lower a measurement: the best one counts.
@@ -161,31 +211,74 @@ static LsStatus share_peak(LsTrainer *t)
 static LsStatus build_model(LsTrainer *t)
 {
     const LsConfig *config = t->config;
-    LsDataShape shape;
-    LS_TRY(ls_data_shape(config, t->info, &shape));
-    t->microbatch = (size_t)(config->train.batch / (config->train.lanes * config->train.accumulation));
-    size_t rows = t->microbatch > (size_t)config->eval.batch ? t->microbatch : (size_t)config->eval.batch;
-    LS_TRY(ls_model_create(config, &shape, t->device, rows, &t->model));
-    return ls_device_batch_create(t->device, t->info, &shape, t->microbatch, &t->batch);
-}
-
-static LsStatus plan_communication(LsTrainer *t)
-{
-    const LsConfig *config = t->config;
-    LS_TRY(ls_plan_compile((uint32_t)config->train.lanes, (uint32_t)ls_comm_size(t->comm),
-        (uint32_t)ls_comm_rank(t->comm), &t->plan));
+    LS_TRY(ls_model_create(config, &t->shape, t->device, t->rows, &t->model));
     size_t bucket_bytes = (size_t)(config->collectives.bucket_mb * 1024 * 1024);
     LS_TRY(ls_buckets_create(t->model->parameters.blocks, bucket_bytes, &t->buckets));
+    LS_TRY(ls_device_batch_create(
+        t->device, t->info, &t->shape, t->microbatch, ls_feed_sets(t->device->discrete), &t->batch));
+    return ls_feed_create(t->comm, t->batch, t->device, &t->feed);
+}
+
+// The shard's pieces as the ops of a step take them: all in one call.
+static LsStatus list_pieces(LsTrainer *t)
+{
+    LS_TRY(ls_memory_allocate(t->buckets.count * sizeof *t->squares, (void **)&t->squares));
+    LS_TRY(ls_memory_allocate(t->buckets.count * sizeof *t->updates, (void **)&t->updates));
+    size_t shard_block = 0;
+    for (size_t b = 0; b < t->buckets.count; b++) {
+        LsPieceView piece = ls_arenas_piece(&t->arenas, b);
+        if (piece.elements == 0)
+            continue;
+        t->squares[t->pieces] = (LsSquaresPiece){.n = piece.elements,
+            .x = piece.gradient,
+            .sums = ls_exchange_block_squares(&t->exchange, shard_block)};
+        t->updates[t->pieces++] = (LsOptimizerPiece){.n = piece.elements,
+            .master = piece.master,
+            .gradient = piece.gradient,
+            .moment1 = piece.moment1,
+            .moment2 = piece.moment2,
+            .weights = piece.weights,
+            .block_decay = piece.decay};
+        shard_block += piece.elements / LS_BLOCK;
+    }
+    return LS_OK;
+}
+
+static LsStatus create_outcomes(LsDevice *device, LsOutcomes *outcomes)
+{
+    void *memory = NULL;
+    LS_TRY(device->ops->allocate(device, sizeof *outcomes->device, &memory));
+    outcomes->device = memory;
+    LS_TRY(device->ops->allocate_host(device, LS_STEPS_IN_FLIGHT * sizeof *outcomes->host, &memory));
+    outcomes->host = memory;
+    for (size_t i = 0; i < LS_STEPS_IN_FLIGHT; i++)
+        LS_TRY(device->ops->marker_create(device, &outcomes->arrived[i]));
+    return LS_OK;
+}
+
+static void destroy_outcomes(LsDevice *device, LsOutcomes *outcomes)
+{
+    for (size_t i = LS_STEPS_IN_FLIGHT; i-- > 0;)
+        device->ops->marker_destroy(device, outcomes->arrived[i]);
+    if (outcomes->host)
+        device->ops->release_host(device, outcomes->host);
+    device->ops->release(device, outcomes->device);
+}
+
+static LsStatus prepare_steps(LsTrainer *t)
+{
+    const LsConfig *config = t->config;
     LS_TRY(ls_arenas_create(config, t->comm, t->model, &t->buckets, &t->plan, &t->arenas));
     LS_TRY(ls_reducer_create(t->comm,
-        &(LsReducerOptions){.device = t->device,
-            .plan = &t->plan,
+        &(LsReducerOptions){.plan = &t->plan,
             .buckets = &t->buckets,
             .slot = t->arenas.gradient,
             .reduction = config->collectives.reduction},
         &t->reducer));
     LS_TRY(ls_exchange_create(t->comm, t->device, &t->plan, &t->buckets, &t->exchange));
-    return t->device->ops->allocate(t->device, sizeof *t->control, (void **)&t->control);
+    LS_TRY(list_pieces(t));
+    LS_TRY(create_outcomes(t->device, &t->outcomes));
+    return t->device->ops->allocate(t->device, sizeof *t->lane_loss, (void **)&t->lane_loss);
 }
 
 static LsStatus host_memory_allocate(void *context, size_t bytes, void **out)
@@ -212,10 +305,12 @@ static LsStatus start_loader(LsTrainer *t)
         .lane_count = t->plan.share.count,
         .accumulation = (size_t)config->train.accumulation,
         .workers = (int)config->data.workers,
-        .prefetch = (int)config->data.prefetch,
+        .prefetch = (int)(config->data.prefetch + (int64_t)t->feed.sets), // it may hold so many
         .memory = {.allocate = host_memory_allocate, .release = host_memory_release, .context = t->device},
     };
-    return ls_loader_create(t->dataset, &options, &t->loader);
+    LS_TRY(ls_loader_create(t->dataset, &options, &t->loader));
+    t->feed.loader = t->loader;
+    return LS_OK;
 }
 
 static LsStatus write_environment(const LsTrainer *t)
@@ -256,36 +351,57 @@ static LsStatus set_up(LsTrainer *t)
     LS_TRY(require_same(comm, "the data set's root hash", t->info->root_hash));
     LS_TRY(ls_comm_agree(comm, choose_evaluation(t)));
     LS_TRY(ls_comm_agree(comm, open_device(t)));
+    LS_TRY(attach_device(t));
     LS_TRY(share_peak(t));
     if (t->config->collectives.reduction == LS_REDUCTION_EXACT)
         LS_TRY(require_same(comm, "the machine's fingerprint", t->fingerprint));
     LS_TRY(ls_comm_agree(comm, build_model(t)));
-    LS_TRY(ls_comm_agree(comm, plan_communication(t)));
+    LS_TRY(ls_comm_agree(comm, prepare_steps(t)));
     t->total_steps = ls_schedule_steps(t->config, t->info->samples[LS_TRAIN]);
     LS_TRY(open_run(t));
     if (t->options->profile_steps > 0)
         LS_TRY(
             ls_comm_agree(comm, ls_trace_create(ls_comm_rank(comm), t->options->profile_steps, &t->trace)));
     LS_TRY(ls_trainer_resume(t));
+    LS_TRY(ls_trainer_tune(t));
     LS_TRY(ls_comm_agree(comm, enter_run(t)));
     return ls_comm_agree(comm, start_loader(t));
 }
 
-static void tear_down(LsTrainer *t)
+// What the device still works on is waited for before any memory of it goes away.
+static void release_device(LsTrainer *t)
 {
+    LsDevice *device = t->device;
+    if (!device)
+        return;
+    if (t->attached)
+        (void)ls_comm_drain(t->comm);
+    (void)device->ops->synchronize(device);
+    ls_trainer_forget_graphs(t);
+    ls_feed_destroy(&t->feed);
     ls_loader_destroy(t->loader);
-    ls_trace_destroy(t->trace);
-    if (t->control)
-        t->device->ops->release(t->device, t->control);
+    device->ops->release(device, t->lane_loss);
+    destroy_outcomes(device, &t->outcomes);
     ls_exchange_destroy(&t->exchange);
     ls_reducer_destroy(t->reducer);
     ls_arenas_destroy(&t->arenas);
-    ls_buckets_free(&t->buckets);
-    ls_plan_free(&t->plan);
     ls_device_batch_destroy(t->batch);
     ls_model_destroy(t->model);
-    if (t->device != t->options->device)
-        ls_device_close(t->device);
+    if (t->attached)
+        ls_comm_detach(t->comm);
+    if (device != t->options->device)
+        ls_device_close(device);
+}
+
+static void tear_down(LsTrainer *t)
+{
+    release_device(t);
+    ls_trace_destroy(t->trace);
+    free(t->algorithms);
+    free(t->updates);
+    free(t->squares);
+    ls_buckets_free(&t->buckets);
+    ls_plan_free(&t->plan);
     free(t->quick);
     ls_dataset_close(t->dataset);
     ls_metrics_close(t->metrics);

@@ -1,18 +1,18 @@
 // Everything a run owns. trainer.c creates it in order and destroys it in reverse; resume.c gives it its
-// first state, step.c advances it by one step, loop.c drives it to the end.
+// first state, compute.c and step.c advance it by one step, loop.c drives it to the end.
 #ifndef LOCKSTEP_TRAIN_TRAINER_STATE_H
 #define LOCKSTEP_TRAIN_TRAINER_STATE_H
 
 #include "arenas.h"
-#include "data/loader.h"
 #include "exchange.h"
+#include "feed.h"
+#include "memory.h"
 #include "trace.h"
-#include "train/batch.h"
 #include "train/evaluate.h"
 #include "train/metrics.h"
 #include "train/trainer.h"
 
-enum { LS_FINGERPRINT_MAX = 512 };
+enum { LS_FINGERPRINT_MAX = 512, LS_FAILURE_MAX = 1024 };
 
 // Seconds of the current logging window on this rank.
 typedef struct LsStepTimes {
@@ -21,6 +21,19 @@ typedef struct LsStepTimes {
     double comm;  // waiting for other ranks: exposed communication
     int64_t steps;
 } LsStepTimes;
+
+// A microbatch's work on the device, in all the ways in which its pointers and ops can differ.
+typedef struct LsVariant {
+    bool ran;       // its shapes have been run, as recording needs
+    LsGraph *graph; // NULL until it is recorded
+} LsVariant;
+
+// What the device decided about the steps in flight, on its way to the host.
+typedef struct LsOutcomes {
+    LsStepOutcome *device; // the newest
+    LsStepOutcome *host;   // pinned [LS_STEPS_IN_FLIGHT]
+    LsMarker *arrived[LS_STEPS_IN_FLIGHT];
+} LsOutcomes;
 
 typedef struct LsTrainer {
     const LsTrainOptions *options;
@@ -34,30 +47,45 @@ typedef struct LsTrainer {
     LsDataset *dataset;
     const LsDatasetInfo *info;
     LsDevice *device;
+    bool attached; // the communicator carries its memory
     char fingerprint[LS_FINGERPRINT_MAX];
     double peak_flops; // of this rank's products, 0: not known
     LsModel *model;
     LsPlan plan;
     LsBuckets buckets;
+    LsMemoryPlan memory;
     LsArenas arenas;
+    size_t pieces; // of this rank's shard, not empty ones
+    LsSquaresPiece *squares;
+    LsOptimizerPiece *updates;
     LsReducer *reducer;
     LsExchange exchange;
-    LsStepControl *control; // device memory
+    LsOutcomes outcomes;
     LsDeviceBatch *batch;
     LsLoader *loader;
+    LsFeed feed;
+    float *lane_loss; // device: of the lane being computed
+    // By set of the feed, gradient slot, and whether gradients are added to, the lane begins, the step ends.
+    LsVariant variant[LS_FEED_SETS][LS_LANE_SLOTS_MAX][2][2][2];
+    char *algorithms; // what runtime.autotune chose, as the device writes it; NULL: nothing
     LsTrace *trace;
     uint64_t *quick; // indexes of the quick evaluation, NULL: the whole split
     size_t quick_count;
     LsSplit watched; // split of evaluations during training
 
-    LsRunState state;    // as of the last finished step
+    int64_t issued;      // steps given to the device
+    LsRunState state;    // as of the newest step that the host knows to be finished
     int64_t total_steps; // the run ends after this one
-    size_t microbatch;   // rows
-    double deadline;     // clock value at which train.max_time is over, 0: never
-    int64_t saved_step;  // newest durable checkpoint's step, -1: none
+    LsDataShape shape;
+    size_t microbatch;  // rows
+    size_t rows;        // the most that the model is given at a time: a microbatch or a block of evaluation
+    double deadline;    // clock value at which train.max_time is over, 0: never
+    int64_t saved_step; // newest durable checkpoint's step, -1: none
     LsEvaluation newest_evaluation;
     bool evaluated;
     LsStepTimes times;
+    LsStatus failed; // of this rank's lanes; the others learn of it from the votes
+    char failure[LS_FAILURE_MAX];
 } LsTrainer;
 
 // The configuration's data set, which must have a training split. Closed by the caller.
@@ -66,8 +94,24 @@ LsStatus ls_train_open_data(const LsConfig *config, LsDataset **out);
 // Gives arenas, control and state their first values: from a checkpoint, from train.init_from, or fresh.
 LsStatus ls_trainer_resume(LsTrainer *trainer);
 
-// One step. *stop: what the ranks agreed on (LsStopReason).
-LsStatus ls_trainer_step(LsTrainer *trainer, uint32_t *stop);
+// With runtime.autotune: rank 0 measures the products of this run, all ranks choose alike. Collective.
+LsStatus ls_trainer_tune(LsTrainer *trainer);
+
+// Enqueues this rank's lanes of one step and begins the reduction of each bucket. A failure in the lanes is
+// kept in trainer->failed, since the other ranks wait for the buckets whatever happened here. The return
+// value is a failure that they cannot be told of.
+LsStatus ls_trainer_compute(LsTrainer *trainer);
+void ls_trainer_forget_graphs(LsTrainer *trainer);
+
+// Gives one step to the device. What fails here and cannot be told to the other ranks ends the job.
+void ls_trainer_step(LsTrainer *trainer);
+
+// Waits for the oldest step that the host does not know of and takes over its state. When a rank failed in it
+// that failure is returned, on all ranks.
+LsStatus ls_trainer_read(LsTrainer *trainer, LsVotes *votes);
+
+// Whether steps are skipped to find the scale of the loss: its gradients need one, and it may change.
+bool ls_trainer_scales_loss(const LsTrainer *trainer);
 
 // Steps, logs, evaluates and saves until the run ends or is stopped.
 LsStatus ls_trainer_run(LsTrainer *trainer);

@@ -289,6 +289,8 @@ static void test_validation(void **state)
     CHECK(NULL, "optimizer.nesterov=true", "optimizer.kind=sgd");
     CHECK("cross-entropy", "train.label_smoothing=0.1", "train.loss=mse");
     CHECK(NULL, "train.label_smoothing=0.1");
+    CHECK("512 or 1024", "train.loss_scale=1000");
+    CHECK(NULL, "train.loss_scale=16777216");
 }
 
 int main(void)

@@ -9,47 +9,69 @@
 #include "base/clock.h"
 #include "collectives/comm.h"
 #include "device/tensor.h"
+#include "strict_device.h"
 
 enum { FAULTY = 1, BLOCKS = 64 };
 static const double TIMEOUT = 1.5; // seconds
 
-static LsDevice *open_device(LsComm *comm)
+typedef LsStatus (*OpenDevice)(LsDevice **out);
+
+static LsStatus open_host(LsDevice **out)
 {
-    LsDevice *device;
     LsDeviceOptions options = {.kind = LS_DEVICE_REF, .precision = LS_PRECISION_FP32, .threads = 1};
-    if (ls_device_open(&options, &device) != LS_OK)
-        ls_comm_abort(comm, LS_INTERNAL, ls_status_message());
-    return device;
+    return ls_device_open(&options, out);
 }
 
-// Reduces and gathers over and over.
-static LsStatus train(LsComm *comm, int rounds)
+static LsStatus open_discrete(LsDevice **out)
 {
-    LsDevice *device = open_device(comm);
+    return ls_strict_device_open(LS_PRECISION_FP32, out);
+}
+
+static LsStatus reduce(LsDevice *device, LsReducer *reducer, const LsBuckets *buckets)
+{
+    for (size_t b = 0; b < buckets->count; b++) {
+        LS_TRY(device->ops->marker_record(device, ls_reducer_final(reducer, b)));
+        LS_TRY(ls_reducer_begin(reducer, b));
+    }
+    return ls_reducer_finish(reducer);
+}
+
+// Reduces and gathers over and over; stays away from the reductions from round `sleep_at` on.
+static LsStatus train_on(OpenDevice open, LsComm *comm, int rounds, int sleep_at)
+{
+    LsDevice *device;
     LsPlan plan;
     LsBuckets buckets;
     float *slot[4];
     LsReducer *reducer;
+    LS_TRY(open(&device));
+    LS_TRY(ls_comm_attach(comm, device, LS_COMM_AUTO));
     LS_TRY(ls_plan_compile(8, (uint32_t)ls_comm_size(comm), (uint32_t)ls_comm_rank(comm), &plan));
     LS_TRY(ls_buckets_create(BLOCKS, BLOCKS / 4 * LS_BLOCK * sizeof(float), &buckets));
     for (uint32_t s = 0; s < plan.lane_slots; s++)
-        LS_TRY(ls_comm_allocate(comm, device, BLOCKS * LS_BLOCK * sizeof(float), (void **)&slot[s]));
+        LS_TRY(ls_comm_allocate(comm, BLOCKS * LS_BLOCK * sizeof(float), (void **)&slot[s]));
     LsReducerOptions options = {
-        .device = device, .plan = &plan, .buckets = &buckets, .slot = slot, .reduction = LS_REDUCTION_EXACT};
+        .plan = &plan, .buckets = &buckets, .slot = slot, .reduction = LS_REDUCTION_EXACT};
     LS_TRY(ls_reducer_create(comm, &options, &reducer));
     for (int i = 0; i < rounds; i++) {
-        for (size_t b = 0; b < buckets.count; b++)
-            LS_TRY(ls_reducer_begin(reducer, b));
-        LS_TRY(ls_reducer_finish(reducer));
-        LS_TRY(ls_comm_gather_shards(comm, device, &buckets, slot[0], sizeof(float)));
+        if (i == sleep_at)
+            sleep(60);
+        LS_TRY(reduce(device, reducer, &buckets));
+        LS_TRY(ls_comm_gather_shards(comm, &buckets, slot[0], sizeof(float)));
     }
     ls_reducer_destroy(reducer);
     for (uint32_t s = 0; s < plan.lane_slots; s++)
-        ls_comm_release(comm, device, slot[s]);
+        ls_comm_release(comm, slot[s]);
     ls_buckets_free(&buckets);
     ls_plan_free(&plan);
+    ls_comm_detach(comm);
     ls_device_close(device);
     return LS_OK;
+}
+
+static LsStatus train(LsComm *comm, int rounds)
+{
+    return train_on(open_host, comm, rounds, rounds);
 }
 
 static LsStatus sleep_before_barrier(LsComm *comm, bool faulty)
@@ -61,9 +83,34 @@ static LsStatus sleep_before_barrier(LsComm *comm, bool faulty)
 
 static LsStatus sleep_before_reduction(LsComm *comm, bool faulty)
 {
-    if (faulty)
-        sleep(60);
-    return train(comm, 1);
+    return train_on(open_host, comm, 3, faulty ? 2 : 3);
+}
+
+static LsStatus sleep_before_staged_reduction(LsComm *comm, bool faulty)
+{
+    return train_on(open_discrete, comm, 3, faulty ? 2 : 3);
+}
+
+// A device that never gets anywhere.
+static LsStatus never(LsDevice *device, LsMarker *marker, bool *reached)
+{
+    (void)device;
+    (void)marker;
+    *reached = false;
+    return LS_OK;
+}
+
+static LsStatus wait_for_a_stuck_device(LsComm *comm, bool faulty)
+{
+    LsDevice *device;
+    LsMarker *marker;
+    LS_TRY(open_host(&device));
+    LsDeviceOps ops = *device->ops;
+    ops.marker_reached = never;
+    device->ops = &ops;
+    LS_TRY(ls_comm_attach(comm, device, LS_COMM_AUTO));
+    LS_TRY(device->ops->marker_create(device, &marker));
+    return faulty ? ls_comm_wait_marker(comm, marker, "its device") : ls_comm_barrier(comm);
 }
 
 // A stopped process receives nothing and dies of nothing but SIGKILL.
@@ -123,6 +170,8 @@ static const struct {
 } faults[] = {
     {"sleep_before_barrier", sleep_before_barrier},
     {"sleep_before_reduction", sleep_before_reduction},
+    {"sleep_before_staged_reduction", sleep_before_staged_reduction},
+    {"stuck_device", wait_for_a_stuck_device},
     {"stopped", stop},
     {"different_calls", make_different_calls},
     {"abort", abort_job},

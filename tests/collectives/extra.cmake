@@ -2,20 +2,24 @@
 target_sources(test_plan PRIVATE ${CMAKE_CURRENT_LIST_DIR}/halving_plan.c)
 target_sources(test_reducer_program PRIVATE ${CMAKE_CURRENT_LIST_DIR}/halving_plan.c)
 target_include_directories(test_reducer_program PRIVATE ${PROJECT_SOURCE_DIR}/collectives) # private headers
-target_sources(test_comm PRIVATE ${CMAKE_CURRENT_LIST_DIR}/halving_plan.c)
+target_sources(test_reducer PRIVATE ${CMAKE_CURRENT_LIST_DIR}/halving_plan.c)
+target_link_libraries(test_reducer PRIVATE lockstep_strict_device)
 
 set(mpi_environment OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1)
 set(mpi_run ${MPIEXEC_EXECUTABLE} --oversubscribe ${MPIEXEC_NUMPROC_FLAG})
 
-foreach(ranks IN ITEMS 1 2 3 5 8)
-  add_test(NAME collectives/test_comm_${ranks}_ranks COMMAND ${mpi_run} ${ranks} $<TARGET_FILE:test_comm>)
-  set_tests_properties(collectives/test_comm_${ranks}_ranks PROPERTIES
-    ENVIRONMENT "${mpi_environment}" TIMEOUT 120 LABELS "mpi;collectives" PROCESSORS 2)
+foreach(program IN ITEMS test_comm test_attach test_reducer)
+  foreach(ranks IN ITEMS 1 2 3 5 8)
+    add_test(NAME collectives/${program}_${ranks}_ranks COMMAND ${mpi_run} ${ranks} $<TARGET_FILE:${program}>)
+    # All ranks on one emulated GPU, where the build has them.
+    set_tests_properties(collectives/${program}_${ranks}_ranks PROPERTIES
+      ENVIRONMENT "${mpi_environment};EMULATED_GPUS=1" TIMEOUT 120 LABELS "mpi;collectives" PROCESSORS 2)
+  endforeach()
 endforeach()
 
 # Failures on purpose: the exit code of the whole job and what its standard error must say.
 add_executable(comm_faults ${CMAKE_CURRENT_LIST_DIR}/comm_faults.c)
-target_link_libraries(comm_faults PRIVATE lockstep_flags lockstep_collectives)
+target_link_libraries(comm_faults PRIVATE lockstep_flags lockstep_collectives lockstep_strict_device)
 
 function(comm_fault_test fault ranks exit_code pattern)
   add_test(NAME collectives/comm_${fault}
@@ -27,8 +31,14 @@ endfunction()
 
 comm_fault_test(sleep_before_barrier 3 124 "^lockstep: rank [02] .*barrier.*no sign of life from rank 1")
 comm_fault_test(sleep_before_reduction 3 124 "^lockstep: rank [02] .*gradients from .*no sign of life from rank 1")
+comm_fault_test(sleep_before_staged_reduction 3 124 "^lockstep: rank [02] .*gradients from .*no sign of life from rank 1")
+comm_fault_test(stuck_device 2 124 "^lockstep: rank [01] .*waited 1.5 s for (its device|all ranks at a barrier): all other ranks are waiting too")
 comm_fault_test(stopped 3 124 "^lockstep: rank [02] .*no sign of life from rank 1")
 comm_fault_test(different_calls 2 124 "^lockstep: rank [01] .*all other ranks are waiting too")
 comm_fault_test(abort 3 65 "^lockstep: rank 1 found bad data$")
 comm_fault_test(killed 3 137 ".") # mpirun says which rank
 comm_fault_test(suspended 3 0 "") # no fault: nobody was slower than the others
+
+if(LOCKSTEP_GPU MATCHES "emulated|cuda")
+  include(${CMAKE_CURRENT_LIST_DIR}/nccl.cmake)
+endif()

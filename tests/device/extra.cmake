@@ -1,12 +1,31 @@
 # What tests of devices share with tests of other layers and with the benchmark of the ops.
-add_library(lockstep_strict_device STATIC support/strict_device.c)
+add_library(lockstep_strict_device STATIC support/strict_device.c support/strict_copies.c support/strict_ops.c)
 target_include_directories(lockstep_strict_device PUBLIC support)
 target_link_libraries(lockstep_strict_device PUBLIC lockstep_device PRIVATE lockstep_flags)
 
-add_library(lockstep_op_cases STATIC support/op_cases.c support/op_call.c support/op_expect.c)
+add_library(lockstep_op_cases STATIC support/op_list.c support/op_cases.c support/op_call.c
+            support/op_expect.c)
 target_include_directories(lockstep_op_cases PUBLIC support)
 target_link_libraries(lockstep_op_cases PUBLIC lockstep_device PRIVATE lockstep_flags)
 
 target_link_libraries(test_ops PRIVATE lockstep_op_cases lockstep_strict_device)
 target_link_libraries(test_strict_device PRIVATE lockstep_strict_device)
 target_link_libraries(test_isa PRIVATE lockstep_op_cases)
+
+# The cuda device; its tests say that they are skipped where there is none.
+foreach(name IN ITEMS test_cuda test_cuda_products)
+  target_sources(${name} PRIVATE device/cuda/cuda_fixture.c)
+endforeach()
+
+# Kernels called past the device, on a GPU or the emulated one.
+if(NOT LOCKSTEP_GPU STREQUAL "none")
+  foreach(name IN ITEMS test_cuda_sums test_cuda_losses)
+    add_executable(${name} device/cuda/${name}.c device/cuda/kernel_arrays.c)
+    target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/runtime/device
+                               ${PROJECT_SOURCE_DIR}/runtime/device/cuda)
+    target_link_libraries(${name} PRIVATE lockstep_flags lockstep_device PkgConfig::CMOCKA m
+                          $<IF:$<STREQUAL:${LOCKSTEP_GPU},cuda>,CUDA::cudart_static,lockstep_emulator>)
+    add_test(NAME device/${name} COMMAND ${name})
+    set_tests_properties(device/${name} PROPERTIES TIMEOUT 120 SKIP_RETURN_CODE 77 LABELS "unit;device")
+  endforeach()
+endif()

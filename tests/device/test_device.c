@@ -8,6 +8,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "device/device.h"
@@ -25,13 +26,24 @@ static void assert_advice(const char *part)
     assert_null(strchr(ls_status_message(), '\n'));
 }
 
-static void auto_is_cpu(void **unused)
+static bool has_cuda(void)
+{
+    LsDevice *device;
+    bool has = open_device(LS_DEVICE_CUDA, LS_PRECISION_AUTO, &device) == LS_OK;
+    if (has)
+        ls_device_close(device);
+    return has;
+}
+
+static void auto_is_cuda_where_there_is_one(void **unused)
 {
     (void)unused;
     LsDevice *device;
+    bool cuda = has_cuda();
     if (open_device(LS_DEVICE_AUTO, LS_PRECISION_AUTO, &device) != LS_OK)
         skip();
-    assert_string_equal(device->ops->name, "cpu");
+    assert_string_equal(device->ops->name, cuda ? "cuda" : "cpu");
+    assert_int_equal(device->discrete, cuda);
     LsDtype expected = device->precision == LS_PRECISION_BF16 ? LS_BF16 : LS_F32;
     assert_int_equal(ls_device_compute_type(device), expected);
     assert_true(device->precision == LS_PRECISION_BF16 || device->precision == LS_PRECISION_FP32);
@@ -39,15 +51,34 @@ static void auto_is_cpu(void **unused)
     ls_device_close(NULL);
 }
 
+static void ref_has_every_precision(void **unused)
+{
+    (void)unused;
+    static const LsDtype types[] = {
+        [LS_PRECISION_FP32] = LS_F32, [LS_PRECISION_BF16] = LS_BF16, [LS_PRECISION_FP16] = LS_F16};
+    static const char *const names[] = {
+        [LS_PRECISION_FP32] = "fp32", [LS_PRECISION_BF16] = "bf16", [LS_PRECISION_FP16] = "fp16"};
+    for (int precision = LS_PRECISION_FP32; precision <= LS_PRECISION_FP16; precision++) {
+        LsDevice *device;
+        char text[256];
+        assert_int_equal(open_device(LS_DEVICE_REF, precision, &device), LS_OK);
+        assert_int_equal(ls_device_compute_type(device), types[precision]);
+        ls_device_fingerprint(device, text, sizeof text);
+        assert_non_null(strstr(text, names[precision]));
+        ls_device_close(device);
+    }
+}
+
 static void what_is_missing_is_unavailable(void **unused)
 {
     (void)unused;
     LsDevice *device = NULL;
-    assert_int_equal(open_device(LS_DEVICE_CUDA, LS_PRECISION_AUTO, &device), LS_UNAVAILABLE);
-    assert_advice("this build has no CUDA");
-    assert_int_equal(open_device(LS_DEVICE_REF, LS_PRECISION_FP16, &device), LS_UNAVAILABLE);
-    assert_advice("set bf16, fp32 or auto");
-    assert_int_equal(open_device(LS_DEVICE_CPU, LS_PRECISION_FP16, &device), LS_UNAVAILABLE);
+    if (!has_cuda()) {
+        assert_int_equal(open_device(LS_DEVICE_CUDA, LS_PRECISION_AUTO, &device), LS_UNAVAILABLE);
+        assert_advice("set it to cpu or auto");
+    }
+    LsStatus half = open_device(LS_DEVICE_CPU, LS_PRECISION_FP16, &device);
+    assert_int_equal(half, LS_UNAVAILABLE); // without AVX2 for another reason
     assert_advice("set ");
     LsDeviceOptions none = {.kind = LS_DEVICE_REF, .threads = 0};
     assert_int_equal(ls_device_open(&none, &device), LS_CONFIG);
@@ -100,19 +131,30 @@ static void impossible_arguments_are_refused(void **unused)
         if (open_device(kind, LS_PRECISION_FP32, &device) != LS_OK)
             continue;
         const LsDeviceOps *ops = device->ops;
-        LsMatmul half = {.m = 1, .n = 1, .k = 1, .a = x, .b = x, .c = x, .input_type = LS_F16};
-        assert_int_equal(ops->matmul(device, &half), LS_UNSUPPORTED);
-        assert_advice("float16");
+        LsMatmul bytes = {.m = 1, .n = 1, .k = 1, .a = x, .b = x, .c = x, .input_type = LS_U8};
+        assert_int_equal(ops->matmul(device, &bytes), LS_UNSUPPORTED);
+        assert_advice("uint8");
         LsMatmul narrow = {
             .m = 1, .n = 1, .k = 1, .a = x, .b = x, .c = x, .input_type = LS_F32, .output_type = LS_BF16};
         assert_int_equal(ops->matmul(device, &narrow), LS_UNSUPPORTED);
         LsMatmul fused = {.m = 1, .n = 1, .k = 1, .a = x, .b = x, .c = x, .accumulate = true, .bias = x};
         assert_int_equal(ops->matmul(device, &fused), LS_INTERNAL);
+        LsMatmul both = fused;
+        both.bias = NULL, both.backward = LS_RELU, both.saved = x;
+        assert_int_equal(ops->matmul(device, &both), LS_INTERNAL);
+        LsMatmul unsaved = {.m = 1, .n = 1, .k = 1, .a = x, .b = x, .c = x, .backward = LS_GELU};
+        assert_int_equal(ops->matmul(device, &unsaved), LS_INTERNAL);
+        LsMatmul rows = {.m = 1, .n = 1, .k = 1, .a = x, .b = x, .c = x, .bias_gradient = x};
+        assert_int_equal(ops->matmul(device, &rows), LS_INTERNAL);
+        assert_advice("transposed a");
         LsLossArgs loss = {.rows = 2, .columns = 3, .outputs = x, .labels = bad_label, .row_loss = x};
         assert_int_equal(ops->cross_entropy(device, &loss), LS_BAD_DATA);
         assert_advice("label 3");
-        LsOptimizerStep part = {.n = LS_BLOCK - 1, .master = x, .gradient = x};
-        assert_int_equal(ops->optimizer_step(device, &part), LS_INTERNAL);
+        const LsOptimizerPiece pieces[] = {
+            {.n = 0, .master = x, .gradient = x}, {.n = LS_BLOCK - 1, .master = x, .gradient = x}};
+        assert_int_equal(
+            ops->optimizer_step(device, &(LsOptimizerStep){.count = 2, .piece = pieces}), LS_INTERNAL);
+        assert_advice("piece 1");
         const float *inputs[1] = {x};
         const uint16_t pairs[1][2] = {{0, 1}};
         LsTreeAdd tree = {.n = 1, .count = 1, .inputs = inputs, .adds = 1, .pairs = pairs, .output = x};
@@ -131,6 +173,8 @@ static void not_finite_goes_through(void **unused)
             continue;
         const LsDeviceOps *ops = device->ops;
         float a[20] = {0}, b[20], c[20], sums[1];
+        const LsSquaresPiece piece = {.n = 20, .x = a, .sums = sums};
+        const LsBlockSquares squares = {.count = 1, .piece = &piece};
         for (int i = 0; i < 20; i++)
             b[i] = 1;
         a[3] = NAN;
@@ -155,13 +199,53 @@ static void not_finite_goes_through(void **unused)
             LsLossArgs targets = {.rows = 1, .columns = 20, .outputs = a, .targets = b, .row_loss = c};
             assert_int_equal(ops->mean_squared_error(device, &targets), LS_OK);
             assert_false(isfinite(c[0]));
-            LsBlockSquares squares = {.n = 20, .x = a, .sums = sums};
             assert_int_equal(ops->block_squares(device, &squares), LS_OK);
             assert_false(isfinite(sums[0]));
         }
         a[3] = 3e19f; // its square is beyond float32
-        assert_int_equal(ops->block_squares(device, &(LsBlockSquares){.n = 20, .x = a, .sums = sums}), LS_OK);
+        assert_int_equal(ops->block_squares(device, &squares), LS_OK);
         assert_false(isfinite(sums[0]));
+        ls_device_close(device);
+    }
+}
+
+// On the host everything has happened when a call returns, and there is nothing to choose from.
+static void host_devices_have_nothing_to_wait_for(void **unused)
+{
+    (void)unused;
+    for (int kind = LS_DEVICE_CPU; kind <= LS_DEVICE_REF; kind += LS_DEVICE_REF - LS_DEVICE_CPU) {
+        LsDevice *device;
+        if (open_device(kind, LS_PRECISION_FP32, &device) != LS_OK)
+            continue;
+        const LsDeviceOps *ops = device->ops;
+        LsMarker *marker;
+        bool reached = false;
+        char *choices, identity[8] = "x";
+        assert_false(device->discrete);
+        ls_device_identity(device, identity, sizeof identity);
+        assert_string_equal(identity, "");
+        assert_int_equal(ops->marker_create(device, &marker), LS_OK);
+        ops->select_stream(device, LS_STREAM_COPY);
+        assert_int_equal(ops->marker_record(device, marker), LS_OK);
+        ops->select_stream(device, LS_STREAM_COMPUTE);
+        assert_int_equal(ops->marker_wait(device, marker), LS_OK);
+        assert_int_equal(ops->marker_reached(device, marker, &reached), LS_OK);
+        assert_true(reached);
+        assert_int_equal(ops->marker_synchronize(device, marker), LS_OK);
+        ops->marker_destroy(device, marker);
+        ops->marker_destroy(device, NULL);
+        assert_null(ops->native_stream(device, LS_STREAM_COMPUTE));
+        assert_null(ops->capture_begin);
+        ops->tune(device, true);
+        assert_int_equal(ops->choices(device, &choices), LS_OK);
+        assert_string_equal(choices, "");
+        assert_int_equal(ops->choose(device, choices), LS_OK);
+        free(choices);
+        // What a GPU chose may be in a checkpoint that goes on here.
+        assert_int_equal(ops->choose(device, "1024x1024x1024/nt/bf16 66:3\nanother 7\n"), LS_OK);
+        static const char *const bad[] = {"no newline", "word\n", "\n", " x\n", "x \n", "a\tb\n", "a b\n\n"};
+        for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+            assert_int_equal(ops->choose(device, bad[i]), LS_BAD_DATA);
         ls_device_close(device);
     }
 }
@@ -207,12 +291,14 @@ static void gelu_is_accurate(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(auto_is_cpu),
+        cmocka_unit_test(auto_is_cuda_where_there_is_one),
+        cmocka_unit_test(ref_has_every_precision),
         cmocka_unit_test(what_is_missing_is_unavailable),
         cmocka_unit_test(fingerprints_differ_where_bits_do),
         cmocka_unit_test(the_peak_is_measured),
         cmocka_unit_test(impossible_arguments_are_refused),
         cmocka_unit_test(not_finite_goes_through),
+        cmocka_unit_test(host_devices_have_nothing_to_wait_for),
         cmocka_unit_test(gelu_is_accurate),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

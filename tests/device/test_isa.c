@@ -48,7 +48,7 @@ static void run_cases(LsDevice *device, Report *report)
     if (ls_op_cases(&cases, &count) != LS_OK)
         abort();
     for (size_t i = 0; i < count; i++) {
-        if (cases[i].large)
+        if (cases[i].large || ls_op_uses(&cases[i], LS_F16))
             continue;
         // GELU without the value before it is computed by oneDNN.
         if (cases[i].kind != LS_OP_MATMUL)
@@ -83,11 +83,11 @@ static Report report_of(int isa, int precision, int threads)
         _exit(write(ends[1], &report, sizeof report) != sizeof report);
     }
     int status;
+    close(ends[1]); // so that a child that dies ends the read
     assert_int_equal(read(ends[0], &report, sizeof report), sizeof report);
     assert_int_equal(waitpid(child, &status, 0), child);
     assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
     close(ends[0]);
-    close(ends[1]);
     return report;
 }
 

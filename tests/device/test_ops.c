@@ -1,4 +1,5 @@
-// Every op case on every device: against float64, reference against cpu, and on the strict device.
+// Every op case on every device: against float64, bits against the reference, and at every alignment. The
+// cuda device, real or emulated, is among them where it opens.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -14,13 +15,17 @@
 #include "op_cases.h"
 #include "strict_device.h"
 
-typedef struct State {
+typedef struct Cases {
     LsOpCase *cases;
     size_t count;
-    LsDevice *ref, *cpu, *strict;
-} State;
+} Cases;
 
-static State state;
+enum { ROUNDS = 4, SHIFTS = 16 };
+
+static struct {
+    Cases fixed, random;
+    LsDevice *ref, *cpu, *strict, *cuda;
+} state;
 
 #define REQUIRE(call) require((call), #call, __LINE__)
 static void require(LsStatus status, const char *call, int line)
@@ -29,17 +34,25 @@ static void require(LsStatus status, const char *call, int line)
         fail_msg("line %d: %s: %s", line, call, ls_status_message());
 }
 
+static LsDevice *open_if_there(int kind)
+{
+    LsDevice *device = NULL;
+    LsDeviceOptions options = {.kind = kind, .precision = LS_PRECISION_FP32, .threads = 1};
+    if (ls_device_open(&options, &device) != LS_OK)
+        printf("skipped: %s\n", ls_status_message());
+    return device;
+}
+
 static int open_devices(void **unused)
 {
     (void)unused;
     LsDeviceOptions options = {.kind = LS_DEVICE_REF, .precision = LS_PRECISION_BF16, .threads = 1};
-    REQUIRE(ls_op_cases(&state.cases, &state.count));
+    REQUIRE(ls_op_cases(&state.fixed.cases, &state.fixed.count));
+    REQUIRE(ls_op_random_cases(ls_op_fresh_seed(), ROUNDS, &state.random.cases, &state.random.count));
     REQUIRE(ls_device_open(&options, &state.ref));
-    options.kind = LS_DEVICE_CPU;
-    options.precision = LS_PRECISION_FP32;
-    if (ls_device_open(&options, &state.cpu) != LS_OK)
-        printf("no cpu device: %s\n", ls_status_message());
     REQUIRE(ls_strict_device_open(LS_PRECISION_BF16, &state.strict));
+    state.cpu = open_if_there(LS_DEVICE_CPU);
+    state.cuda = open_if_there(LS_DEVICE_CUDA);
     return 0;
 }
 
@@ -49,87 +62,133 @@ static int close_devices(void **unused)
     ls_device_close(state.ref);
     ls_device_close(state.cpu);
     ls_device_close(state.strict);
-    free(state.cases);
+    ls_device_close(state.cuda);
+    free(state.fixed.cases);
+    free(state.random.cases);
     return 0;
 }
 
-// BF16 products need AVX-512.
-static bool runs_on_cpu(const LsOpCase *op)
+// The cpu device has no F16, and without AVX-512 no products in BF16.
+static bool runs_on(const LsOpCase *op, const LsDevice *device)
 {
-    if (!state.cpu)
-        return false;
+    if (device != state.cpu)
+        return true;
     char text[256];
-    ls_device_fingerprint(state.cpu, text, sizeof text);
-    return op->kind != LS_OP_MATMUL || op->type == LS_F32 || strstr(text, " avx2,") == NULL;
+    ls_device_fingerprint(device, text, sizeof text);
+    bool products = op->kind != LS_OP_MATMUL || op->type == LS_F32 || !strstr(text, " avx2,");
+    return products && !ls_op_uses(op, LS_F16);
 }
 
-// How far a result may be from float64: the op's units of float32 rounding, and for a BF16 result half a unit
-// in the last of its 8 bits, 2^-8 of the value; twice where the value before GELU (slope up to 1.13) is
-// rounded as well, of which `scale` bounds the size.
-static double tolerance(const LsOpCase *op, LsDtype type, double value, double scale)
+typedef void Check(const LsOpCase *op, LsDevice *device, size_t shift);
+
+// Runs the check on the cases of a list, each at another alignment when `shifted`.
+static void on_cases(const Cases *list, Check *check, LsDevice *device, bool shifted)
 {
-    double allowed = ls_op_units(op) * 0x1p-24 * scale + 0x1p-126;
-    if (type == LS_BF16)
-        allowed += 0x1p-8 * (fabs(value) + allowed);
-    if (type == LS_BF16 && op->keep)
-        allowed += 1.13 * 0x1p-8 * scale;
-    return allowed;
+    if (!device)
+        skip();
+    for (size_t i = 0; i < list->count; i++) {
+        const LsOpCase *op = &list->cases[i];
+        // By turns the same shift for all buffers and different ones.
+        size_t shift = shifted ? 1 + i % (2 * SHIFTS - 1) : 0;
+        if (!op->large && runs_on(op, device))
+            check(op, device, shift);
+    }
 }
 
-static void check_buffer(const LsOpRun *run, size_t i, const double *value, const double *scale)
+static void on_all(Check *check, LsDevice *device, bool shifted)
+{
+    on_cases(&state.fixed, check, device, shifted);
+    on_cases(&state.random, check, device, shifted);
+}
+
+// ---- Against float64 ------------------------------------------------------------------------------------
+
+static void fail_buffer(const LsOpRun *run, size_t i, const char *what)
+{
+    char name[200];
+    ls_op_name(run->op, name, sizeof name);
+    fail_msg("%s (seed %llu) on %s: %s%s", name, (unsigned long long)run->op->seed, run->device->ops->name,
+        run->buffers[i].name, what);
+}
+
+enum { MANY = 64 }; // elements over which errors average out
+
+static void check_numbers(const LsOpRun *run, size_t i, const double *value, const double *scale)
 {
     const LsOpBuffer *buffer = &run->buffers[i];
+    char what[200];
+    double errors = 0, values = 0;
     for (size_t e = 0; e < buffer->count; e++) {
         double got = ls_op_number(run->result[i], buffer->type, e);
-        double allowed = tolerance(run->op, buffer->type, value[e], scale[e]);
+        double allowed = ls_op_tolerance(run->op, buffer->type, value[e], scale[e]);
+        errors += (got - value[e]) * (got - value[e]);
+        values += value[e] * value[e];
         if (fabs(got - value[e]) <= allowed)
             continue;
-        char name[160];
-        ls_op_name(run->op, name, sizeof name);
-        fail_msg("%s on %s: %s[%zu] is %.9g, float64 says %.9g, allowed error %.3g", name,
-            run->device->ops->name, buffer->name, e, got, value[e], allowed);
+        snprintf(what, sizeof what, "[%zu] is %.9g, float64 says %.9g, allowed error %.3g", e, got, value[e],
+            allowed);
+        fail_buffer(run, i, what);
+    }
+    double bound = ls_op_relative_bound(buffer->type);
+    if (buffer->count >= MANY && !(errors <= bound * bound * values)) {
+        snprintf(what, sizeof what, " has a relative error of %.3g; the bound is %.3g", sqrt(errors / values),
+            bound);
+        fail_buffer(run, i, what);
     }
 }
 
-static void check_against_float64(const LsOpCase *op, LsDevice *device)
+static void check_result(const LsOpRun *run)
 {
-    LsOpRun run;
-    REQUIRE(ls_op_run_open(op, device, 0, &run));
-    REQUIRE(ls_op_call(op, device, run.memory));
-    REQUIRE(ls_op_run_read(&run));
     double *value[LS_OP_BUFFERS] = {0}, *scale[LS_OP_BUFFERS] = {0};
-    for (size_t i = 0; i < run.count; i++) {
-        value[i] = calloc(run.buffers[i].count + 1, sizeof *value[i]);
-        scale[i] = calloc(run.buffers[i].count + 1, sizeof *scale[i]);
+    for (size_t i = 0; i < run->count; i++) {
+        value[i] = calloc(run->buffers[i].count + 1, sizeof *value[i]);
+        scale[i] = calloc(run->buffers[i].count + 1, sizeof *scale[i]);
+        assert_true(value[i] && scale[i]);
     }
-    ls_op_expect(op, run.image, value, scale);
-    for (size_t i = 0; i < run.count; i++)
-        if (run.result[i])
-            check_buffer(&run, i, value[i], scale[i]);
-    for (size_t i = 0; i < run.count; i++) {
+    ls_op_expect(run->op, run->image, value, scale);
+    for (size_t i = 0; i < run->count; i++)
+        if (run->result[i])
+            check_numbers(run, i, value[i], scale[i]);
+    for (size_t i = 0; i < run->count; i++) {
         free(value[i]);
         free(scale[i]);
     }
+}
+
+static void check_against_float64(const LsOpCase *op, LsDevice *device, size_t shift)
+{
+    LsOpRun run;
+    char what[300] = ": ";
+    REQUIRE(ls_op_run_open(op, device, shift, &run));
+    REQUIRE(ls_op_call(op, device, run.memory));
+    REQUIRE(ls_op_run_read(&run));
+    if (op->kind != LS_OP_DECIDE_STEP)
+        check_result(&run);
+    else if (!ls_op_check_outcome(op, run.image, run.result[3], what + 2, sizeof what - 2))
+        fail_buffer(&run, 3, what);
     ls_op_run_close(&run);
 }
 
 static void ref_matches_float64(void **unused)
 {
     (void)unused;
-    for (size_t i = 0; i < state.count; i++)
-        if (!state.cases[i].large)
-            check_against_float64(&state.cases[i], state.ref);
+    on_all(check_against_float64, state.ref, false);
 }
 
 static void cpu_matches_float64(void **unused)
 {
     (void)unused;
-    if (!state.cpu)
-        skip();
-    for (size_t i = 0; i < state.count; i++)
-        if (!state.cases[i].large && runs_on_cpu(&state.cases[i]))
-            check_against_float64(&state.cases[i], state.cpu);
+    on_all(check_against_float64, state.cpu, true);
 }
+
+static void cuda_matches_float64(void **unused)
+{
+    (void)unused;
+    on_cases(&state.fixed, check_against_float64, state.cuda, false);
+    on_cases(&state.random, check_against_float64, state.cuda, true);
+}
+
+// ---- Bits -----------------------------------------------------------------------------------------------
 
 // Runs the case on both and compares bits.
 static void check_same_bits(
@@ -144,50 +203,137 @@ static void check_same_bits(
     REQUIRE(ls_op_run_read(&b));
     for (size_t i = 0; i < a.count; i++)
         if (a.result[i] && memcmp(a.result[i], b.result[i], a.buffers[i].count * a.buffers[i].element)) {
-            char name[160];
-            ls_op_name(op, name, sizeof name);
-            fail_msg("%s: %s differs between %s shifted by %zu and %s shifted by %zu", name,
-                a.buffers[i].name, one->ops->name, one_shift, other->ops->name, other_shift);
+            char what[200];
+            snprintf(what, sizeof what, " shifted by %zu differs from %s shifted by %zu", one_shift,
+                other->ops->name, other_shift);
+            fail_buffer(&a, i, what);
         }
     ls_op_run_close(&a);
     ls_op_run_close(&b);
 }
 
-static void exact_ops_have_the_same_bits(void **unused)
+static void check_bits_of_ref(const LsOpCase *op, LsDevice *device, size_t shift)
+{
+    if (ls_op_is_exact(op) || device == state.strict)
+        check_same_bits(op, device, shift, state.ref, 0);
+}
+
+static void exact_ops_have_the_bits_of_ref_on_cpu(void **unused)
 {
     (void)unused;
-    if (!state.cpu)
-        skip();
-    for (size_t i = 0; i < state.count; i++)
-        if (ls_op_is_exact(&state.cases[i]) && !state.cases[i].large)
-            check_same_bits(&state.cases[i], state.ref, 0, state.cpu, 0);
+    on_all(check_bits_of_ref, state.cpu, false);
+}
+
+static void exact_ops_have_the_bits_of_ref_on_cuda(void **unused)
+{
+    (void)unused;
+    on_all(check_bits_of_ref, state.cuda, true);
 }
 
 static void strict_has_the_bits_of_ref(void **unused)
 {
     (void)unused;
-    for (size_t i = 0; i < state.count; i++)
-        if (!state.cases[i].large)
-            check_same_bits(&state.cases[i], state.ref, 0, state.strict, 1);
+    on_all(check_bits_of_ref, state.strict, true);
+}
+
+static void check_alignment(const LsOpCase *op, LsDevice *device, size_t shift)
+{
+    // A GPU's library may choose another algorithm for operands that are not aligned.
+    bool same = device == state.cuda && op->kind == LS_OP_MATMUL;
+    check_same_bits(op, device, same ? shift : 0, device, shift);
 }
 
 // A buffer at any alignment of its elements gives the same bits, and so does a second run.
-static void alignment_does_not_change_bits(void **unused)
+static void alignment_does_not_change_bits_on_cpu(void **unused)
 {
     (void)unused;
+    on_all(check_alignment, state.cpu, true);
+    on_cases(&state.fixed, check_alignment, state.cpu, false);
+    // Large products, in which oneDNN cuts the depth into blocks.
+    for (size_t i = 0; i < state.fixed.count; i++)
+        if (state.fixed.cases[i].large && runs_on(&state.fixed.cases[i], state.cpu))
+            check_same_bits(&state.fixed.cases[i], state.cpu, 0, state.cpu, 1);
+}
+
+static void alignment_does_not_change_bits_on_cuda(void **unused)
+{
+    (void)unused;
+    on_all(check_alignment, state.cuda, true);
+}
+
+// ---- Products with a backward pass in them --------------------------------------------------------------
+
+// The same through separate ops.
+static void call_separately(const LsOpCase *op, LsDevice *device, void *const b[])
+{
+    LsOpCase product = *op;
+    product.backward = LS_IDENTITY;
+    product.bias_gradient = false;
+    void *plain[LS_OP_BUFFERS] = {b[0], b[1], b[2], b[3], b[4]};
+    REQUIRE(ls_op_call(&product, device, plain));
+    if (op->backward != LS_IDENTITY)
+        REQUIRE(device->ops->activation_backward(device, &(LsActivationBackward){.n = op->rows * op->columns,
+                                                             .activation = op->backward,
+                                                             .saved = b[5],
+                                                             .dy = b[3],
+                                                             .dx = b[3],
+                                                             .type = op->output}));
+    if (op->bias_gradient)
+        REQUIRE(device->ops->bias_gradient(device, &(LsBiasGradient){.rows = op->depth,
+                                                       .columns = op->rows,
+                                                       .dy = b[0],
+                                                       .type = op->type,
+                                                       .db = b[6],
+                                                       .accumulate = op->accumulate}));
+}
+
+static void check_fused(const LsOpCase *op, LsDevice *device, size_t shift)
+{
+    LsOpRun fused, separate;
+    if (op->kind != LS_OP_MATMUL || (op->backward == LS_IDENTITY && !op->bias_gradient))
+        return;
+    REQUIRE(ls_op_run_open(op, device, shift, &fused));
+    REQUIRE(ls_op_run_open(op, device, 0, &separate));
+    REQUIRE(ls_op_call(op, device, fused.memory));
+    call_separately(op, device, separate.memory);
+    REQUIRE(ls_op_run_read(&fused));
+    REQUIRE(ls_op_run_read(&separate));
+    for (size_t i = 0; i < fused.count; i++)
+        if (fused.result[i] &&
+            memcmp(fused.result[i], separate.result[i], fused.buffers[i].count * fused.buffers[i].element))
+            fail_buffer(&fused, i, " differs from that of separate ops");
+    ls_op_run_close(&fused);
+    ls_op_run_close(&separate);
+}
+
+static void fused_products_have_the_bits_of_separate_ops(void **unused)
+{
+    (void)unused;
+    on_all(check_fused, state.ref, false);
+    if (state.cpu)
+        on_all(check_fused, state.cpu, true);
+}
+
+// ---- What the cpu device has no loops for ---------------------------------------------------------------
+
+static void cpu_refuses_float16(void **unused)
+{
+    (void)unused;
+    size_t refused = 0;
     if (!state.cpu)
         skip();
-    for (size_t i = 0; i < state.count; i++) {
-        const LsOpCase *op = &state.cases[i];
-        // Of the large cases products alone, in which oneDNN cuts the depth into blocks.
-        if (!runs_on_cpu(op) || (op->large && op->kind != LS_OP_MATMUL))
+    for (size_t i = 0; i < state.fixed.count; i++) {
+        const LsOpCase *op = &state.fixed.cases[i];
+        if (!ls_op_uses(op, LS_F16))
             continue;
-        check_same_bits(op, state.cpu, 0, state.cpu, 1);
-        if (op->large)
-            continue;
-        check_same_bits(op, state.cpu, 0, state.cpu, 0);
-        check_same_bits(op, state.cpu, 0, state.cpu, 18);
+        LsOpRun run;
+        REQUIRE(ls_op_run_open(op, state.cpu, 0, &run));
+        assert_int_equal(ls_op_call(op, state.cpu, run.memory), LS_UNSUPPORTED);
+        assert_non_null(strstr(ls_status_message(), "float16"));
+        ls_op_run_close(&run);
+        refused++;
     }
+    assert_true(refused > 0);
 }
 
 int main(void)
@@ -195,9 +341,14 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ref_matches_float64),
         cmocka_unit_test(cpu_matches_float64),
-        cmocka_unit_test(exact_ops_have_the_same_bits),
+        cmocka_unit_test(cuda_matches_float64),
+        cmocka_unit_test(exact_ops_have_the_bits_of_ref_on_cpu),
+        cmocka_unit_test(exact_ops_have_the_bits_of_ref_on_cuda),
         cmocka_unit_test(strict_has_the_bits_of_ref),
-        cmocka_unit_test(alignment_does_not_change_bits),
+        cmocka_unit_test(alignment_does_not_change_bits_on_cpu),
+        cmocka_unit_test(alignment_does_not_change_bits_on_cuda),
+        cmocka_unit_test(fused_products_have_the_bits_of_separate_ops),
+        cmocka_unit_test(cpu_refuses_float16),
     };
     return cmocka_run_group_tests(tests, open_devices, close_devices);
 }

@@ -10,18 +10,16 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "device/device.h"
+#include "test_devices.h"
 
-static LsDevice *devices[2];
+static LsDevice *devices[LS_TEST_DEVICES];
 static int device_count;
 
 static int open_devices(void **unused)
 {
     (void)unused;
-    LsDeviceOptions options = {.kind = LS_DEVICE_REF, .precision = LS_PRECISION_FP32, .threads = 1};
-    assert_int_equal(ls_device_open(&options, &devices[0]), LS_OK);
-    options.kind = LS_DEVICE_CPU;
-    device_count = ls_device_open(&options, &devices[1]) == LS_OK ? 2 : 1;
+    device_count = ls_test_devices_open(LS_PRECISION_FP32, devices);
+    assert_true(device_count > 0);
     return 0;
 }
 
@@ -50,20 +48,25 @@ static void read_back(LsDevice *device, void *to, const void *from, size_t bytes
 
 // ---- The decision ---------------------------------------------------------------------------------------
 
-// The exchange of one rank holds its lanes' losses and its blocks' squares; here three lanes and four blocks,
-// scattered over the words with others in between.
-enum { LANES = 3, BLOCKS = 4, WORDS = 10 };
-static const uint32_t lane_index[LANES] = {7, 0, 3}, block_index[BLOCKS] = {1, 9, 4, 5};
-static const float good_words[WORDS] = {2.0f, 9.0f, NAN, 4.0f, 1.0f, 2.0f, NAN, 6.0f, INFINITY, 4.0f};
+// The exchange of a rank holds its votes, its lanes' losses and its blocks' squares; here two ranks, three
+// lanes and four blocks, scattered over the words with others in between.
+enum { LANES = 3, BLOCKS = 4, RANKS = 2, RANK_WORDS = 9, WORDS = RANKS * RANK_WORDS };
+static const uint32_t lane_index[LANES] = {15, 4, 7}, block_index[BLOCKS] = {5, 17, 8, 13};
+static const float good_words[WORDS] = {0, 0, 0, 0, 2.0f, 9.0f, NAN, 4.0f, 1.0f, // rank 0
+    0, 0, 0, 0, 2.0f, NAN, 6.0f, INFINITY, 4.0f};
 
-static LsStepControl decide(LsDevice *device, const float *words, LsStepControl control, float clip)
+static LsStepOutcome decide_outcome(
+    LsDevice *device, const float *words, LsStepControl control, float clip, int32_t growth)
 {
+    LsStepOutcome outcome = {.control = control, .votes = {.stop = 9, .error = 9}};
     void *w = on_device(device, words, WORDS * sizeof *words);
     void *lanes = on_device(device, lane_index, sizeof lane_index);
     void *blocks = on_device(device, block_index, sizeof block_index);
-    void *state = on_device(device, &control, sizeof control);
+    void *state = on_device(device, &outcome, sizeof outcome);
     LsDecideStep args = {.lanes = LANES,
         .blocks = BLOCKS,
+        .ranks = RANKS,
+        .rank_words = RANK_WORDS,
         .words = w,
         .lane_index = lanes,
         .block_index = blocks,
@@ -72,13 +75,19 @@ static LsStepControl decide(LsDevice *device, const float *words, LsStepControl 
         .clip_norm = clip,
         .beta1 = 0.9f,
         .beta2 = 0.95f,
-        .control = state};
+        .growth_interval = growth,
+        .outcome = state};
     assert_int_equal(device->ops->decide_step(device, &args), LS_OK);
-    read_back(device, &control, state, sizeof control);
+    read_back(device, &outcome, state, sizeof outcome);
     void *const all[] = {w, lanes, blocks, state};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         device->ops->release(device, all[i]);
-    return control;
+    return outcome;
+}
+
+static LsStepControl decide(LsDevice *device, const float *words, LsStepControl control, float clip)
+{
+    return decide_outcome(device, words, control, clip, 0).control;
 }
 
 static const LsStepControl start = {.step = 41,
@@ -132,7 +141,7 @@ static void what_is_not_finite_skips(void **unused)
 {
     (void)unused;
     static const float bad[] = {NAN, INFINITY, -INFINITY};
-    static const uint32_t places[] = {0, 3, 7, 1, 5, 9}; // a lane's or a block's word
+    static const uint32_t places[] = {4, 7, 15, 5, 13, 17}; // a lane's or a block's word
     for (int d = 0; d < device_count; d++)
         for (size_t p = 0; p < 6; p++)
             for (size_t b = 0; b < 3; b++) {
@@ -148,6 +157,107 @@ static void what_is_not_finite_skips(void **unused)
                 LsStepControl after = decide(devices[d], good_words, twice, 1.0f);
                 assert_true(after.skip == 0 && after.skipped_in_row == 0 && after.updates == 40);
             }
+}
+
+static void set_vote(float *words, size_t rank, size_t word, uint32_t vote)
+{
+    memcpy(&words[rank * RANK_WORDS + word], &vote, sizeof vote);
+}
+
+static void the_largest_votes_count(void **unused)
+{
+    (void)unused;
+    for (int d = 0; d < device_count; d++) {
+        float words[WORDS];
+        memcpy(words, good_words, sizeof words);
+        LsVotes none = decide_outcome(devices[d], words, start, 0, 0).votes;
+        assert_true(none.stop == 0 && none.error == 0);
+        set_vote(words, 0, 0, 2);
+        set_vote(words, 1, 0, 1);
+        set_vote(words, 1, 3, 0x80000001u); // the bits of a float below zero
+        LsStepOutcome stop = decide_outcome(devices[d], words, start, 0, 0);
+        assert_true(stop.votes.stop == 2 && stop.votes.error == 0 && stop.votes.reserved[1] == 0x80000001u);
+        assert_true(stop.control.skip == 0 && stop.control.updates == 40); // the step itself is as good
+    }
+}
+
+// A failure says nothing about the gradients: whatever they are, it is no overflow and no good step.
+static void an_error_vote_skips_and_counts_as_nothing(void **unused)
+{
+    (void)unused;
+    LsStepControl scaled = start;
+    scaled.loss_scale = 64;
+    scaled.skipped_in_row = 2;
+    for (int d = 0; d < device_count; d++)
+        for (int bad = 0; bad < 2; bad++) {
+            float words[WORDS];
+            memcpy(words, good_words, sizeof words);
+            set_vote(words, 1, 1, LS_IO);
+            words[5] = bad ? INFINITY : words[5];
+            LsStepOutcome outcome = decide_outcome(devices[d], words, scaled, 1.0f, 6);
+            LsStepControl control = outcome.control;
+            assert_int_equal(outcome.votes.error, LS_IO);
+            assert_true(control.skip == 1 && control.gradient_factor == 0 && control.step == 42);
+            assert_true(control.updates == 39 && control.skipped_in_row == 2 && control.good_steps == 5);
+            assert_true(control.loss_scale == 64 && control.bias_correction1 == start.bias_correction1);
+        }
+}
+
+typedef struct ScaleStep {
+    bool bad;
+    float scale;  // after the step
+    int32_t good; // good_steps after it
+} ScaleStep;
+
+// Overflows halve the scale down to 1, three good steps in a row double it up to 2^24; each step unscales by
+// the scale that its gradients had.
+static void the_loss_scale_follows_the_overflows(void **unused)
+{
+    (void)unused;
+    static const ScaleStep falling[] = {{true, 2, 0}, {false, 2, 1}, {false, 2, 2}, {true, 1, 0},
+        {true, 1, 0}, {false, 1, 1}, {false, 1, 2}, {false, 2, 0}, {false, 2, 1}, {false, 2, 2},
+        {false, 4, 0}, {true, 2, 0}};
+    static const ScaleStep rising[] = {{false, 0x1p23f, 1}, {false, 0x1p23f, 2}, {false, 0x1p24f, 0},
+        {false, 0x1p24f, 1}, {false, 0x1p24f, 2}, {false, 0x1p24f, 0}, {true, 0x1p23f, 0}};
+    static const struct {
+        float first;
+        const ScaleStep *steps;
+        size_t count;
+    } runs[] = {
+        {4, falling, sizeof falling / sizeof *falling}, {0x1p23f, rising, sizeof rising / sizeof *rising}};
+    for (int d = 0; d < device_count; d++)
+        for (int r = 0; r < 2; r++) {
+            LsStepControl control = {.loss_scale = runs[r].first};
+            int64_t updates = 0;
+            for (size_t s = 0; s < runs[r].count; s++) {
+                const ScaleStep *step = &runs[r].steps[s];
+                float words[WORDS], before = control.loss_scale;
+                memcpy(words, good_words, sizeof words);
+                words[13] = step->bad ? INFINITY : words[13];
+                control = decide_outcome(devices[d], words, control, 0, 3).control;
+                updates += !step->bad;
+                assert_true(control.loss_scale == step->scale && control.good_steps == step->good);
+                assert_true(control.skip == step->bad && control.updates == updates);
+                assert_true(control.step == (int64_t)s + 1);
+                assert_true(control.gradient_factor == (step->bad ? 0 : 1 / before));
+            }
+        }
+}
+
+// Without growth the scale stays whatever happens.
+static void a_fixed_loss_scale_stays(void **unused)
+{
+    (void)unused;
+    LsStepControl scaled = start;
+    scaled.loss_scale = 8;
+    for (int d = 0; d < device_count; d++) {
+        float words[WORDS];
+        memcpy(words, good_words, sizeof words);
+        words[13] = NAN;
+        LsStepControl bad = decide(devices[d], words, scaled, 0);
+        assert_true(bad.skip == 1 && bad.loss_scale == 8 && bad.good_steps == 0);
+        assert_true(decide(devices[d], good_words, bad, 0).loss_scale == 8);
+    }
 }
 
 // ---- The optimizer --------------------------------------------------------------------------------------
@@ -234,7 +344,8 @@ static void release_buffers(LsDevice *device, const Buffers *b)
         device->ops->release(device, all[i]);
 }
 
-static void device_step(LsDevice *device, const Variant *variant, const Buffers *b, int step, bool skip)
+static void device_step(
+    LsDevice *device, const Variant *variant, LsDtype type, const Buffers *b, int step, bool skip)
 {
     static float gradient[N];
     for (size_t i = 0; i < N; i++)
@@ -246,15 +357,20 @@ static void device_step(LsDevice *device, const Variant *variant, const Buffers 
     assert_int_equal(device->ops->copy_in(device, b->gradient, gradient, sizeof gradient), LS_OK);
     assert_int_equal(device->ops->copy_in(device, b->control, &control, sizeof control), LS_OK);
     bool adamw = variant->kind == LS_OPTIMIZER_ADAMW;
-    LsOptimizerStep args = {.n = N,
+    // A piece for each block, as a rank has of its buckets.
+    LsOptimizerPiece pieces[N / LS_BLOCK];
+    for (size_t p = 0; p < N / LS_BLOCK; p++)
+        pieces[p] = (LsOptimizerPiece){.n = LS_BLOCK,
+            .master = b->master + p * LS_BLOCK,
+            .gradient = b->gradient + p * LS_BLOCK,
+            .moment1 = variant->momentum ? b->moment1 + p * LS_BLOCK : NULL,
+            .moment2 = adamw ? b->moment2 + p * LS_BLOCK : NULL,
+            .weights = b->weights + p * LS_BLOCK,
+            .block_decay = b->decay + p};
+    LsOptimizerStep args = {.count = N / LS_BLOCK,
+        .piece = pieces,
         .kind = variant->kind,
-        .master = b->master,
-        .gradient = b->gradient,
-        .moment1 = variant->momentum ? b->moment1 : NULL,
-        .moment2 = adamw ? b->moment2 : NULL,
-        .weights = b->weights,
-        .type = LS_BF16,
-        .block_decay = b->decay,
+        .type = type,
         .momentum = MOMENTUM,
         .beta1 = BETA1,
         .beta2 = BETA2,
@@ -265,7 +381,8 @@ static void device_step(LsDevice *device, const Variant *variant, const Buffers 
     assert_int_equal(device->ops->optimizer_step(device, &args), LS_OK);
 }
 
-static void check_weights(LsDevice *device, const Buffers *b, const Model *model, const char *what)
+static void check_weights(
+    LsDevice *device, LsDtype type, const Buffers *b, const Model *model, const char *what)
 {
     static float master[N];
     static uint16_t weights[N];
@@ -277,7 +394,7 @@ static void check_weights(LsDevice *device, const Buffers *b, const Model *model
         if (fabs(master[i] - model[i].weight) > STEPS * (0x1p-25 + 0.2 * 12 * 0x1p-24))
             fail_msg("%s on %s: weight %zu is %.9g, the model has %.9g", what, device->ops->name, i,
                 master[i], model[i].weight);
-        assert_int_equal(weights[i], ls_f32_to_bf16(master[i]));
+        assert_int_equal(weights[i], type == LS_BF16 ? ls_f32_to_bf16(master[i]) : ls_f32_to_f16(master[i]));
     }
 }
 
@@ -287,16 +404,19 @@ static void steps_follow_the_float64_model(void **unused)
     static Model model[N];
     for (size_t v = 0; v < sizeof variants / sizeof *variants; v++)
         for (int d = 0; d < device_count; d++) {
+            // By turns; the cpu device rounds to BF16 alone.
+            LsDtype type = v % 2 && strcmp(devices[d]->ops->name, "cpu") != 0 ? LS_F16 : LS_BF16;
             Buffers b = new_buffers(devices[d]);
             for (size_t i = 0; i < N; i++)
                 model[i] = (Model){.weight = 1};
             for (int step = 0; step < STEPS; step++) {
-                device_step(devices[d], &variants[v], &b, step, false);
+                device_step(devices[d], &variants[v], type, &b, step, false);
                 for (size_t i = 0; i < N; i++)
                     model_step(
                         &variants[v], &model[i], host_gradient(step, i), i < LS_BLOCK ? DECAY : 0, step);
             }
-            check_weights(devices[d], &b, model, variants[v].kind == LS_OPTIMIZER_ADAMW ? "AdamW" : "SGD");
+            check_weights(
+                devices[d], type, &b, model, variants[v].kind == LS_OPTIMIZER_ADAMW ? "AdamW" : "SGD");
             release_buffers(devices[d], &b);
         }
 }
@@ -309,11 +429,11 @@ static void a_skipped_step_changes_nothing(void **unused)
     for (size_t v = 0; v < sizeof variants / sizeof *variants; v++)
         for (int d = 0; d < device_count; d++) {
             Buffers b = new_buffers(devices[d]);
-            device_step(devices[d], &variants[v], &b, 0, false);
+            device_step(devices[d], &variants[v], LS_BF16, &b, 0, false);
             const float *const state[3] = {b.master, b.moment1, b.moment2};
             for (int i = 0; i < 3; i++)
                 read_back(devices[d], before[i], state[i], sizeof before[i]);
-            device_step(devices[d], &variants[v], &b, 1, true);
+            device_step(devices[d], &variants[v], LS_BF16, &b, 1, true);
             for (int i = 0; i < 3; i++)
                 read_back(devices[d], after[i], state[i], sizeof after[i]);
             assert_memory_equal(before, after, sizeof before);
@@ -333,13 +453,15 @@ static void padding_stays_zero(void **unused)
             assert_int_equal(devices[d]->ops->zero(devices[d], b.master, sizeof master), LS_OK);
             assert_int_equal(
                 devices[d]->ops->copy_in(devices[d], b.control, &control, sizeof control), LS_OK);
-            LsOptimizerStep args = {.n = N,
-                .kind = variants[v].kind,
+            LsOptimizerPiece piece = {.n = N,
                 .master = b.master,
                 .gradient = b.gradient,
                 .moment1 = b.moment1,
                 .moment2 = b.moment2,
-                .block_decay = b.decay,
+                .block_decay = b.decay};
+            LsOptimizerStep args = {.count = 1,
+                .piece = &piece,
+                .kind = variants[v].kind,
                 .momentum = MOMENTUM,
                 .beta1 = BETA1,
                 .beta2 = BETA2,
@@ -361,6 +483,10 @@ int main(void)
         cmocka_unit_test(a_large_norm_is_clipped),
         cmocka_unit_test(the_loss_scale_is_taken_out),
         cmocka_unit_test(what_is_not_finite_skips),
+        cmocka_unit_test(the_largest_votes_count),
+        cmocka_unit_test(an_error_vote_skips_and_counts_as_nothing),
+        cmocka_unit_test(the_loss_scale_follows_the_overflows),
+        cmocka_unit_test(a_fixed_loss_scale_stays),
         cmocka_unit_test(steps_follow_the_float64_model),
         cmocka_unit_test(a_skipped_step_changes_nothing),
         cmocka_unit_test(padding_stays_zero),

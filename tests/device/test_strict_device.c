@@ -157,10 +157,10 @@ static void index_beyond_the_words_is_refused(void **unused)
 {
     (void)unused;
     uint32_t *index;
-    LsStepControl *control;
+    LsStepOutcome *outcome;
     uint32_t host[2] = {0, ELEMENTS};
     assert_int_equal(device->ops->allocate(device, sizeof host, (void **)&index), LS_OK);
-    assert_int_equal(device->ops->allocate(device, sizeof *control, (void **)&control), LS_OK);
+    assert_int_equal(device->ops->allocate(device, sizeof *outcome, (void **)&outcome), LS_OK);
     assert_int_equal(device->ops->copy_in(device, index, host, sizeof host), LS_OK);
     LsDecideStep args = {.lanes = 1,
         .blocks = 2,
@@ -168,10 +168,14 @@ static void index_beyond_the_words_is_refused(void **unused)
         .lane_index = index,
         .block_index = index,
         .samples = 1,
-        .control = control};
+        .outcome = outcome};
     REFUSED(device->ops->decide_step(device, &args), "words needs 4004 bytes");
+    args.blocks = 1;
+    args.ranks = 3;
+    args.rank_words = ELEMENTS / 2;
+    REFUSED(device->ops->decide_step(device, &args), "words needs 4016 bytes"); // the last rank's votes
     device->ops->release(device, index);
-    device->ops->release(device, control);
+    device->ops->release(device, outcome);
 }
 
 // Results of a copy are not there before the device is synchronized.
@@ -184,6 +188,106 @@ static void copies_arrive_at_synchronize(void **unused)
     assert_true(isnan(back[0]));
     assert_int_equal(device->ops->synchronize(device), LS_OK);
     assert_memory_equal(back, host, sizeof host);
+}
+
+static LsMarker *new_marker(void)
+{
+    LsMarker *marker;
+    assert_int_equal(device->ops->marker_create(device, &marker), LS_OK);
+    return marker;
+}
+
+static void start_copy_out(float *back)
+{
+    float four = 4;
+    assert_int_equal(device->ops->copy_in(device, memory, &four, sizeof four), LS_OK);
+    assert_int_equal(device->ops->copy_out(device, back, memory, sizeof four), LS_OK);
+}
+
+// A marker tells of copies before it in its stream, not of later ones.
+static void copies_arrive_at_a_later_marker(void **unused)
+{
+    (void)unused;
+    const LsDeviceOps *ops = device->ops;
+    LsMarker *before = new_marker(), *after = new_marker();
+    float back, second;
+    assert_int_equal(ops->marker_record(device, before), LS_OK);
+    start_copy_out(&back);
+    assert_int_equal(ops->marker_record(device, after), LS_OK);
+    start_copy_out(&second);
+    assert_int_equal(ops->marker_synchronize(device, before), LS_OK);
+    assert_true(isnan(back));
+    assert_int_equal(ops->marker_synchronize(device, after), LS_OK);
+    assert_true(back == 4 && isnan(second));
+    assert_int_equal(ops->marker_record(device, after), LS_OK); // the newest place counts
+    assert_int_equal(ops->marker_synchronize(device, after), LS_OK);
+    assert_true(second == 4);
+    ops->marker_destroy(device, before);
+    ops->marker_destroy(device, after);
+}
+
+// Another stream's marker tells of a copy when that stream waited for it.
+static void streams_order_themselves_by_markers(void **unused)
+{
+    (void)unused;
+    const LsDeviceOps *ops = device->ops;
+    LsMarker *copied = new_marker(), *computed = new_marker();
+    float back;
+    ops->select_stream(device, LS_STREAM_COPY);
+    start_copy_out(&back);
+    assert_int_equal(ops->marker_record(device, copied), LS_OK);
+    ops->select_stream(device, LS_STREAM_COMPUTE);
+    assert_int_equal(ops->marker_record(device, computed), LS_OK);
+    assert_int_equal(ops->marker_synchronize(device, computed), LS_OK);
+    assert_true(isnan(back));
+    assert_int_equal(ops->marker_wait(device, copied), LS_OK);
+    assert_int_equal(ops->marker_synchronize(device, computed), LS_OK);
+    assert_true(isnan(back)); // the place recorded is before the wait
+    assert_int_equal(ops->marker_record(device, computed), LS_OK);
+    assert_int_equal(ops->marker_synchronize(device, computed), LS_OK);
+    assert_true(back == 4);
+    ops->marker_destroy(device, copied);
+    ops->marker_destroy(device, computed);
+}
+
+static void a_marker_is_reached_when_asked_again(void **unused)
+{
+    (void)unused;
+    const LsDeviceOps *ops = device->ops;
+    LsMarker *marker = new_marker();
+    bool reached = false;
+    float back;
+    assert_int_equal(ops->marker_reached(device, marker, &reached), LS_OK);
+    assert_true(reached); // never recorded
+    start_copy_out(&back);
+    assert_int_equal(ops->marker_record(device, marker), LS_OK);
+    assert_int_equal(ops->marker_reached(device, marker, &reached), LS_OK);
+    assert_true(!reached && isnan(back));
+    assert_int_equal(ops->marker_reached(device, marker, &reached), LS_OK);
+    assert_true(reached && back == 4);
+    ops->marker_destroy(device, marker);
+    REFUSED(ops->marker_record(device, marker), "a marker is used that does not exist");
+    ops->marker_destroy(device, NULL);
+}
+
+// A stream may write into pinned memory that its earlier copies have read; the host may not.
+static void a_stream_orders_its_own_copies(void **unused)
+{
+    (void)unused;
+    const LsDeviceOps *ops = device->ops;
+    float *pinned;
+    assert_int_equal(ops->allocate_host(device, 16, (void **)&pinned), LS_OK);
+    pinned[0] = 1;
+    assert_int_equal(ops->copy_in(device, memory, pinned, 16), LS_OK);
+    assert_int_equal(ops->copy_out(device, pinned, memory, 16), LS_OK);
+    assert_int_equal(ops->synchronize(device), LS_OK);
+    assert_true(pinned[0] == 1);
+    assert_int_equal(ops->copy_in(device, memory, pinned, 16), LS_OK);
+    ops->select_stream(device, LS_STREAM_COPY); // knows nothing of the other stream's copy
+    assert_int_equal(ops->copy_out(device, pinned, memory, 16), LS_OK);
+    ops->select_stream(device, LS_STREAM_COMPUTE);
+    REFUSED(ops->synchronize(device), "pinned host memory changed");
+    ops->release_host(device, pinned);
 }
 
 static void changed_pinned_memory_is_refused(void **unused)
@@ -209,6 +313,10 @@ int main(void)
         cmocka_unit_test(wrong_pointers_are_refused),
         cmocka_unit_test(index_beyond_the_words_is_refused),
         cmocka_unit_test(copies_arrive_at_synchronize),
+        cmocka_unit_test(copies_arrive_at_a_later_marker),
+        cmocka_unit_test(streams_order_themselves_by_markers),
+        cmocka_unit_test(a_marker_is_reached_when_asked_again),
+        cmocka_unit_test(a_stream_orders_its_own_copies),
         cmocka_unit_test(changed_pinned_memory_is_refused),
     };
     return cmocka_run_group_tests(tests, open_device, close_device);

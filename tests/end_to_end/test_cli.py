@@ -184,6 +184,26 @@ class Looking(Case):
             self.assertEqual(len(re.findall(r"(?m)^ +[012] +\d+-\d+", output)), 3, output)
         self.assertFalse((self.dir / "runs").exists())
 
+    def test_dry_run_for_gpus(self):
+        """It needs none: what a rank will need on one, in the precision asked for."""
+        bytes_of = {}
+        for precision in ("fp32", "fp16", "auto"):
+            output = self.run_lockstep("train", "-c", "config.yaml", "--dry-run", "--ranks", "2", "--set",
+                                       "runtime.device=cuda", "--set", f"runtime.precision={precision}", "--set",
+                                       "model.hidden=[2048,2048]").stdout
+            self.assertIn("GPU", output)
+            rows = [row.split() for row in re.findall(r"(?m)^ +[01] +\d+-\d+.*$", output)]
+            self.assertEqual(len(rows), 2)
+            for row in rows:
+                numbers = list(map(float, row[4:]))
+                # Weights … workspace add up to the GPU's column; each is printed to a tenth.
+                self.assertAlmostEqual(sum(numbers[:7]), numbers[7], delta=0.05 * 8)
+                self.assertEqual(numbers[6], 64)
+            bytes_of[precision] = float(rows[0][4])
+        # Rounding to a tenth is the only difference from half.
+        self.assertAlmostEqual(bytes_of["fp16"], bytes_of["fp32"] / 2, delta=0.1)
+        self.assertEqual(bytes_of["auto"], bytes_of["fp16"])
+
     def test_default_run_directory(self):
         self.run_lockstep("train", "-c", "config.yaml", "--set", "train.max_steps=10")
         self.assertEqual(self.status("runs/config")["state"], "completed")

@@ -105,6 +105,19 @@ class Images(Modes):
         self.assertEqual(self.hash("one"), self.hash("three"))
         self.assertGreater(self.status("one")["eval"]["accuracy"], 0.6)
 
+    def test_fp16(self):
+        """CPUs have no such products; the reference rounds."""
+        result = self.train("cpu", "runtime.device=cpu", "runtime.precision=fp16", code=69)
+        self.assert_refused(result, "fp16")
+        settings = ["runtime.device=ref", "runtime.precision=fp16", "train.max_steps=20"]
+        self.train("one", *settings, "train.loss_scale=16777216")
+        self.train("two", *settings, "train.loss_scale=16777216", ranks=2)
+        self.assertEqual(self.hash("one"), self.hash("two"))
+        skipped = [event["step"] for event in self.events("one", "skip")]
+        self.assertEqual(skipped, list(range(1, len(skipped) + 1)))
+        self.assertGreater(len(skipped), 0)
+        self.assertEqual(skipped, [event["step"] for event in self.events("two", "skip")])
+
     def test_reference_device(self):
         self.train("one", "runtime.device=ref", "train.max_steps=20")
         self.train("two", "runtime.device=ref", "train.max_steps=20", ranks=2)
@@ -248,8 +261,10 @@ class Stopped(Modes):
         self.assertEqual(self.status("early")["step"], 1)
 
     def catches(self, pid, number):
-        """Whether a process has a handler for a signal."""
+        """Whether a process is a rank, not a copy of its launcher on the way to one, and has a handler for a signal."""
         try:
+            if os.path.realpath(f"/proc/{pid}/exe") != os.path.realpath(harness.LOCKSTEP):
+                return False
             fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
         except OSError:
             return False

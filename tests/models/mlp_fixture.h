@@ -28,13 +28,14 @@ static inline void assert_status(LsStatus status, const char *expression)
 
 // ---- Devices --------------------------------------------------------------------------------------------
 
-enum { DEVICE_REF, DEVICE_CPU, DEVICE_STRICT, DEVICES };
+enum { DEVICE_REF, DEVICE_CPU, DEVICE_STRICT, DEVICE_CUDA, DEVICES };
 
-// Opens one of the devices; NULL where the machine cannot compute in this precision.
+// Opens one of the devices; NULL where the machine lacks it or cannot compute in this precision.
 static inline LsDevice *open_device(int which, int precision)
 {
-    LsDeviceOptions options = {
-        .kind = which == DEVICE_CPU ? LS_DEVICE_CPU : LS_DEVICE_REF, .precision = precision, .threads = 1};
+    static const int kinds[DEVICES] = {
+        [DEVICE_REF] = LS_DEVICE_REF, [DEVICE_CPU] = LS_DEVICE_CPU, [DEVICE_CUDA] = LS_DEVICE_CUDA};
+    LsDeviceOptions options = {.kind = kinds[which], .precision = precision, .threads = 1};
     LsDevice *device = NULL;
     LsStatus status = which == DEVICE_STRICT ? ls_strict_device_open(precision, &device)
                                              : ls_device_open(&options, &device);
@@ -63,11 +64,12 @@ static inline void download(LsDevice *device, void *host, const void *memory, si
 static inline void *upload_rounded(LsDevice *device, const float *values, size_t count)
 {
     float *f32 = upload(device, values, count * sizeof *values);
-    if (ls_device_compute_type(device) == LS_F32)
+    LsDtype type = ls_device_compute_type(device);
+    if (type == LS_F32)
         return f32;
     void *out;
     assert_ok(device->ops->allocate(device, count * sizeof(uint16_t), &out));
-    LsCast cast = {.n = count, .from = f32, .from_type = LS_F32, .to = out, .to_type = LS_BF16};
+    LsCast cast = {.n = count, .from = f32, .from_type = LS_F32, .to = out, .to_type = type};
     assert_ok(device->ops->cast(device, &cast));
     assert_ok(device->ops->synchronize(device));
     device->ops->release(device, f32);

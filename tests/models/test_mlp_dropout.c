@@ -235,7 +235,7 @@ static void gradient(void **state)
     (void)state;
     for (int which = 0; which < DEVICES; which++) {
         LsDevice *device = open_device(which, LS_PRECISION_FP32);
-        for (int residual = 0; residual < 2; residual++) {
+        for (int residual = 0; device && residual < 2; residual++) {
             check_gradient(device, residual, LS_ACTIVATION_RELU);
             check_gradient(device, residual, LS_ACTIVATION_GELU);
         }

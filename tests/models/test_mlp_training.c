@@ -4,7 +4,7 @@
 typedef struct Training {
     Setup s;
     float *master, *moment1, *moment2, *words;
-    LsStepControl *control;
+    LsStepOutcome *outcome;
     uint8_t *decay;
     uint32_t *lane_index, *block_index;
     size_t blocks;
@@ -24,16 +24,17 @@ static void begin(Training *t, LsDevice *device, const json_t *fixture)
     memset(flat, 0, bytes);
     t->moment1 = upload(device, flat, bytes);
     t->moment2 = upload(device, flat, bytes);
-    t->words = upload(device, flat, (1 + t->blocks) * sizeof(float)); // the loss sum, then the block norms
+    // Votes, the loss sum, the block norms.
+    t->words = upload(device, flat, (LS_VOTE_WORDS + 1 + t->blocks) * sizeof(float));
     free(flat);
-    LsStepControl control = {.loss_scale = 1};
-    t->control = upload(device, &control, sizeof control);
+    LsStepOutcome outcome = {.control.loss_scale = 1};
+    t->outcome = upload(device, &outcome, sizeof outcome);
     uint8_t decay[16];
     uint32_t index[17];
     assert_true(t->blocks <= sizeof decay);
     ls_parameters_block_decay(parameters, decay);
     for (uint32_t i = 0; i <= t->blocks; i++)
-        index[i] = i;
+        index[i] = LS_VOTE_WORDS + i;
     t->decay = upload(device, decay, t->blocks);
     t->lane_index = upload(device, index, sizeof *index);
     t->block_index = upload(device, index + 1, t->blocks * sizeof *index);
@@ -43,7 +44,7 @@ static void end(Training *t)
 {
     LsDevice *device = t->s.device;
     void *memory[] = {
-        t->master, t->moment1, t->moment2, t->words, t->control, t->decay, t->lane_index, t->block_index};
+        t->master, t->moment1, t->moment2, t->words, t->outcome, t->decay, t->lane_index, t->block_index};
     for (size_t i = 0; i < sizeof memory / sizeof memory[0]; i++)
         device->ops->release(device, memory[i]);
     tear_down(&t->s);
@@ -54,15 +55,18 @@ static void step(Training *t, const json_t *fixture)
     LsDevice *device = t->s.device;
     const LsModelOps *model = t->s.model->ops;
     const LsBatch *batch = &t->s.batch;
-    assert_ok(device->ops->zero(device, t->words, sizeof(float)));
+    float *loss_sum = t->words + LS_VOTE_WORDS;
+    assert_ok(device->ops->zero(device, loss_sum, sizeof(float)));
     assert_ok(model->forward(t->s.model, t->s.weights, batch, true));
-    assert_ok(model->loss(t->s.model, batch, 1.0f / (float)batch->rows, NULL, t->words, NULL));
+    assert_ok(model->loss(t->s.model, batch, 1.0f / (float)batch->rows, NULL, loss_sum, NULL));
     assert_ok(model->backward(t->s.model, t->s.weights, batch, t->s.gradients, false, NULL, NULL));
-    LsBlockSquares squares = {.n = t->s.elements, .x = t->s.gradients, .sums = t->words + 1};
-    assert_ok(device->ops->block_squares(device, &squares));
+    LsSquaresPiece piece = {.n = t->s.elements, .x = t->s.gradients, .sums = loss_sum + 1};
+    assert_ok(device->ops->block_squares(device, &(LsBlockSquares){.count = 1, .piece = &piece}));
     LsDecideStep decide = {
         .lanes = 1,
         .blocks = t->blocks,
+        .ranks = 1,
+        .rank_words = LS_VOTE_WORDS + 1 + t->blocks,
         .words = t->words,
         .lane_index = t->lane_index,
         .block_index = t->block_index,
@@ -71,24 +75,28 @@ static void step(Training *t, const json_t *fixture)
         .clip_norm = (float)number(fixture, "clip_norm"),
         .beta1 = (float)number(fixture, "beta1"),
         .beta2 = (float)number(fixture, "beta2"),
-        .control = t->control,
+        .outcome = t->outcome,
     };
     assert_ok(device->ops->decide_step(device, &decide));
-    LsOptimizerStep update = {
+    LsOptimizerPiece shard = {
         .n = t->s.elements,
-        .kind = LS_OPTIMIZER_ADAMW,
         .master = t->master,
         .gradient = t->s.gradients,
         .moment1 = t->moment1,
         .moment2 = t->moment2,
         .weights = t->s.weights,
-        .type = ls_device_compute_type(device),
         .block_decay = t->decay,
+    };
+    LsOptimizerStep update = {
+        .count = 1,
+        .piece = &shard,
+        .kind = LS_OPTIMIZER_ADAMW,
+        .type = ls_device_compute_type(device),
         .beta1 = decide.beta1,
         .beta2 = decide.beta2,
         .epsilon = (float)number(fixture, "epsilon"),
         .weight_decay = (float)number(fixture, "weight_decay"),
-        .control = t->control,
+        .control = &t->outcome->control,
     };
     assert_ok(device->ops->optimizer_step(device, &update));
 }
@@ -104,7 +112,7 @@ static void check_training(LsDevice *device, const json_t *fixture)
     begin(&t, device, fixture);
     for (size_t i = 0; i < steps; i++) {
         step(&t, fixture);
-        download(device, &control, t.control, sizeof control);
+        download(device, &control, &t.outcome->control, sizeof control);
         assert_int_equal(control.updates, i + 1);
         assert_close(&control.loss, &losses[i], 1, 1e-5, "loss");
         assert_close(&control.gradient_norm, &norm[i], 1, 1e-5, "norm of the gradient");
@@ -126,6 +134,8 @@ static void adamw_like_torch(void **state)
     json_t *fixtures = read_fixtures();
     for (int which = 0; which < DEVICES; which++) {
         LsDevice *device = open_device(which, LS_PRECISION_FP32);
+        if (!device)
+            continue;
         check_training(device, field(fixtures, "training"));
         ls_device_close(device);
     }

@@ -16,7 +16,10 @@ static LsStatus call_matmul(const LsOpCase *op, LsDevice *device, void *const b[
         .accumulate = op->accumulate,
         .bias = b[2],
         .activation = op->activation,
-        .pre_activation = b[4]};
+        .pre_activation = b[4],
+        .backward = op->backward,
+        .saved = b[5],
+        .bias_gradient = b[6]};
     return device->ops->matmul(device, &args);
 }
 
@@ -41,17 +44,30 @@ static LsStatus call_loss(const LsOpCase *op, LsDevice *device, void *const b[])
     return device->ops->mean_squared_error(device, &args);
 }
 
+static void *part(void *buffer, size_t first, size_t element)
+{
+    return buffer ? (char *)buffer + first * element : NULL;
+}
+
+enum { MOST_PIECES = 256 };
+
 static LsStatus call_optimizer(const LsOpCase *op, LsDevice *device, void *const b[])
 {
-    LsOptimizerStep args = {.n = op->columns,
+    LsOptimizerPiece pieces[MOST_PIECES];
+    for (size_t p = 0; p < op->pieces; p++) {
+        size_t first = ls_op_piece_begin(op, p);
+        pieces[p] = (LsOptimizerPiece){.n = ls_op_piece_begin(op, p + 1) - first,
+            .master = part(b[0], first, sizeof(float)),
+            .gradient = part(b[1], first, sizeof(float)),
+            .moment1 = part(b[2], first, sizeof(float)),
+            .moment2 = part(b[3], first, sizeof(float)),
+            .weights = part(b[4], first, ls_dtype_size(op->output)),
+            .block_decay = part(b[5], first / LS_BLOCK, 1)};
+    }
+    LsOptimizerStep args = {.count = op->pieces,
+        .piece = pieces,
         .kind = op->kind == LS_OP_ADAMW ? LS_OPTIMIZER_ADAMW : LS_OPTIMIZER_SGD,
-        .master = b[0],
-        .gradient = b[1],
-        .moment1 = b[2],
-        .moment2 = b[3],
-        .weights = b[4],
         .type = op->output,
-        .block_decay = b[5],
         .momentum = 0.9f,
         .beta1 = 0.9f,
         .beta2 = 0.95f,
@@ -60,6 +76,37 @@ static LsStatus call_optimizer(const LsOpCase *op, LsDevice *device, void *const
         .nesterov = op->nesterov,
         .control = b[6]};
     return device->ops->optimizer_step(device, &args);
+}
+
+static LsStatus call_block_squares(const LsOpCase *op, LsDevice *device, void *const b[])
+{
+    LsSquaresPiece pieces[MOST_PIECES];
+    for (size_t p = 0; p < op->pieces; p++) {
+        size_t first = ls_op_piece_begin(op, p);
+        pieces[p] = (LsSquaresPiece){.n = ls_op_piece_begin(op, p + 1) - first,
+            .x = (const float *)b[0] + first,
+            .sums = (float *)b[1] + ls_op_piece_sums(op, p)};
+    }
+    return device->ops->block_squares(device, &(LsBlockSquares){.count = op->pieces, .piece = pieces});
+}
+
+static LsStatus call_decide(const LsOpCase *op, LsDevice *device, void *const b[])
+{
+    LsDecideStep args = {.lanes = op->columns,
+        .blocks = op->depth,
+        .ranks = op->rows,
+        .rank_words = ls_op_rank_words(op),
+        .words = b[0],
+        .lane_index = b[1],
+        .block_index = b[2],
+        .samples = 64,
+        .learning_rate = 0.025f,
+        .clip_norm = ls_op_clip_norm(op),
+        .beta1 = 0.9f,
+        .beta2 = 0.95f,
+        .growth_interval = ls_op_growth_interval(op),
+        .outcome = b[3]};
+    return device->ops->decide_step(device, &args);
 }
 
 // The balanced tree over the inputs: node (i, j) = node (i, m) + node (m, j).
@@ -157,7 +204,9 @@ LsStatus ls_op_call(const LsOpCase *op, LsDevice *device, void *const b[])
     case LS_OP_SUM:
         return device->ops->sum(device, &(LsSum){.n = n, .x = b[0], .y = b[1], .accumulate = op->accumulate});
     case LS_OP_BLOCK_SQUARES:
-        return device->ops->block_squares(device, &(LsBlockSquares){.n = n, .x = b[0], .sums = b[1]});
+        return call_block_squares(op, device, b);
+    case LS_OP_DECIDE_STEP:
+        return call_decide(op, device, b);
     default:
         return call_matrix_op(op, device, b);
     }

@@ -1,197 +1,12 @@
+// Names of op cases, their buffers and what fills them, and runs on a device.
 #include "op_cases.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/memory.h"
-
-// ---- The list -------------------------------------------------------------------------------------------
-
-typedef struct List {
-    LsOpCase *cases;
-    size_t count, capacity;
-    LsStatus status;
-} List;
-
-static void put(List *list, LsOpCase op)
-{
-    if (list->status != LS_OK)
-        return;
-    if (list->count == list->capacity) {
-        size_t capacity = list->capacity ? 2 * list->capacity : 64;
-        LsOpCase *larger = realloc(list->cases, capacity * sizeof *larger);
-        if (!larger) {
-            list->status = LS_FAIL(LS_INTERNAL, "no memory for the list of op cases");
-            return;
-        }
-        list->cases = larger;
-        list->capacity = capacity;
-    }
-    list->cases[list->count++] = op;
-}
-
-// Odd sizes on both sides of registers (16), panels (64), oneDNN's blocks and the tiles of dropout.
-static const size_t shapes[][3] = {
-    {1, 1, 1}, {1, 10, 7}, {33, 17, 65}, {64, 64, 64}, {5, 1, 128}, {129, 70, 33}, {48, 130, 257}};
-
-static void put_products(List *list, LsDtype type, LsDtype output)
-{
-    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
-        LsOpCase op = {.kind = LS_OP_MATMUL,
-            .type = type,
-            .output = output,
-            .rows = shapes[s][0],
-            .columns = shapes[s][1],
-            .depth = shapes[s][2]};
-        for (int transposed = 0; transposed < 4; transposed++) {
-            op.transpose_a = transposed & 1;
-            op.transpose_b = transposed & 2;
-            put(list, op);
-        }
-        op.transpose_a = true;
-        op.transpose_b = false;
-        op.accumulate = true;
-        put(list, op);
-        op.transpose_a = op.accumulate = false;
-        op.transpose_b = op.bias = true;
-        for (int activation = LS_IDENTITY; activation <= LS_GELU; activation++) {
-            op.activation = (LsActivation)activation;
-            op.keep = false;
-            put(list, op);
-            op.keep = activation != LS_IDENTITY;
-            if (op.keep)
-                put(list, op);
-        }
-        op.bias = false;
-        op.keep = true;
-        put(list, op);
-    }
-}
-
-static void put_large_products(List *list, LsDtype type)
-{
-    static const size_t layers[][3] = {
-        {256, 1024, 1024}, {1024, 1024, 1024}, {256, 1024, 128}, {1024, 1024, 128}, {1024, 10, 1024}};
-    for (size_t l = 0; l < sizeof layers / sizeof *layers; l++) {
-        size_t rows = layers[l][0], out = layers[l][1], in = layers[l][2];
-        LsOpCase op = {.kind = LS_OP_MATMUL, .type = type, .output = type, .large = true};
-        LsOpCase forward = op, inputs = op, weights = op;
-        forward.rows = rows, forward.columns = out, forward.depth = in;
-        forward.transpose_b = forward.bias = true, forward.activation = LS_RELU;
-        put(list, forward);
-        forward.activation = LS_GELU;
-        put(list, forward);
-        forward.keep = true;
-        put(list, forward);
-        inputs.rows = rows, inputs.columns = in, inputs.depth = out;
-        put(list, inputs);
-        weights.rows = out, weights.columns = in, weights.depth = rows;
-        weights.transpose_a = weights.accumulate = true, weights.output = LS_F32;
-        put(list, weights);
-    }
-}
-
-static void put_matrix_ops(List *list, size_t rows, size_t columns, LsDtype type, bool large)
-{
-    LsOpCase op = {.type = type, .output = type, .rows = rows, .columns = columns, .large = large};
-    for (int variant = 0; variant < 2; variant++) {
-        LsOpCase bias = op, dropout = op, raw = op, entropy = op, backward = op;
-        bias.kind = LS_OP_BIAS_GRADIENT, bias.accumulate = variant;
-        put(list, bias);
-        dropout.kind = LS_OP_DROPOUT, dropout.rate = variant ? 0.1 : 0.5, dropout.in_place = variant;
-        put(list, dropout);
-        raw.kind = LS_OP_NORMALIZE, raw.uniform = variant, raw.type = LS_U8;
-        put(list, raw);
-        raw.type = LS_F32;
-        put(list, raw);
-        entropy.kind = LS_OP_CROSS_ENTROPY, entropy.smoothing = variant ? 0.1f : 0.0f;
-        entropy.in_place = variant;
-        put(list, entropy);
-        backward.kind = LS_OP_ACTIVATION_BACKWARD, backward.activation = variant ? LS_GELU : LS_RELU;
-        backward.in_place = variant;
-        put(list, backward);
-    }
-    op.kind = LS_OP_ADD;
-    put(list, op);
-    op.in_place = true;
-    put(list, op);
-    op.kind = LS_OP_BINARY_CROSS_ENTROPY;
-    put(list, op);
-    op.kind = LS_OP_MEAN_SQUARED_ERROR;
-    put(list, op);
-}
-
-static void put_vector_ops(List *list, size_t n, bool large)
-{
-    LsOpCase op = {.type = LS_F32, .output = LS_BF16, .rows = 1, .columns = n, .large = large};
-    op.kind = LS_OP_CAST;
-    put(list, op);
-    op.type = LS_BF16, op.output = LS_F32;
-    put(list, op);
-    op.type = op.output = LS_F32;
-    op.kind = LS_OP_SUM;
-    put(list, op);
-    op.accumulate = true;
-    put(list, op);
-    op.accumulate = false;
-    op.kind = LS_OP_BLOCK_SQUARES;
-    put(list, op);
-    op.kind = LS_OP_TREE_ADD;
-    for (op.depth = 1; op.depth <= 8; op.depth += op.depth == 1 ? 2 : 5) {
-        op.in_place = false;
-        put(list, op);
-        op.in_place = true;
-        put(list, op);
-    }
-}
-
-static void put_optimizer(List *list, size_t n, bool large)
-{
-    for (int variant = 0; variant < 4; variant++) {
-        LsOpCase op = {.kind = variant < 3 ? LS_OP_SGD : LS_OP_ADAMW,
-            .type = LS_F32,
-            .output = LS_BF16,
-            .rows = 1,
-            .columns = n,
-            .momentum = variant == 1 || variant == 2,
-            .nesterov = variant == 2,
-            .large = large};
-        put(list, op);
-        op.output = LS_F32;
-        put(list, op);
-    }
-}
-
-LsStatus ls_op_cases(LsOpCase **cases, size_t *count)
-{
-    List list = {.status = LS_OK};
-    put_products(&list, LS_F32, LS_F32);
-    put_products(&list, LS_BF16, LS_F32);
-    put_products(&list, LS_BF16, LS_BF16);
-    static const size_t matrices[][2] = {{1, 1}, {3, 10}, {70, 17}, {65, 64}, {130, 131}, {2, 1000}};
-    for (size_t i = 0; i < sizeof matrices / sizeof *matrices; i++) {
-        put_matrix_ops(&list, matrices[i][0], matrices[i][1], LS_F32, false);
-        put_matrix_ops(&list, matrices[i][0], matrices[i][1], LS_BF16, false);
-    }
-    static const size_t lengths[] = {1, 15, 16, 33, 1000, LS_BLOCK, 2 * LS_BLOCK + 77};
-    for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++)
-        put_vector_ops(&list, lengths[i], false);
-    put_optimizer(&list, 2 * LS_BLOCK, false);
-    put_large_products(&list, LS_F32);
-    put_large_products(&list, LS_BF16);
-    put_matrix_ops(&list, 256, 1024, LS_F32, true);
-    put_matrix_ops(&list, 256, 1024, LS_BF16, true);
-    put_vector_ops(&list, 1u << 20, true);
-    put_optimizer(&list, 1u << 20, true);
-    if (list.status != LS_OK) {
-        free(list.cases);
-        return list.status;
-    }
-    *cases = list.cases;
-    *count = list.count;
-    return LS_OK;
-}
 
 // ---- Names ----------------------------------------------------------------------------------------------
 
@@ -211,12 +26,33 @@ static const char *const kind_names[LS_OP_KINDS] = {
     [LS_OP_TREE_ADD] = "tree_add",
     [LS_OP_SGD] = "sgd",
     [LS_OP_ADAMW] = "adamw",
+    [LS_OP_DECIDE_STEP] = "decide_step",
+};
+
+static const char *const decision_names[LS_DECISIONS] = {
+    [LS_DECIDE_GOOD] = "good",
+    [LS_DECIDE_CLIP] = "clipped",
+    [LS_DECIDE_GROW] = "growing",
+    [LS_DECIDE_CEILING] = "at the largest scale",
+    [LS_DECIDE_BAD_BLOCK] = "with an infinite block",
+    [LS_DECIDE_BAD_LOSS] = "with a NaN loss",
+    [LS_DECIDE_FLOOR] = "at the smallest scale",
+    [LS_DECIDE_BAD_UNSCALED] = "with an infinite block, unscaled",
+    [LS_DECIDE_STOP] = "with a stop vote",
+    [LS_DECIDE_ERROR] = "with an error vote",
+    [LS_DECIDE_ERROR_AND_BAD] = "with an error vote and an infinite block",
 };
 
 void ls_op_name(const LsOpCase *op, char *text, size_t size)
 {
     static const char *const activations[] = {"", " relu", " gelu"};
-    char shape[64], dropped[32] = "";
+    static const char *const derivatives[] = {"", " relu'", " gelu'"};
+    char shape[64], dropped[32] = "", pieces[32] = "";
+    if (op->kind == LS_OP_DECIDE_STEP) {
+        snprintf(text, size, "decide_step of %zu ranks, %zu lanes, %zu blocks, %s", op->rows, op->columns,
+            op->depth, decision_names[op->decision]);
+        return;
+    }
     if (op->kind == LS_OP_MATMUL)
         snprintf(shape, sizeof shape, "%zux%zux%zu %c%c", op->rows, op->columns, op->depth,
             op->transpose_a ? 't' : 'n', op->transpose_b ? 't' : 'n');
@@ -226,11 +62,14 @@ void ls_op_name(const LsOpCase *op, char *text, size_t size)
         snprintf(shape, sizeof shape, "%zux%zu", op->rows, op->columns);
     if (op->rate > 0)
         snprintf(dropped, sizeof dropped, " rate %g", op->rate);
-    snprintf(text, size, "%s %s %s>%s%s%s%s%s%s%s%s%s%s%s", kind_names[op->kind], shape,
+    if (op->pieces > 1)
+        snprintf(pieces, sizeof pieces, " %zu pieces", op->pieces);
+    snprintf(text, size, "%s %s %s>%s%s%s%s%s%s%s%s%s%s%s%s%s%s", kind_names[op->kind], shape,
         ls_dtype_name(op->type), ls_dtype_name(op->output), op->bias ? " bias" : "",
-        activations[op->activation], op->keep ? " keep" : "", op->accumulate ? " accumulate" : "",
+        activations[op->activation], op->keep ? " keep" : "", derivatives[op->backward],
+        op->accumulate ? " accumulate" : "", op->bias_gradient ? " bias-gradient" : "",
         op->in_place ? " in-place" : "", op->uniform ? " uniform" : "", op->momentum ? " momentum" : "",
-        op->nesterov ? " nesterov" : "", op->smoothing > 0 ? " smoothed" : "", dropped);
+        op->nesterov ? " nesterov" : "", op->smoothing > 0 ? " smoothed" : "", dropped, pieces);
 }
 
 // ---- Buffers --------------------------------------------------------------------------------------------
@@ -258,7 +97,10 @@ static size_t product_buffers(const LsOpCase *op, LsOpBuffer *b)
     b[2] = numbers("bias", op->type, op->bias ? n : 0, LS_FILL_SIGNED, false);
     b[3] = numbers("c", op->output, m * n, op->accumulate ? LS_FILL_SIGNED : LS_FILL_NOTHING, true);
     b[4] = numbers("pre_activation", op->output, op->keep ? m * n : 0, LS_FILL_NOTHING, true);
-    return 5;
+    b[5] = numbers("saved", op->output, op->backward != LS_IDENTITY ? m * n : 0, LS_FILL_SIGNED, false);
+    b[6] = numbers("bias_gradient", LS_F32, op->bias_gradient ? m : 0,
+        op->accumulate ? LS_FILL_SIGNED : LS_FILL_NOTHING, true);
+    return 7;
 }
 
 static size_t loss_buffers(const LsOpCase *op, LsOpBuffer *b)
@@ -270,7 +112,7 @@ static size_t loss_buffers(const LsOpCase *op, LsOpBuffer *b)
     else
         b[1] = numbers("targets", LS_F32, n, LS_FILL_UNIT, false);
     b[1].bound = op->columns;
-    b[2] = numbers("loss_scale", LS_F32, 1, LS_FILL_POSITIVE, false);
+    b[2] = numbers("loss_scale", LS_F32, 1, LS_FILL_SCALE, false);
     b[3] = numbers("row_loss", LS_F32, op->rows, LS_FILL_NOTHING, true);
     b[4] = numbers("gradient", op->type, op->in_place ? 0 : n, LS_FILL_NOTHING, true);
     return 5;
@@ -284,10 +126,21 @@ static size_t optimizer_buffers(const LsOpCase *op, LsOpBuffer *b)
     b[1] = numbers("gradient", LS_F32, n, LS_FILL_SIGNED, false);
     b[2] = numbers("moment1", LS_F32, adamw || op->momentum ? n : 0, LS_FILL_SIGNED, true);
     b[3] = numbers("moment2", LS_F32, adamw ? n : 0, LS_FILL_UNIT, true);
-    b[4] = numbers("weights", op->output, op->output == LS_BF16 ? n : 0, LS_FILL_NOTHING, true);
+    b[4] = numbers("weights", op->output, op->output != LS_F32 ? n : 0, LS_FILL_NOTHING, true);
     b[5] = others("block_decay", 1, n / LS_BLOCK, LS_FILL_FLAGS);
     b[6] = others("control", sizeof(LsStepControl), 1, LS_FILL_CONTROL);
     return 7;
+}
+
+static size_t decide_buffers(const LsOpCase *op, LsOpBuffer *b)
+{
+    b[0] = others("words", sizeof(float), op->rows * ls_op_rank_words(op), LS_FILL_WORDS);
+    b[1] = others("lane_index", sizeof(uint32_t), op->columns, LS_FILL_INDEX);
+    b[2] = others("block_index", sizeof(uint32_t), op->depth, LS_FILL_INDEX);
+    b[3] = others("outcome", sizeof(LsStepOutcome), 1, LS_FILL_OUTCOME);
+    b[3].output = true;
+    b[2].bound = 1; // tells blocks from lanes
+    return 4;
 }
 
 static size_t tree_buffers(const LsOpCase *op, LsOpBuffer *b)
@@ -327,6 +180,8 @@ size_t ls_op_buffers(const LsOpCase *op, LsOpBuffer b[LS_OP_BUFFERS])
         return optimizer_buffers(op, b);
     case LS_OP_TREE_ADD:
         return tree_buffers(op, b);
+    case LS_OP_DECIDE_STEP:
+        return decide_buffers(op, b);
     case LS_OP_CAST:
         b[0] = numbers("from", op->type, n, LS_FILL_SIGNED, false);
         b[1] = numbers("to", op->output, n, LS_FILL_NOTHING, true);
@@ -347,22 +202,158 @@ size_t ls_op_buffers(const LsOpCase *op, LsOpBuffer b[LS_OP_BUFFERS])
         return 2;
     case LS_OP_BLOCK_SQUARES:
         b[0] = numbers("x", LS_F32, n, LS_FILL_SIGNED, false);
-        b[1] = numbers("sums", LS_F32, (n + LS_BLOCK - 1) / LS_BLOCK, LS_FILL_NOTHING, true);
+        b[1] = numbers("sums", LS_F32, ls_op_piece_sums(op, op->pieces), LS_FILL_NOTHING, true);
         return 2;
     default:
         return pair_buffers(op, b);
     }
 }
 
-static float number_for(LsOpFill fill, LsRngKey key, size_t i)
+// Pieces of block_squares begin anywhere, those of the optimizer on blocks. More pieces than there is to cut
+// leaves some empty.
+size_t ls_op_piece_begin(const LsOpCase *op, size_t p)
 {
-    float uniform = ls_rng_uniform(key, 0, i);
-    if (fill == LS_FILL_SIGNED)
-        return 8.0f * uniform - 4.0f;
-    return uniform + (fill == LS_FILL_POSITIVE ? 0.5f : 0.0f);
+    size_t unit = op->kind == LS_OP_BLOCK_SQUARES ? 1 : LS_BLOCK;
+    return op->columns / unit * p / op->pieces * unit;
 }
 
-static void fill_element(const LsOpBuffer *buffer, LsRngKey key, size_t i, void *image)
+size_t ls_op_piece_sums(const LsOpCase *op, size_t p)
+{
+    size_t sums = 0;
+    for (size_t i = 0; i < p; i++)
+        sums += (ls_op_piece_begin(op, i + 1) - ls_op_piece_begin(op, i) + LS_BLOCK - 1) / LS_BLOCK;
+    return sums;
+}
+
+bool ls_op_uses(const LsOpCase *op, LsDtype type)
+{
+    LsOpBuffer buffers[LS_OP_BUFFERS];
+    size_t count = ls_op_buffers(op, buffers);
+    for (size_t i = 0; i < count; i++)
+        if (buffers[i].count && buffers[i].type == type)
+            return true;
+    return false;
+}
+
+// ---- The exchange of a step: votes, then the rank's lanes, then its blocks, dealt out in turn -------------
+
+static size_t shares(size_t count, size_t ranks)
+{
+    return (count + ranks - 1) / ranks;
+}
+
+size_t ls_op_rank_words(const LsOpCase *op)
+{
+    return LS_VOTE_WORDS + shares(op->columns, op->rows) + shares(op->depth, op->rows);
+}
+
+int32_t ls_op_growth_interval(const LsOpCase *op)
+{
+    return op->decision == LS_DECIDE_BAD_UNSCALED ? 0 : 6;
+}
+
+float ls_op_clip_norm(const LsOpCase *op)
+{
+    return op->decision == LS_DECIDE_CLIP ? 0.5f : op->decision == LS_DECIDE_GOOD ? 0.0f : 1e9f;
+}
+
+static LsStepOutcome outcome_before(const LsOpCase *op)
+{
+    bool growing = op->decision == LS_DECIDE_GROW || op->decision == LS_DECIDE_CEILING;
+    bool least = op->decision == LS_DECIDE_FLOOR || op->decision == LS_DECIDE_BAD_UNSCALED;
+    LsStepOutcome outcome = {.control = {.step = 8,
+                                 .updates = 7,
+                                 .learning_rate = 0.05f,
+                                 .gradient_factor = 0.75f,
+                                 .bias_correction1 = 0.52f,
+                                 .bias_correction2 = 0.007f,
+                                 .loss_scale = least                               ? 1.0f
+                                               : op->decision == LS_DECIDE_CEILING ? 0x1p24f
+                                                                                   : 1024.0f,
+                                 .good_steps = growing ? 5 : 3,
+                                 .skipped_in_row = 2}};
+    memset(&outcome.votes, 0xFF, sizeof outcome.votes);
+    return outcome;
+}
+
+static uint32_t vote_word(const LsOpCase *op, size_t rank, size_t word)
+{
+    bool last = rank + 1 == op->rows;
+    bool error = op->decision == LS_DECIDE_ERROR || op->decision == LS_DECIDE_ERROR_AND_BAD;
+    switch (word) {
+    case 0:
+        return op->decision == LS_DECIDE_STOP ? (last ? 3 : 1) : 0;
+    case 1:
+        return error && last ? LS_IO : LS_OK;
+    default:
+        return (uint32_t)(op->rows - rank); // reserved words are combined as well
+    }
+}
+
+static float lane_word(const LsOpCase *op, size_t lane, float uniform)
+{
+    return op->decision == LS_DECIDE_BAD_LOSS && lane == 0 ? NAN : 32.0f * uniform;
+}
+
+static float block_word(const LsOpCase *op, size_t block, float uniform)
+{
+    bool bad = op->decision == LS_DECIDE_BAD_BLOCK || op->decision == LS_DECIDE_FLOOR ||
+               op->decision == LS_DECIDE_BAD_UNSCALED || op->decision == LS_DECIDE_ERROR_AND_BAD;
+    float scale = outcome_before(op).control.loss_scale;
+    return bad && block + 1 == op->depth ? INFINITY : (1.0f + 16.0f * uniform) * scale * scale;
+}
+
+// Words that stand for nothing are NaN and must not be read.
+static void fill_word(const LsOpCase *op, LsRngKey key, size_t i, float *words)
+{
+    size_t rank_words = ls_op_rank_words(op), rank = i / rank_words, word = i % rank_words;
+    float uniform = ls_rng_uniform(key, 0, i);
+    if (word < LS_VOTE_WORDS) {
+        uint32_t vote = vote_word(op, rank, word);
+        memcpy(&words[i], &vote, sizeof vote);
+        return;
+    }
+    word -= LS_VOTE_WORDS;
+    size_t lanes = shares(op->columns, op->rows);
+    size_t item = (word < lanes ? word : word - lanes) * op->rows + rank;
+    if (item >= (word < lanes ? op->columns : op->depth))
+        words[i] = NAN;
+    else
+        words[i] = word < lanes ? lane_word(op, item, uniform) : block_word(op, item, uniform);
+}
+
+static uint32_t index_of(const LsOpCase *op, bool block, size_t item)
+{
+    size_t before = LS_VOTE_WORDS + (block ? shares(op->columns, op->rows) : 0);
+    return (uint32_t)(item % op->rows * ls_op_rank_words(op) + before + item / op->rows);
+}
+
+// ---- Contents -------------------------------------------------------------------------------------------
+
+static float number_for(const LsOpCase *op, LsOpFill fill, LsRngKey key, size_t i)
+{
+    float uniform = ls_rng_uniform(key, 0, i);
+    switch (fill) {
+    case LS_FILL_SIGNED:
+        return 8.0f * uniform - 4.0f;
+    case LS_FILL_POSITIVE:
+        return uniform + 0.5f;
+    case LS_FILL_SCALE: // without one, gradients in F16 would be subnormal numbers
+        return (uniform + 0.5f) * (op->type == LS_F16 ? 1024.0f : 1.0f);
+    default:
+        return uniform;
+    }
+}
+
+static void store_number(void *array, LsDtype type, size_t i, float value)
+{
+    if (type == LS_F32)
+        ((float *)array)[i] = value;
+    else
+        ((uint16_t *)array)[i] = type == LS_BF16 ? ls_f32_to_bf16(value) : ls_f32_to_f16(value);
+}
+
+static void fill_element(const LsOpCase *op, const LsOpBuffer *buffer, LsRngKey key, size_t i, void *image)
 {
     switch (buffer->fill) {
     case LS_FILL_NOTHING:
@@ -381,39 +372,59 @@ static void fill_element(const LsOpBuffer *buffer, LsRngKey key, size_t i, void 
         ((uint64_t *)image)[i] = (uint64_t)ls_rng_u32(key, 0, i) << 8;
         return;
     case LS_FILL_CONTROL:
-        ((LsStepControl *)image)[i] = (LsStepControl){.step = 8,
-            .updates = 7,
-            .learning_rate = 0.05f,
-            .gradient_factor = 0.75f,
-            .bias_correction1 = 0.52f,
-            .bias_correction2 = 0.007f,
-            .loss_scale = 1.0f};
+        ((LsStepControl *)image)[i] = outcome_before(op).control;
+        return;
+    case LS_FILL_OUTCOME:
+        ((LsStepOutcome *)image)[i] = outcome_before(op);
+        return;
+    case LS_FILL_WORDS:
+        fill_word(op, key, i, image);
+        return;
+    case LS_FILL_INDEX:
+        ((uint32_t *)image)[i] = index_of(op, buffer->bound != 0, i);
         return;
     default:
-        if (buffer->type == LS_F32)
-            ((float *)image)[i] = number_for(buffer->fill, key, i);
-        else
-            ((uint16_t *)image)[i] = ls_f32_to_bf16(number_for(buffer->fill, key, i));
+        store_number(image, buffer->type, i, number_for(op, buffer->fill, key, i));
+    }
+}
+
+enum { PERIOD = 1 << 16 };
+
+// Large buffers repeat themselves: speed does not depend on that, and drawing the numbers would take longer
+// than what is measured.
+static void fill_buffer(const LsOpCase *op, const LsOpBuffer *buffer, LsRngKey key, void *image)
+{
+    bool repeats = op->large && op->kind != LS_OP_DECIDE_STEP;
+    size_t drawn = repeats && buffer->count > PERIOD ? PERIOD : buffer->count;
+    for (size_t e = 0; e < drawn; e++)
+        fill_element(op, buffer, key, e, image);
+    for (size_t e = drawn; e < buffer->count; e += PERIOD) {
+        size_t count = buffer->count - e < PERIOD ? buffer->count - e : PERIOD;
+        memcpy((char *)image + e * buffer->element, image, count * buffer->element);
     }
 }
 
 double ls_op_number(const void *array, LsDtype type, size_t i)
 {
-    return type == LS_F32 ? (double)((const float *)array)[i]
-                          : (double)ls_bf16_to_f32(((const uint16_t *)array)[i]);
+    if (type == LS_F32)
+        return ((const float *)array)[i];
+    uint16_t half = ((const uint16_t *)array)[i];
+    return type == LS_BF16 ? ls_bf16_to_f32(half) : ls_f16_to_f32(half);
 }
 
 // ---- Runs -----------------------------------------------------------------------------------------------
+
+enum { SHIFTS = 16, STRIDE = 5 }; // beyond 16 each buffer has another distance from its alignment
 
 static LsStatus open_buffer(LsOpRun *run, size_t i, size_t shift)
 {
     const LsOpBuffer *buffer = &run->buffers[i];
     if (buffer->count == 0)
         return LS_OK;
+    shift = shift < SHIFTS ? shift : (shift + STRIDE * i) % SHIFTS;
     LS_TRY(ls_memory_allocate(buffer->count * buffer->element, &run->image[i]));
-    LsRngKey key = ls_rng_key(i + 1, (uint32_t)run->op->kind);
-    for (size_t e = 0; e < buffer->count; e++)
-        fill_element(buffer, key, e, run->image[i]);
+    LsRngKey key = ls_rng_key(run->op->seed * LS_OP_BUFFERS + i + 1, (uint32_t)run->op->kind);
+    fill_buffer(run->op, buffer, key, run->image[i]);
     if (buffer->output)
         LS_TRY(ls_memory_allocate(buffer->count * buffer->element, &run->result[i]));
     LS_TRY(run->device->ops->allocate(run->device, (buffer->count + shift) * buffer->element, &run->base[i]));

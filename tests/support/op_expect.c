@@ -1,6 +1,7 @@
 // Float64 models of the ops, and how far a float32 computation may be from them. u = 2^-24 is the largest
 // relative error of one rounding.
 #include <math.h>
+#include <stdio.h>
 
 #include "op_cases.h"
 
@@ -20,6 +21,25 @@ static double gelu_derivative(double x)
 static double activate(LsActivation activation, double x)
 {
     return activation == LS_GELU ? gelu(x) : activation == LS_RELU ? fmax(x, 0) : x;
+}
+
+static double derivative(LsActivation activation, double saved)
+{
+    return activation == LS_GELU ? gelu_derivative(saved) : saved > 0 ? 1 : 0;
+}
+
+// Sums of the columns of the first input, added to `before` when the op accumulates.
+static void expect_column_sums(const LsOpCase *op, void *const image[], size_t rows, size_t columns,
+    const float *before, double *value, double *scale)
+{
+    for (size_t c = 0; c < columns; c++) {
+        double sum = op->accumulate ? before[c] : 0, size = fabs(sum);
+        for (size_t r = 0; r < rows; r++) {
+            sum += ls_op_number(image[0], op->type, r * columns + c);
+            size += fabs(ls_op_number(image[0], op->type, r * columns + c));
+        }
+        value[c] = sum, scale[c] = size;
+    }
 }
 
 static double input_a(const LsOpCase *op, void *const image[], size_t i, size_t p)
@@ -52,7 +72,11 @@ static void expect_matmul(const LsOpCase *op, void *const image[], double *value
                 value[4][at] = sum, scale[4][at] = size;
             value[3][at] = activate(op->activation, sum);
             scale[3][at] = size;
+            if (op->backward != LS_IDENTITY)
+                value[3][at] *= derivative(op->backward, ls_op_number(image[5], op->output, at));
         }
+    if (op->bias_gradient)
+        expect_column_sums(op, image, op->depth, op->rows, image[6], value[6], scale[6]);
 }
 
 static double gradient_scale(void *const image[])
@@ -148,24 +172,39 @@ static void expect_optimizer(const LsOpCase *op, void *const image[], double *va
         expect_adamw(op, image, value, scale);
     else
         expect_sgd(op, image, value, scale);
-    for (size_t i = 0; op->output == LS_BF16 && i < op->columns; i++)
+    for (size_t i = 0; op->output != LS_F32 && i < op->columns; i++)
         value[4][i] = value[0][i], scale[4][i] = scale[0][i];
 }
 
-static void expect_sums(const LsOpCase *op, void *const image[], double *value[], double *scale[])
+// A sum may be taken pairwise in F32: adding n numbers so rounds each at most ceil(log2 n) times.
+static double pairwise_scale(double sum, double size, size_t n)
 {
-    size_t block = op->kind == LS_OP_BLOCK_SQUARES ? LS_BLOCK : op->columns;
-    for (size_t first = 0; first < op->columns; first += block) {
-        size_t end = op->columns - first < block ? op->columns : first + block;
-        double sum = op->accumulate ? *(const float *)image[1] : 0, size = fabs(sum);
-        for (size_t i = first; i < end; i++) {
-            double x = ((const float *)image[0])[i];
-            sum += op->kind == LS_OP_BLOCK_SQUARES ? x * x : x;
-            size += op->kind == LS_OP_BLOCK_SQUARES ? x * x : fabs(x);
+    return fabs(sum) + size * (n > 1 ? ceil(log2((double)n)) : 0) / 3; // in 3 units, those of ls_op_tolerance
+}
+
+static void expect_sum(const LsOpCase *op, void *const image[], double *value[], double *scale[])
+{
+    double sum = op->accumulate ? *(const float *)image[1] : 0, size = fabs(sum);
+    for (size_t i = 0; i < op->columns; i++) {
+        sum += ((const float *)image[0])[i];
+        size += fabs(((const float *)image[0])[i]);
+    }
+    *value[1] = sum, *scale[1] = pairwise_scale(sum, size, op->columns);
+}
+
+static void expect_squares(const LsOpCase *op, void *const image[], double *value[], double *scale[])
+{
+    const float *x = image[0];
+    size_t at = 0;
+    for (size_t p = 0; p < op->pieces; p++) {
+        size_t end = ls_op_piece_begin(op, p + 1);
+        for (size_t first = ls_op_piece_begin(op, p); first < end; first += LS_BLOCK, at++) {
+            size_t count = end - first < LS_BLOCK ? end - first : LS_BLOCK;
+            double sum = 0;
+            for (size_t i = first; i < first + count; i++)
+                sum += (double)x[i] * x[i];
+            value[1][at] = sum, scale[1][at] = pairwise_scale(sum, sum, count);
         }
-        value[1][first / block] = sum;
-        // Rounded once; the sum itself is in float64, whose roundings are 2^-29 of ours.
-        scale[1][first / block] = fabs(sum) + (double)(end - first) * 0x1p-29 * size;
     }
 }
 
@@ -179,18 +218,6 @@ static void expect_tree(const LsOpCase *op, void *const image[], double *value[]
             size += fabs(((const float *)image[input])[i]);
         }
         value[output][i] = sum, scale[output][i] = size;
-    }
-}
-
-static void expect_bias_gradient(const LsOpCase *op, void *const image[], double *value[], double *scale[])
-{
-    for (size_t c = 0; c < op->columns; c++) {
-        double sum = op->accumulate ? ((const float *)image[1])[c] : 0, size = fabs(sum);
-        for (size_t r = 0; r < op->rows; r++) {
-            sum += ls_op_number(image[0], op->type, r * op->columns + c);
-            size += fabs(ls_op_number(image[0], op->type, r * op->columns + c));
-        }
-        value[1][c] = sum, scale[1][c] = size;
     }
 }
 
@@ -228,7 +255,7 @@ static void expect_element(const LsOpCase *op, void *const image[], size_t i, do
         return;
     case LS_OP_ACTIVATION_BACKWARD:
         dy = ls_op_number(image[0], op->type, i), saved = ls_op_number(image[1], op->type, i);
-        *value = dy * (op->activation == LS_GELU ? gelu_derivative(saved) : saved > 0 ? 1 : 0);
+        *value = dy * derivative(op->activation, saved);
         *scale = fabs(dy);
         return;
     default: // cast
@@ -262,28 +289,34 @@ void ls_op_expect(const LsOpCase *op, void *const image[], double *value[], doub
         expect_optimizer(op, image, value, scale);
         return;
     case LS_OP_SUM:
+        expect_sum(op, image, value, scale);
+        return;
     case LS_OP_BLOCK_SQUARES:
-        expect_sums(op, image, value, scale);
+        expect_squares(op, image, value, scale);
         return;
     case LS_OP_TREE_ADD:
         expect_tree(op, image, value, scale);
         return;
     case LS_OP_BIAS_GRADIENT:
-        expect_bias_gradient(op, image, value, scale);
+        expect_column_sums(op, image, op->rows, op->columns, image[1], value[1], scale[1]);
         return;
     default:
         expect_elements(op, image, value, scale);
     }
 }
 
-double ls_op_units(const LsOpCase *op)
+// How many units of 2^-24 × scale a result in F32 may be off.
+static double units(const LsOpCase *op)
 {
+    // GELU': an argument of up to 2|u| with one ulp moves the gate by 2|u| u s(1 - s), at most 0.23 u, and
+    // the slope multiplies that by less than 4; a dozen roundings besides.
+    const double derivative_units = 32;
     switch (op->kind) {
     case LS_OP_MATMUL:
         // A sum of k products in any order is within k u of the sum of their sizes (Higham, "Accuracy and
         // stability of numerical algorithms", 4.2); BF16 instructions round products and sums of pairs
         // separately, which doubles it. GELU's slope is at most 1.13, and its own error a few u of its input.
-        return 2.0 * (double)(op->depth + 8);
+        return 2.0 * (double)(op->depth + 8) + (op->backward != LS_IDENTITY ? derivative_units : 0);
     case LS_OP_CROSS_ENTROPY:
         // A sum of `columns` exponentials, each within 2 ulp and with an argument rounded once; then a
         // logarithm or a quotient.
@@ -300,10 +333,121 @@ double ls_op_units(const LsOpCase *op)
     case LS_OP_TREE_ADD:
         return (double)op->depth;
     case LS_OP_ACTIVATION_BACKWARD:
-        // GELU': an argument of up to 2|u| with one ulp moves the gate by 2|u| u s(1 - s), at most 0.23 u,
-        // and the slope multiplies that by less than 4; a dozen roundings besides.
-        return 32;
+        return derivative_units;
     default:
         return 3; // two operations and the rounding of a constant
     }
+}
+
+// One rounding to a 16-bit type is off by half a unit of the last of its bits, 8 in BF16 and 11 in F16, or of
+// F16's subnormal numbers.
+static double rounding(LsDtype type, double size)
+{
+    return type == LS_F32 ? 0 : type == LS_BF16 ? 0x1p-8 * size : 0x1p-11 * size + 0x1p-25;
+}
+
+double ls_op_tolerance(const LsOpCase *op, LsDtype type, double value, double scale)
+{
+    double allowed = units(op) * 0x1p-24 * scale + 0x1p-126;
+    // The value before an activation, or before the product with a derivative, may be rounded as well; slopes
+    // are up to 1.13 and `scale` bounds its size. A GPU library's own GELU may be off by a quarter of that.
+    double before = op->keep || op->backward != LS_IDENTITY ? 1.13 * rounding(type, scale)
+                    : op->activation == LS_GELU             ? rounding(type, scale) / 4
+                                                            : 0;
+    return allowed + before + rounding(type, fabs(value) + allowed + before);
+}
+
+// Worst cases that no output reaches on the average over many. F32: with 257 terms, errors of 2^-24 that add
+// up like a random walk make 16 × 6e-8 of the terms' size. BF16: one or two roundings of at most 2^-8, on
+// average 1.6e-3 each. F16 has three bits more, and so an eighth of that.
+double ls_op_relative_bound(LsDtype type)
+{
+    return type == LS_F32 ? 1e-5 : type == LS_BF16 ? 1e-2 : 1.25e-3;
+}
+
+// ---- decide_step ----------------------------------------------------------------------------------------
+
+// Rounded once to F32, of a float64 sum whose own roundings are 2^-29 of that.
+static bool is_near(float got, double wanted)
+{
+    if (!isfinite((float)wanted))
+        return isnan(wanted) ? isnan(got) : got == (float)wanted;
+    return fabs(got - wanted) <= 0x1.004p-24 * fabs(wanted);
+}
+
+static double sum_at(void *const image[], const uint32_t *index, size_t count)
+{
+    double sum = 0;
+    for (size_t i = 0; i < count; i++)
+        sum += ((const float *)image[0])[index[i]];
+    return sum;
+}
+
+// Updates the control's whole numbers and its loss scale, which are exact.
+static void expect_counts(const LsOpCase *op, LsStepControl *control, bool error, bool finite)
+{
+    bool scaling = ls_op_growth_interval(op) > 0;
+    control->step += 1;
+    control->skip = error || !finite;
+    if (error)
+        return;
+    control->skipped_in_row = finite ? 0 : control->skipped_in_row + 1;
+    control->good_steps = finite ? control->good_steps + 1 : 0;
+    control->updates += finite;
+    if (scaling && !finite && control->loss_scale > 1)
+        control->loss_scale /= 2;
+    if (scaling && control->good_steps == ls_op_growth_interval(op)) {
+        control->good_steps = 0;
+        control->loss_scale = control->loss_scale < 0x1p24f ? 2 * control->loss_scale : 0x1p24f;
+    }
+}
+
+static bool counts_are_equal(const LsStepControl *got, const LsStepControl *wanted)
+{
+    return got->step == wanted->step && got->updates == wanted->updates && got->skip == wanted->skip &&
+           got->good_steps == wanted->good_steps && got->skipped_in_row == wanted->skipped_in_row &&
+           got->loss_scale == wanted->loss_scale && got->learning_rate == 0.025f;
+}
+
+static bool votes_are_largest(const LsOpCase *op, void *const image[], const LsVotes *got)
+{
+    const uint32_t *words = image[0], *votes = (const uint32_t *)got;
+    for (size_t i = 0; i < LS_VOTE_WORDS; i++) {
+        uint32_t largest = 0;
+        for (size_t rank = 0; rank < op->rows; rank++) {
+            uint32_t vote = words[rank * ls_op_rank_words(op) + i];
+            largest = vote > largest ? vote : largest;
+        }
+        if (votes[i] != largest)
+            return false;
+    }
+    return true;
+}
+
+bool ls_op_check_outcome(
+    const LsOpCase *op, void *const image[], const LsStepOutcome *got, char *text, size_t size)
+{
+    const LsStepControl *before = &((const LsStepOutcome *)image[3])->control, *now = &got->control;
+    LsStepControl wanted = *before;
+    double loss = sum_at(image, image[1], op->columns) / 64;
+    double norm = sqrt(sum_at(image, image[2], op->depth)) / before->loss_scale;
+    bool error = op->decision == LS_DECIDE_ERROR || op->decision == LS_DECIDE_ERROR_AND_BAD;
+    expect_counts(op, &wanted, error, isfinite(loss) && isfinite(norm));
+    double clip = ls_op_clip_norm(op) > 0 ? fmin(1, ls_op_clip_norm(op) / norm) : 1;
+    double factor = wanted.skip ? 0 : clip / before->loss_scale;
+    double correction1 = wanted.skip ? before->bias_correction1 : 1 - pow(0.9f, 8);
+    double correction2 = wanted.skip ? before->bias_correction2 : 1 - pow(0.95f, 8);
+    const char *wrong = !counts_are_equal(now, &wanted)                ? "counts or loss scale"
+                        : !votes_are_largest(op, image, &got->votes)   ? "votes"
+                        : !is_near(now->loss, loss)                    ? "loss"
+                        : !is_near(now->gradient_norm, norm)           ? "norm"
+                        : !is_near(now->gradient_factor, factor)       ? "gradient factor"
+                        : !is_near(now->bias_correction1, correction1) ? "first bias correction"
+                        : !is_near(now->bias_correction2, correction2) ? "second bias correction"
+                                                                       : NULL;
+    if (wrong)
+        snprintf(text, size, "%s: loss %.9g of %.9g, norm %.9g of %.9g, factor %.9g of %.9g, scale %g of %g",
+            wrong, now->loss, loss, now->gradient_norm, norm, now->gradient_factor, factor, now->loss_scale,
+            wanted.loss_scale);
+    return !wrong;
 }

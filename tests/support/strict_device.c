@@ -1,46 +1,14 @@
-#include "strict_device.h"
-
+// The strict device itself: its memory, and opening it for an op.
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "base/memory.h"
-
-typedef struct Allocation {
-    char *map; // one guard page, pages, one guard page
-    size_t map_bytes;
-    char *memory; // what the caller has, NULL once it is released
-    size_t bytes;
-} Allocation;
-
-// A copy that the host may not yet rely on.
-typedef struct Pending {
-    char *host;
-    void *snapshot; // what arrives (copy_out), or what was there (copy_in)
-    size_t bytes;
-    bool arrives;
-} Pending;
-
-typedef struct HostMemory {
-    char *memory;
-    size_t bytes;
-} HostMemory;
-
-typedef struct StrictDevice {
-    LsDevice base;
-    LsDevice *inner;
-    size_t page;
-    Allocation *allocations;
-    size_t allocation_count;
-    HostMemory *host;
-    size_t host_count;
-    Pending *pending;
-    size_t pending_count;
-} StrictDevice;
+#include "strict_state.h"
 
 // Appends a zeroed element to a growing array.
-static LsStatus append(void **array, size_t *count, size_t element)
+LsStatus ls_strict_append(void **array, size_t *count, size_t element)
 {
     char *larger = realloc(*array, (*count + 1) * element);
     if (!larger)
@@ -62,7 +30,8 @@ static LsStatus strict_allocate(LsDevice *device, size_t bytes, void **out)
     if (map == MAP_FAILED)
         return LS_FAIL(LS_INTERNAL, "strict device: cannot map %zu bytes", map_bytes);
     memset(map, 0xFF, map_bytes);
-    LsStatus status = append((void **)&strict->allocations, &strict->allocation_count, sizeof(Allocation));
+    LsStatus status =
+        ls_strict_append((void **)&strict->allocations, &strict->allocation_count, sizeof(Allocation));
     if (status != LS_OK || mprotect(map, map_bytes, PROT_NONE) != 0) {
         munmap(map, map_bytes);
         return status != LS_OK ? status : LS_FAIL(LS_INTERNAL, "strict device: cannot close memory");
@@ -93,7 +62,7 @@ static LsStatus strict_allocate_host(LsDevice *device, size_t bytes, void **out)
     StrictDevice *strict = (StrictDevice *)device;
     void *memory;
     LS_TRY(ls_memory_allocate(bytes, &memory));
-    LsStatus status = append((void **)&strict->host, &strict->host_count, sizeof(HostMemory));
+    LsStatus status = ls_strict_append((void **)&strict->host, &strict->host_count, sizeof(HostMemory));
     if (status != LS_OK) {
         free(memory);
         return status;
@@ -113,7 +82,7 @@ static void strict_release_host(LsDevice *device, void *memory)
     free(memory);
 }
 
-static bool is_pinned(const StrictDevice *strict, const char *memory)
+bool ls_strict_is_pinned(const StrictDevice *strict, const char *memory)
 {
     for (size_t i = 0; i < strict->host_count; i++)
         if (memory >= strict->host[i].memory && memory < strict->host[i].memory + strict->host[i].bytes)
@@ -135,14 +104,6 @@ static Allocation *find(const StrictDevice *strict, const void *address)
 
 // ---- Opening memory for an op ---------------------------------------------------------------------------
 
-// A piece of device memory that an op reads or writes.
-typedef struct Span {
-    const char *name;
-    const void *memory; // NULL: an optional argument that is not given
-    size_t bytes;
-    bool written;
-} Span;
-
 static LsStatus check_device(const StrictDevice *strict, const char *op, const Span *span)
 {
     const Allocation *allocation = find(strict, span->memory);
@@ -157,14 +118,15 @@ static LsStatus check_device(const StrictDevice *strict, const char *op, const S
     return LS_OK;
 }
 
-static LsStatus check_host(const StrictDevice *strict, const char *op, const char *name, const void *memory)
+LsStatus ls_strict_check_host(
+    const StrictDevice *strict, const char *op, const char *name, const void *memory)
 {
     if (memory && find(strict, memory))
         return LS_FAIL(LS_INTERNAL, "%s: %s is device memory where host memory is expected", op, name);
     return LS_OK;
 }
 
-static void close_all(const StrictDevice *strict, size_t count, const Span *spans)
+void ls_strict_close_spans(const StrictDevice *strict, size_t count, const Span *spans)
 {
     for (size_t i = 0; i < count; i++) {
         Allocation *allocation = spans[i].memory ? find(strict, spans[i].memory) : NULL;
@@ -175,7 +137,7 @@ static void close_all(const StrictDevice *strict, size_t count, const Span *span
 
 // Checks every span before it opens any. Written ones are opened last, since several spans may share an
 // allocation. The guard pages stay closed.
-static LsStatus open_all(const StrictDevice *strict, const char *op, size_t count, const Span *spans)
+LsStatus ls_strict_open_spans(const StrictDevice *strict, const char *op, size_t count, const Span *spans)
 {
     for (size_t i = 0; i < count; i++)
         if (spans[i].memory)
@@ -187,264 +149,11 @@ static LsStatus open_all(const StrictDevice *strict, const char *op, size_t coun
             Allocation *allocation = find(strict, spans[i].memory);
             int access = written ? PROT_READ | PROT_WRITE : PROT_READ;
             if (mprotect(allocation->map + strict->page, allocation->map_bytes - 2 * strict->page, access)) {
-                close_all(strict, count, spans);
+                ls_strict_close_spans(strict, count, spans);
                 return LS_FAIL(LS_INTERNAL, "strict device: cannot open memory for %s", op);
             }
         }
     return LS_OK;
-}
-
-#define COUNT(array) (sizeof(array) / sizeof *(array))
-
-// Runs one op of the inner device with exactly the spans open.
-#define RUN(device, op, spans, args)                                                                         \
-    do {                                                                                                     \
-        StrictDevice *strict_ = (StrictDevice *)(device);                                                    \
-        LS_TRY(open_all(strict_, #op, COUNT(spans), spans));                                                 \
-        LsStatus status_ = strict_->inner->ops->op(strict_->inner, args);                                    \
-        close_all(strict_, COUNT(spans), spans);                                                             \
-        return status_;                                                                                      \
-    } while (0)
-
-// ---- Copies ---------------------------------------------------------------------------------------------
-
-static LsStatus add_pending(
-    StrictDevice *strict, const void *host, const void *bytes_at, size_t bytes, bool arrives)
-{
-    void *snapshot = malloc(bytes ? bytes : 1);
-    LsStatus status = append((void **)&strict->pending, &strict->pending_count, sizeof(Pending));
-    if (!snapshot || status != LS_OK) {
-        free(snapshot);
-        return LS_FAIL(LS_INTERNAL, "strict device: no memory left");
-    }
-    memcpy(snapshot, bytes_at, bytes);
-    strict->pending[strict->pending_count - 1] = (Pending){(char *)host, snapshot, bytes, arrives};
-    return LS_OK;
-}
-
-static LsStatus strict_copy_in(LsDevice *device, void *to, const void *host_from, size_t bytes)
-{
-    StrictDevice *strict = (StrictDevice *)device;
-    const Span spans[] = {{"the destination", to, bytes, true}};
-    LS_TRY(check_host(strict, "copy_in", "the source", host_from));
-    LS_TRY(open_all(strict, "copy_in", COUNT(spans), spans));
-    LsStatus status = strict->inner->ops->copy_in(strict->inner, to, host_from, bytes);
-    close_all(strict, COUNT(spans), spans);
-    if (status == LS_OK && is_pinned(strict, host_from))
-        status = add_pending(strict, host_from, host_from, bytes, false);
-    return status;
-}
-
-static LsStatus strict_copy_out(LsDevice *device, void *host_to, const void *from, size_t bytes)
-{
-    StrictDevice *strict = (StrictDevice *)device;
-    const Span spans[] = {{"the source", from, bytes, false}};
-    LS_TRY(check_host(strict, "copy_out", "the destination", host_to));
-    LS_TRY(open_all(strict, "copy_out", COUNT(spans), spans));
-    LsStatus status = add_pending(strict, host_to, from, bytes, true);
-    close_all(strict, COUNT(spans), spans);
-    if (status == LS_OK)
-        memset(host_to, 0xFF, bytes);
-    return status;
-}
-
-static LsStatus strict_copy(LsDevice *device, void *to, const void *from, size_t bytes)
-{
-    StrictDevice *strict = (StrictDevice *)device;
-    const Span spans[] = {{"the destination", to, bytes, true}, {"the source", from, bytes, false}};
-    LS_TRY(open_all(strict, "copy", COUNT(spans), spans));
-    LsStatus status = strict->inner->ops->copy(strict->inner, to, from, bytes);
-    close_all(strict, COUNT(spans), spans);
-    return status;
-}
-
-static LsStatus strict_zero(LsDevice *device, void *to, size_t bytes)
-{
-    StrictDevice *strict = (StrictDevice *)device;
-    const Span spans[] = {{"the destination", to, bytes, true}};
-    LS_TRY(open_all(strict, "zero", COUNT(spans), spans));
-    LsStatus status = strict->inner->ops->zero(strict->inner, to, bytes);
-    close_all(strict, COUNT(spans), spans);
-    return status;
-}
-
-static LsStatus strict_synchronize(LsDevice *device)
-{
-    StrictDevice *strict = (StrictDevice *)device;
-    LsStatus status = LS_OK;
-    for (size_t i = 0; i < strict->pending_count; i++) {
-        Pending *copy = &strict->pending[i];
-        if (copy->arrives)
-            memcpy(copy->host, copy->snapshot, copy->bytes);
-        else if (!is_pinned(strict, copy->host) || memcmp(copy->host, copy->snapshot, copy->bytes) != 0)
-            status = LS_FAIL(
-                LS_INTERNAL, "copy_in: pinned host memory changed before the device was synchronized");
-        free(copy->snapshot);
-    }
-    strict->pending_count = 0;
-    return status;
-}
-
-// ---- Ops ------------------------------------------------------------------------------------------------
-
-static size_t bytes_of(LsDtype type, size_t count)
-{
-    return ls_dtype_size(type) * count;
-}
-
-static LsStatus strict_cast(LsDevice *device, const LsCast *args)
-{
-    const Span spans[] = {{"from", args->from, bytes_of(args->from_type, args->n), false},
-        {"to", args->to, bytes_of(args->to_type, args->n), true}};
-    RUN(device, cast, spans, args);
-}
-
-static LsStatus strict_normalize(LsDevice *device, const LsNormalize *args)
-{
-    size_t n = args->rows * args->columns, features = args->uniform ? 1 : args->columns;
-    const Span spans[] = {{"x", args->x, bytes_of(args->x_type, n), false},
-        {"shift", args->shift, bytes_of(LS_F32, features), false},
-        {"scale", args->scale, bytes_of(LS_F32, features), false},
-        {"y", args->y, bytes_of(args->y_type, n), true}};
-    RUN(device, normalize, spans, args);
-}
-
-static LsStatus strict_matmul(LsDevice *device, const LsMatmul *args)
-{
-    const Span spans[] = {{"a", args->a, bytes_of(args->input_type, args->m * args->k), false},
-        {"b", args->b, bytes_of(args->input_type, args->k * args->n), false},
-        {"bias", args->bias, bytes_of(args->input_type, args->n), false},
-        {"c", args->c, bytes_of(args->output_type, args->m * args->n), true},
-        {"pre_activation", args->pre_activation, bytes_of(args->output_type, args->m * args->n), true}};
-    RUN(device, matmul, spans, args);
-}
-
-static LsStatus strict_bias_gradient(LsDevice *device, const LsBiasGradient *args)
-{
-    const Span spans[] = {{"dy", args->dy, bytes_of(args->type, args->rows * args->columns), false},
-        {"db", args->db, bytes_of(LS_F32, args->columns), true}};
-    RUN(device, bias_gradient, spans, args);
-}
-
-static LsStatus strict_activation_backward(LsDevice *device, const LsActivationBackward *args)
-{
-    size_t bytes = bytes_of(args->type, args->n);
-    const Span spans[] = {
-        {"saved", args->saved, bytes, false}, {"dy", args->dy, bytes, false}, {"dx", args->dx, bytes, true}};
-    RUN(device, activation_backward, spans, args);
-}
-
-static LsStatus strict_dropout(LsDevice *device, const LsDropout *args)
-{
-    size_t bytes = bytes_of(args->type, args->rows * args->columns);
-    const Span spans[] = {{"x", args->x, bytes, false}, {"y", args->y, bytes, true},
-        {"positions", args->positions, args->rows * sizeof *args->positions, false}};
-    RUN(device, dropout, spans, args);
-}
-
-static LsStatus strict_add(LsDevice *device, const LsAdd *args)
-{
-    size_t bytes = bytes_of(args->type, args->n);
-    const Span spans[] = {
-        {"a", args->a, bytes, false}, {"b", args->b, bytes, false}, {"y", args->y, bytes, true}};
-    RUN(device, add, spans, args);
-}
-
-enum { LOSS_SPANS = 6 };
-
-static void loss_spans(const LsLossArgs *args, Span spans[LOSS_SPANS])
-{
-    size_t n = args->rows * args->columns;
-    const Span list[LOSS_SPANS] = {{"outputs", args->outputs, bytes_of(args->type, n), false},
-        {"labels", args->labels, args->rows * sizeof *args->labels, false},
-        {"targets", args->targets, n * sizeof *args->targets, false},
-        {"loss_scale", args->loss_scale, sizeof *args->loss_scale, false},
-        {"row_loss", args->row_loss, args->rows * sizeof *args->row_loss, true},
-        {"gradient", args->gradient, bytes_of(args->type, n), true}};
-    memcpy(spans, list, sizeof list);
-}
-
-static LsStatus strict_cross_entropy(LsDevice *device, const LsLossArgs *args)
-{
-    Span spans[LOSS_SPANS];
-    loss_spans(args, spans);
-    RUN(device, cross_entropy, spans, args);
-}
-
-static LsStatus strict_binary_cross_entropy(LsDevice *device, const LsLossArgs *args)
-{
-    Span spans[LOSS_SPANS];
-    loss_spans(args, spans);
-    RUN(device, binary_cross_entropy, spans, args);
-}
-
-static LsStatus strict_mean_squared_error(LsDevice *device, const LsLossArgs *args)
-{
-    Span spans[LOSS_SPANS];
-    loss_spans(args, spans);
-    RUN(device, mean_squared_error, spans, args);
-}
-
-static LsStatus strict_sum(LsDevice *device, const LsSum *args)
-{
-    const Span spans[] = {
-        {"x", args->x, args->n * sizeof *args->x, false}, {"y", args->y, sizeof *args->y, true}};
-    RUN(device, sum, spans, args);
-}
-
-static LsStatus strict_block_squares(LsDevice *device, const LsBlockSquares *args)
-{
-    size_t blocks = (args->n + LS_BLOCK - 1) / LS_BLOCK;
-    const Span spans[] = {{"x", args->x, args->n * sizeof *args->x, false},
-        {"sums", args->sums, blocks * sizeof *args->sums, true}};
-    RUN(device, block_squares, spans, args);
-}
-
-static LsStatus strict_tree_add(LsDevice *device, const LsTreeAdd *args)
-{
-    const StrictDevice *strict = (const StrictDevice *)device;
-    LS_TRY(check_host(strict, "tree_add", "inputs", args->inputs));
-    LS_TRY(check_host(strict, "tree_add", "pairs", args->pairs));
-    if (args->count > LS_TREE_INPUTS)
-        return LS_FAIL(LS_INTERNAL, "tree_add: %zu inputs", args->count);
-    Span spans[LS_TREE_INPUTS + 1] = {{"output", args->output, args->n * sizeof *args->output, true}};
-    for (size_t i = 0; i < args->count; i++)
-        spans[i + 1] = (Span){"an input", args->inputs[i], args->n * sizeof(float), false};
-    RUN(device, tree_add, spans, args);
-}
-
-static size_t words_used(const uint32_t *index, size_t count)
-{
-    size_t words = 0;
-    for (size_t i = 0; i < count; i++)
-        words = index[i] + (size_t)1 > words ? index[i] + (size_t)1 : words;
-    return words;
-}
-
-static LsStatus strict_decide_step(LsDevice *device, const LsDecideStep *args)
-{
-    const StrictDevice *strict = (const StrictDevice *)device;
-    Span spans[] = {{"lane_index", args->lane_index, args->lanes * sizeof *args->lane_index, false},
-        {"block_index", args->block_index, args->blocks * sizeof *args->block_index, false},
-        {"control", args->control, sizeof *args->control, true}, {"words", args->words, 0, false}};
-    // The indexes say how many words are read.
-    LS_TRY(open_all(strict, "decide_step", 2, spans));
-    size_t lane_words = words_used(args->lane_index, args->lanes);
-    size_t block_words = words_used(args->block_index, args->blocks);
-    close_all(strict, 2, spans);
-    spans[3].bytes = (lane_words > block_words ? lane_words : block_words) * sizeof *args->words;
-    RUN(device, decide_step, spans, args);
-}
-
-static LsStatus strict_optimizer_step(LsDevice *device, const LsOptimizerStep *args)
-{
-    size_t bytes = args->n * sizeof(float);
-    const Span spans[] = {{"master", args->master, bytes, true}, {"gradient", args->gradient, bytes, false},
-        {"moment1", args->moment1, bytes, true}, {"moment2", args->moment2, bytes, true},
-        {"weights", args->weights, bytes_of(args->type, args->n), true},
-        {"block_decay", args->block_decay, args->n / LS_BLOCK, false},
-        {"control", args->control, sizeof *args->control, false}};
-    RUN(device, optimizer_step, spans, args);
 }
 
 // ---- The device -----------------------------------------------------------------------------------------
@@ -457,6 +166,9 @@ static void strict_close(LsDevice *device)
     for (size_t i = 0; i < strict->pending_count; i++)
         free(strict->pending[i].snapshot);
     free(strict->allocations);
+    for (size_t i = 0; i < strict->marker_count; i++)
+        free(strict->markers[i]);
+    free(strict->markers);
     free(strict->host);
     free(strict->pending);
     ls_device_close(strict->inner);
@@ -469,34 +181,49 @@ static void strict_fingerprint(const LsDevice *device, char *text, size_t size)
     strict->inner->ops->fingerprint(strict->inner, text, size);
 }
 
-static const LsDeviceOps strict_ops = {
+static void strict_identity(const LsDevice *device, char *text, size_t size)
+{
+    const StrictDevice *strict = (const StrictDevice *)device;
+    strict->inner->ops->identity(strict->inner, text, size);
+}
+
+static void strict_tune(LsDevice *device, bool on)
+{
+    StrictDevice *strict = (StrictDevice *)device;
+    strict->inner->ops->tune(strict->inner, on);
+}
+
+static LsStatus strict_choices(const LsDevice *device, char **out)
+{
+    const StrictDevice *strict = (const StrictDevice *)device;
+    return strict->inner->ops->choices(strict->inner, out);
+}
+
+static LsStatus strict_choose(LsDevice *device, const char *choices)
+{
+    StrictDevice *strict = (StrictDevice *)device;
+    return strict->inner->ops->choose(strict->inner, choices);
+}
+
+static void *strict_native_stream(LsDevice *device, LsStream stream)
+{
+    StrictDevice *strict = (StrictDevice *)device;
+    return strict->inner->ops->native_stream(strict->inner, stream);
+}
+
+static const LsDeviceOps own_ops = {
     .name = "strict",
     .close = strict_close,
     .fingerprint = strict_fingerprint,
+    .identity = strict_identity,
     .allocate = strict_allocate,
     .release = strict_release,
     .allocate_host = strict_allocate_host,
     .release_host = strict_release_host,
-    .copy_in = strict_copy_in,
-    .copy_out = strict_copy_out,
-    .copy = strict_copy,
-    .zero = strict_zero,
-    .synchronize = strict_synchronize,
-    .cast = strict_cast,
-    .normalize = strict_normalize,
-    .matmul = strict_matmul,
-    .bias_gradient = strict_bias_gradient,
-    .activation_backward = strict_activation_backward,
-    .dropout = strict_dropout,
-    .add = strict_add,
-    .cross_entropy = strict_cross_entropy,
-    .binary_cross_entropy = strict_binary_cross_entropy,
-    .mean_squared_error = strict_mean_squared_error,
-    .sum = strict_sum,
-    .block_squares = strict_block_squares,
-    .tree_add = strict_tree_add,
-    .decide_step = strict_decide_step,
-    .optimizer_step = strict_optimizer_step,
+    .tune = strict_tune,
+    .choices = strict_choices,
+    .choose = strict_choose,
+    .native_stream = strict_native_stream,
 };
 
 LsStatus ls_strict_device_open(int precision, LsDevice **out)
@@ -509,7 +236,10 @@ LsStatus ls_strict_device_open(int precision, LsDevice **out)
         free(strict);
         return status;
     }
-    strict->base = (LsDevice){.ops = &strict_ops, .precision = strict->inner->precision};
+    strict->ops = own_ops;
+    ls_strict_add_copies(&strict->ops);
+    ls_strict_add_ops(&strict->ops);
+    strict->base = (LsDevice){.ops = &strict->ops, .precision = strict->inner->precision, .discrete = true};
     strict->page = (size_t)sysconf(_SC_PAGESIZE);
     *out = &strict->base;
     return LS_OK;

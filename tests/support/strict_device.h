@@ -8,8 +8,11 @@
 //   each allocation; the end of the memory lies at most LS_ALIGNMENT - 1 bytes before it.
 // - Every pointer argument is checked: device memory must lie within one living allocation with its whole
 //   extent, host memory must not. LS_INTERNAL names the op and the argument.
-// - What copy_out wrote arrives at synchronize; until then the host sees 0xFF bytes. Memory from
-//   allocate_host that copy_in read must be unchanged at synchronize (LS_INTERNAL).
+// - What copy_out wrote arrives when the host has waited: at synchronize, marker_synchronize, or when
+//   marker_reached answers yes, of a marker behind the copy in its stream or in one that waited for it. Until
+//   then the host sees 0xFF bytes. Memory from allocate_host that copy_in read must be unchanged until then
+//   (LS_INTERNAL).
+// - marker_reached answers no the first time it is asked about a recorded place. There are no graphs.
 #ifndef LOCKSTEP_TESTS_STRICT_DEVICE_H
 #define LOCKSTEP_TESTS_STRICT_DEVICE_H
 

@@ -5,7 +5,9 @@ add_test(NAME train/test_evaluate_3_ranks COMMAND ${MPIEXEC_EXECUTABLE} --oversu
                                                   $<TARGET_FILE:test_evaluate>)
 set_tests_properties(train/test_evaluate_3_ranks PROPERTIES
   ENVIRONMENT "OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1" TIMEOUT 120 LABELS "mpi;train" PROCESSORS 2)
-target_link_libraries(test_trainer PRIVATE lockstep_strict_device) # to see that the host never touches device memory
+# To see that the host never touches device memory, nor what is still on its way.
+target_link_libraries(test_trainer PRIVATE lockstep_strict_device)
+target_link_libraries(test_batch PRIVATE lockstep_strict_device)
 
 # Tests that look inside the layer.
 target_include_directories(test_manifest PRIVATE ${PROJECT_SOURCE_DIR}/runtime/train)

@@ -218,8 +218,8 @@ static double ordered_loss(Scene *s, const float *x, const int32_t *y, size_t sa
     float losses[ROWS];
     void *row_loss;
     double sum = 0;
-    assert_ok(
-        ls_device_batch_create(s->device, ls_dataset_info(s->dataset), &s->model->shape, samples, &uploader));
+    assert_ok(ls_device_batch_create(
+        s->device, ls_dataset_info(s->dataset), &s->model->shape, samples, 1, &uploader));
     assert_ok(ls_device_batch_upload(uploader, x, y, NULL, samples, &batch));
     assert_ok(ops->allocate(s->device, samples * sizeof *losses, &row_loss));
     assert_ok(s->model->ops->forward(s->model, s->weights, &batch, false));

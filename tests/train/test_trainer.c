@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -122,20 +123,134 @@ static void require_ok(LsStatus status)
         fail_msg("%s", ls_status_message());
 }
 
-// Same arithmetic as `ref`, but every access from the host to device memory faults.
+static LsStatus train_strict(const LsConfig *config, const char *name, const volatile int *stop, char *run)
+{
+    LsDevice *device = NULL;
+    require_ok(ls_strict_device_open(config->runtime.precision, &device));
+    LsStatus status = train(config, name, device, "auto", stop, run);
+    ls_device_close(device);
+    return status;
+}
+
+// Same arithmetic as `ref`, but every access from the host to device memory faults, and what comes from it is
+// there when the host has waited for it. Read late, after every step, and with several buckets.
 static void strict_device_computes_what_ref_computes(void **state)
+{
+    (void)state;
+    static const char *const precisions[] = {"fp32", "bf16", "fp16"};
+    for (size_t i = 0; i < 3; i++) {
+        LsConfig config = small_config();
+        char run[LS_PATH_MAX], name[32], plain[65], strict[65];
+        set(&config, "runtime.precision", precisions[i]);
+        set(&config, "collectives.bucket_mb", "0.0625");
+        snprintf(name, sizeof name, "%s-plain", precisions[i]);
+        require_ok(train(&config, name, NULL, "auto", NULL, run));
+        hash_of(run, STEPS, plain);
+        for (int every = 1; every <= 1000; every *= 1000) {
+            config.log.every = every;
+            snprintf(name, sizeof name, "%s-strict-%d", precisions[i], every);
+            require_ok(train_strict(&config, name, NULL, run));
+            hash_of(run, STEPS, strict);
+            assert_string_equal(plain, strict);
+        }
+    }
+}
+
+// The host sees the vote one step late, stops there, and going on changes no bit.
+static void a_discrete_device_stops_one_step_later(void **state)
+{
+    (void)state;
+    LsConfig config = small_config();
+    char run[LS_PATH_MAX], undisturbed[65], stopped[65];
+    const volatile int stop = 1;
+    config.log.every = 1000;
+    config.eval.every = 0;
+    require_ok(train(&config, "whole", NULL, "auto", NULL, run));
+    hash_of(run, STEPS, undisturbed);
+    for (int attempt = 1; attempt < STEPS / 2; attempt++) {
+        assert_int_equal(train_strict(&config, "late", &stop, run), LS_STOPPED);
+        hash_of(run, 2 * attempt, stopped); // there is this checkpoint
+    }
+    require_ok(train_strict(&config, "late", &stop, run));
+    hash_of(run, STEPS, stopped);
+    assert_string_equal(undisturbed, stopped);
+}
+
+static size_t events_of(const char *run, const char *kind)
+{
+    char path[LS_PATH_MAX], *text = NULL, wanted[64];
+    size_t size = 0, count = 0;
+    assert_int_equal(ls_path_join(path, run, "events.jsonl"), LS_OK);
+    assert_int_equal(ls_file_read(path, 1 << 20, &text, &size), LS_OK);
+    snprintf(wanted, sizeof wanted, "\"event\": \"%s\"", kind);
+    for (const char *at = text; (at = strstr(at, wanted)); at++)
+        count++;
+    free(text);
+    return count;
+}
+
+static LsStepControl control_of(const char *run, int64_t step)
+{
+    char path[LS_PATH_MAX];
+    LsCheckpoint *checkpoint = NULL;
+    LsRunState found;
+    ls_checkpoint_path(path, run, step);
+    assert_int_equal(ls_checkpoint_open(path, &checkpoint), LS_OK);
+    assert_int_equal(ls_checkpoint_state(checkpoint, &found), LS_OK);
+    ls_checkpoint_close(checkpoint);
+    return found.control;
+}
+
+// Overflows on the way down from a scale that is far too high are no divergence, whatever their number; each
+// is an event, also on a device that the host reads late.
+static void the_search_for_a_loss_scale(void **state)
 {
     (void)state;
     LsConfig config = small_config();
     char run[LS_PATH_MAX], plain[65], strict[65];
-    require_ok(train(&config, "plain", NULL, "auto", NULL, run));
+    set(&config, "runtime.precision", "fp16");
+    set(&config, "train.loss_scale", "16777216");
+    set(&config, "train.max_skipped", "1");
+    set(&config, "log.every", "1000");
+    require_ok(train(&config, "search", NULL, "auto", NULL, run));
     hash_of(run, STEPS, plain);
-    LsDevice *device = NULL;
-    require_ok(ls_strict_device_open(LS_PRECISION_FP32, &device));
-    require_ok(train(&config, "strict", device, "auto", NULL, run));
+    LsStepControl control = control_of(run, STEPS);
+    int64_t skipped = control.step - control.updates;
+    assert_true(skipped > 2 && control.updates > 0);
+    assert_true(control.loss_scale == ldexpf(1, 24 - (int)skipped));
+    assert_int_equal(events_of(run, "skip"), skipped);
+    require_ok(train_strict(&config, "search-strict", NULL, run));
     hash_of(run, STEPS, strict);
-    ls_device_close(device);
     assert_string_equal(plain, strict);
+    assert_int_equal(events_of(run, "skip"), skipped);
+}
+
+// Leaving fp16 leaves the scale, coming back begins with a new one; within fp16 it goes on, unless the option
+// says otherwise.
+static void the_loss_scale_survives_what_it_should(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *precision, *first, *steps;
+        float expected;
+    } stage[] = {
+        {"fp16", "64", "4", 128}, // grew in step 3
+        {"fp16", "64", "5", 128}, // goes on
+        {"fp16", "32", "6", 32},  // another first value
+        {"fp32", "32", "7", 1},   // has none
+        {"fp16", "32", "8", 32},  // begins again
+        {"fp16", "32", "12", 64}, // and grows three good steps later
+    };
+    LsConfig config = small_config();
+    char run[LS_PATH_MAX];
+    set(&config, "train.loss_scale_growth", "3");
+    for (size_t i = 0; i < sizeof stage / sizeof *stage; i++) {
+        set(&config, "runtime.precision", stage[i].precision);
+        set(&config, "train.loss_scale", stage[i].first);
+        set(&config, "train.max_steps", stage[i].steps);
+        require_ok(train(&config, "scales", NULL, "auto", NULL, run));
+        assert_true(control_of(run, atoi(stage[i].steps)).loss_scale == stage[i].expected);
+    }
 }
 
 // Stopped after every single step by a pending signal, resumed to the end.
@@ -207,6 +322,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(strict_device_computes_what_ref_computes),
+        cmocka_unit_test(a_discrete_device_stops_one_step_later),
+        cmocka_unit_test(the_search_for_a_loss_scale),
+        cmocka_unit_test(the_loss_scale_survives_what_it_should),
         cmocka_unit_test(stopping_after_each_step_changes_no_bit),
         cmocka_unit_test(divergence_is_seen_and_named),
         cmocka_unit_test(another_model_is_refused),

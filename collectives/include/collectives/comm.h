@@ -1,4 +1,6 @@
-// The communicator: what ranks tell each other. Backends: `self` (one rank, no MPI) and `mpi`.
+// The communicator: what ranks tell each other. Backends: `self` (one rank, no MPI) and `mpi`. Host memory
+// travels through the backend itself. Device memory travels through the transport that ls_comm_attach chose
+// for it: `nccl` from GPU to GPU, or the backend, through pinned host memory where the device is discrete.
 //
 // All calls come from one thread. Collective calls are made by all ranks in the same order. Every wait has
 // the deadline LsCommOptions.timeout, which starts anew with each message that arrives; when it passes, the
@@ -28,14 +30,17 @@ bool ls_comm_launched(void);
 // Name and version of the MPI library, for people; MPI need not be started. Not thread-safe.
 const char *ls_comm_library_version(void);
 
-// `mpi` when ls_comm_launched() or asked for, else `self`. ls_comm_close(NULL) is fine; closing is
-// collective.
+// Version of the NCCL library, for people; "" in a build without NCCL. Not thread-safe.
+const char *ls_comm_nccl_version(void);
+
+// `mpi` when ls_comm_launched() or asked for, else `self`; what a kind means for device memory is settled by
+// ls_comm_attach. ls_comm_close(NULL) is fine; closing is collective and detaches.
 LsStatus ls_comm_open(const LsCommOptions *options, LsComm **out);
 void ls_comm_close(LsComm *comm);
 
 int ls_comm_rank(const LsComm *comm);
 int ls_comm_size(const LsComm *comm);
-const char *ls_comm_name(const LsComm *comm); // "self", "mpi"
+const char *ls_comm_name(const LsComm *comm); // what carries gradients: "self", "mpi" or "nccl"
 const char *ls_comm_host(const LsComm *comm); // this rank's host name
 int ls_comm_local_rank(const LsComm *comm);   // its number among the ranks of its host
 int ls_comm_local_size(const LsComm *comm);
@@ -58,9 +63,31 @@ LsStatus ls_comm_all_gather(LsComm *comm, const void *mine, void *all, const siz
 // part of set-up that may fail on some ranks only.
 LsStatus ls_comm_agree(LsComm *comm, LsStatus mine);
 
-// Memory that this communicator reduces well. Released by ls_comm_release before closing.
-LsStatus ls_comm_allocate(LsComm *comm, LsDevice *device, size_t bytes, void **out);
-void ls_comm_release(LsComm *comm, LsDevice *device, void *memory);
+// ---- Device memory --------------------------------------------------------------------------------------
+
+// Chooses what carries the memory of `device` (lent until ls_comm_detach) and connects it; collective, and
+// comes before the calls below. kind: LsCommKind; auto is nccl where the device is a GPU, this build has NCCL
+// and no two ranks share a GPU, else mpi. LS_CONFIG: nccl for ranks that share a GPU (named). LS_UNAVAILABLE:
+// nccl in a build or on a device without it. One rank alone needs no transport and is refused nothing.
+LsStatus ls_comm_attach(LsComm *comm, LsDevice *device, int kind);
+void ls_comm_detach(LsComm *comm); // collective; comes before the device is closed
+
+// Device memory that this communicator reduces well, filled with zeros. Released by ls_comm_release.
+LsStatus ls_comm_allocate(LsComm *comm, size_t bytes, void **out);
+void ls_comm_release(LsComm *comm, void *memory);
+
+// Gathers `bytes` bytes of device memory from every rank into `all`, rank after rank; `mine` may be this
+// rank's place in `all`. Enqueued behind what the compute stream holds, before what it is given next; a
+// transport through the host waits for it here.
+LsStatus ls_comm_gather_device(LsComm *comm, const void *mine, void *all, size_t bytes);
+
+// The host waits until the device has reached the marker, with the deadline of every wait, watching for
+// failures of the transport meanwhile. `what` completes the sentence "waited 5 s for …".
+LsStatus ls_comm_wait_marker(LsComm *comm, LsMarker *marker, const char *what);
+
+// The same until the device is done with all gathers so far. A device's own synchronize has no deadline, so
+// this comes first where other ranks may still owe it data.
+LsStatus ls_comm_drain(LsComm *comm);
 
 // ---- Gradients and parameters ---------------------------------------------------------------------------
 
@@ -68,7 +95,6 @@ void ls_comm_release(LsComm *comm, LsDevice *device, void *memory);
 typedef struct LsReducer LsReducer;
 
 typedef struct LsReducerOptions {
-    LsDevice *device;
     const LsPlan *plan;       // lent; outlives the reducer
     const LsBuckets *buckets; // lent
     float *const
@@ -80,15 +106,20 @@ typedef struct LsReducerOptions {
 LsStatus ls_reducer_create(LsComm *comm, const LsReducerOptions *options, LsReducer **out);
 void ls_reducer_destroy(LsReducer *reducer);
 
-// Starts the reduction of bucket b, whose gradients are final in the rank's slots; buckets are begun in order
-// 0, 1, …, the same on all ranks.
+// The marker that says that bucket b's gradients are final in the rank's slots. The caller records it in the
+// compute stream (or has a graph record it) before each ls_reducer_begin of the bucket.
+LsMarker *ls_reducer_final(LsReducer *reducer, size_t b);
+
+// Starts the reduction of bucket b behind its marker; buckets are begun in order 0, 1, …, the same on all
+// ranks.
 LsStatus ls_reducer_begin(LsReducer *reducer, size_t b);
 
 // Advances what has begun without waiting.
 LsStatus ls_reducer_poll(LsReducer *reducer);
 
-// Waits until all buckets begun are reduced. Then this rank's piece of each bucket holds the sum in slot 0,
-// at the bucket's place.
+// What the compute stream is given from now on finds all buckets begun reduced: this rank's piece of each
+// bucket holds the sum in slot 0, at the bucket's place. The host waits where the transport needs it to
+// (through the host), with NCCL it does not.
 LsStatus ls_reducer_finish(LsReducer *reducer);
 
 // Staging bytes that the reducer holds. Every bucket has staging of its own, so that all may be under way at
@@ -96,9 +127,9 @@ LsStatus ls_reducer_finish(LsReducer *reducer);
 // two a little less than one model; fast: one shard.
 size_t ls_reducer_bytes(const LsReducer *reducer);
 
-// All-gathers bucket by bucket: every rank's piece of `flat` (elements of `element` bytes, whole model) to
-// all ranks, in place. Elements have 1, 2, 4 or 8 bytes; the first call allocates what later ones reuse.
-LsStatus ls_comm_gather_shards(
-    LsComm *comm, LsDevice *device, const LsBuckets *buckets, void *flat, size_t element);
+// All-gathers bucket by bucket: every rank's piece of `flat` (elements of `element` bytes, whole model,
+// device memory) to all ranks, in place. Elements have 1, 2, 4 or 8 bytes; the first call allocates what
+// later ones reuse. Ordered as ls_comm_gather_device.
+LsStatus ls_comm_gather_shards(LsComm *comm, const LsBuckets *buckets, void *flat, size_t element);
 
 #endif

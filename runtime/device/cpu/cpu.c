@@ -62,13 +62,19 @@ static void cpu_fingerprint(const LsDevice *device, char *text, size_t size)
         sysconf(_SC_LEVEL3_CACHE_SIZE) / 1024, cpu->threads, gnu_get_libc_version(), __VERSION__);
 }
 
+LsStatus ls_cpu_require_type(const char *op, LsDtype type)
+{
+    if (type == LS_F32 || type == LS_BF16)
+        return LS_OK;
+    return LS_FAIL(LS_UNSUPPORTED, "%s has no kernel for %s on the cpu device; use float32 or bfloat16", op,
+        ls_dtype_name(type));
+}
+
 // The library applies bias and GELU to the sums before it stores them. Two activations are loops of our own
 // over the stored product: one whose argument is kept, and ReLU, since the library's makes 0 of NaN and would
 // hide it. ReLU's loop takes about a hundredth of the product's time.
-static LsStatus cpu_matmul(LsDevice *device, const LsMatmul *args)
+static LsStatus multiply(CpuDevice *cpu, const LsMatmul *args)
 {
-    CpuDevice *cpu = (CpuDevice *)device;
-    LS_TRY(ls_require_matmul(args));
     if (args->m == 0 || args->n == 0)
         return LS_OK;
     bool fused = !args->pre_activation && args->activation != LS_RELU;
@@ -81,6 +87,14 @@ static LsStatus cpu_matmul(LsDevice *device, const LsMatmul *args)
     LS_TRY(ls_onednn_matmul(cpu->onednn, &product));
     cpu->loops->activate(args->activation, args->m * args->n, product.c, args->c, args->output_type);
     return LS_OK;
+}
+
+static LsStatus cpu_matmul(LsDevice *device, const LsMatmul *args)
+{
+    LS_TRY(ls_require_matmul(args));
+    LS_TRY(ls_cpu_require_type("matmul", args->input_type));
+    LS_TRY(multiply((CpuDevice *)device, args));
+    return ls_matmul_finish(device, args);
 }
 
 static LsStatus cpu_tree_add(LsDevice *device, const LsTreeAdd *args)

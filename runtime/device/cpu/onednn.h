@@ -19,8 +19,9 @@ LsIsa ls_onednn_isa(const LsOnednn *onednn);
 // Version and commit of the library, for the fingerprint.
 void ls_onednn_version(char *text, size_t size);
 
-// The product as LsMatmul describes it, but for pre_activation and ReLU, which must not be there. The first
-// product of a shape builds and keeps a kernel; later ones allocate nothing here.
+// The product as LsMatmul describes it, but for pre_activation and ReLU, which must not be there, and for
+// `backward` and bias_gradient, which are left to the caller. The first product of a shape builds and keeps a
+// kernel; later ones allocate nothing here.
 LsStatus ls_onednn_matmul(LsOnednn *onednn, const LsMatmul *args);
 
 #endif

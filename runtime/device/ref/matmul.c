@@ -56,10 +56,8 @@ static void finish_element(const LsMatmul *args, size_t index, size_t column, do
     ls_ref_store(args->c, args->output_type, index, activate(args->activation, value));
 }
 
-LsStatus ls_ref_matmul(LsDevice *device, const LsMatmul *args)
+static void multiply(const LsMatmul *args)
 {
-    (void)device;
-    LS_TRY(ls_require_matmul(args));
     double sums[TILE];
     for (size_t row = 0; row < args->m; row++)
         for (size_t first = 0; first < args->n; first += TILE) {
@@ -68,7 +66,13 @@ LsStatus ls_ref_matmul(LsDevice *device, const LsMatmul *args)
             for (size_t j = 0; j < count; j++)
                 finish_element(args, row * args->n + first + j, first + j, sums[j]);
         }
-    return LS_OK;
+}
+
+LsStatus ls_ref_matmul(LsDevice *device, const LsMatmul *args)
+{
+    LS_TRY(ls_require_matmul(args));
+    multiply(args);
+    return ls_matmul_finish(device, args);
 }
 
 LsStatus ls_ref_bias_gradient(LsDevice *device, const LsBiasGradient *args)

@@ -11,16 +11,22 @@ LsStatus ls_ref_sum(LsDevice *device, const LsSum *args)
     return LS_OK;
 }
 
+static void piece_squares(const LsSquaresPiece *piece)
+{
+    for (size_t first = 0; first < piece->n; first += LS_BLOCK) {
+        size_t end = piece->n - first < LS_BLOCK ? piece->n : first + LS_BLOCK;
+        double sum = 0;
+        for (size_t i = first; i < end; i++)
+            sum += (double)piece->x[i] * piece->x[i];
+        piece->sums[first / LS_BLOCK] = (float)sum;
+    }
+}
+
 LsStatus ls_ref_block_squares(LsDevice *device, const LsBlockSquares *args)
 {
     (void)device;
-    for (size_t first = 0; first < args->n; first += LS_BLOCK) {
-        size_t end = args->n - first < LS_BLOCK ? args->n : first + LS_BLOCK;
-        double sum = 0;
-        for (size_t i = first; i < end; i++)
-            sum += (double)args->x[i] * args->x[i];
-        args->sums[first / LS_BLOCK] = (float)sum;
-    }
+    for (size_t p = 0; p < args->count; p++)
+        piece_squares(&args->piece[p]);
     return LS_OK;
 }
 

@@ -1,4 +1,5 @@
-// The reference backend: its table and its memory, which is plain host memory.
+// The reference backend: its table, and what is alike on every backend that works in host memory and has done
+// everything when a call returns. There, streams need no order and every marker is reached.
 #include "ref.h"
 
 #include <gnu/libc-version.h>
@@ -16,23 +17,31 @@ static void ref_close(LsDevice *device)
 static void ref_fingerprint(const LsDevice *device, char *text, size_t size)
 {
     // exp and log come from the C library.
-    snprintf(text, size, "ref %s, glibc %s, compiler %s",
-        device->precision == LS_PRECISION_BF16 ? "bf16" : "fp32", gnu_get_libc_version(), __VERSION__);
+    static const char *const names[] = {
+        [LS_PRECISION_FP32] = "fp32", [LS_PRECISION_BF16] = "bf16", [LS_PRECISION_FP16] = "fp16"};
+    snprintf(text, size, "ref %s, glibc %s, compiler %s", names[device->precision], gnu_get_libc_version(),
+        __VERSION__);
 }
 
-static LsStatus ref_allocate(LsDevice *device, size_t bytes, void **out)
+static void host_identity(const LsDevice *device, char *text, size_t size)
+{
+    (void)device;
+    snprintf(text, size, "%s", "");
+}
+
+static LsStatus host_allocate(LsDevice *device, size_t bytes, void **out)
 {
     (void)device;
     return ls_memory_allocate(bytes, out);
 }
 
-static void ref_release(LsDevice *device, void *memory)
+static void host_release(LsDevice *device, void *memory)
 {
     (void)device;
     free(memory);
 }
 
-static LsStatus ref_copy(LsDevice *device, void *to, const void *from, size_t bytes)
+static LsStatus host_copy(LsDevice *device, void *to, const void *from, size_t bytes)
 {
     (void)device;
     if (bytes)
@@ -40,7 +49,7 @@ static LsStatus ref_copy(LsDevice *device, void *to, const void *from, size_t by
     return LS_OK;
 }
 
-static LsStatus ref_zero(LsDevice *device, void *to, size_t bytes)
+static LsStatus host_zero(LsDevice *device, void *to, size_t bytes)
 {
     (void)device;
     if (bytes)
@@ -48,25 +57,97 @@ static LsStatus ref_zero(LsDevice *device, void *to, size_t bytes)
     return LS_OK;
 }
 
-static LsStatus ref_synchronize(LsDevice *device)
+static LsStatus host_synchronize(LsDevice *device)
 {
     (void)device;
     return LS_OK;
+}
+
+static void host_select_stream(LsDevice *device, LsStream stream)
+{
+    (void)device;
+    (void)stream;
+}
+
+struct LsMarker {
+    char nothing; // to remember
+};
+
+static LsStatus host_marker_create(LsDevice *device, LsMarker **out)
+{
+    (void)device;
+    return ls_memory_allocate(sizeof **out, (void **)out);
+}
+
+static void host_marker_destroy(LsDevice *device, LsMarker *marker)
+{
+    (void)device;
+    free(marker);
+}
+
+static LsStatus host_marker(LsDevice *device, LsMarker *marker)
+{
+    (void)device;
+    (void)marker;
+    return LS_OK;
+}
+
+static LsStatus host_marker_reached(LsDevice *device, LsMarker *marker, bool *reached)
+{
+    *reached = true;
+    return host_marker(device, marker);
+}
+
+static void host_tune(LsDevice *device, bool on)
+{
+    (void)device;
+    (void)on;
+}
+
+static LsStatus host_choices(const LsDevice *device, char **out)
+{
+    (void)device;
+    return ls_memory_allocate(1, (void **)out); // zeroed
+}
+
+static LsStatus host_choose(LsDevice *device, const char *choices)
+{
+    (void)device;
+    return ls_require_choices(choices);
+}
+
+static void *host_native_stream(LsDevice *device, LsStream stream)
+{
+    (void)device;
+    (void)stream;
+    return NULL;
 }
 
 const LsDeviceOps ls_ref_ops = {
     .name = "ref",
     .close = ref_close,
     .fingerprint = ref_fingerprint,
-    .allocate = ref_allocate,
-    .release = ref_release,
-    .allocate_host = ref_allocate,
-    .release_host = ref_release,
-    .copy_in = ref_copy,
-    .copy_out = ref_copy,
-    .copy = ref_copy,
-    .zero = ref_zero,
-    .synchronize = ref_synchronize,
+    .identity = host_identity,
+    .allocate = host_allocate,
+    .release = host_release,
+    .allocate_host = host_allocate,
+    .release_host = host_release,
+    .copy_in = host_copy,
+    .copy_out = host_copy,
+    .copy = host_copy,
+    .zero = host_zero,
+    .synchronize = host_synchronize,
+    .select_stream = host_select_stream,
+    .marker_create = host_marker_create,
+    .marker_destroy = host_marker_destroy,
+    .marker_record = host_marker,
+    .marker_wait = host_marker,
+    .marker_reached = host_marker_reached,
+    .marker_synchronize = host_marker,
+    .tune = host_tune,
+    .choices = host_choices,
+    .choose = host_choose,
+    .native_stream = host_native_stream,
     .cast = ls_ref_cast,
     .normalize = ls_ref_normalize,
     .matmul = ls_ref_matmul,
@@ -86,14 +167,12 @@ const LsDeviceOps ls_ref_ops = {
 
 LsStatus ls_ref_open(const LsDeviceOptions *options, LsDevice **out)
 {
-    if (options->precision == LS_PRECISION_FP16)
-        return LS_FAIL(LS_UNAVAILABLE,
-            "runtime.precision fp16 needs a CUDA device; set bf16, fp32 or auto for the ref device");
     LsDevice *device;
     LS_TRY(ls_memory_allocate(sizeof *device, (void **)&device));
-    device->ops = &ls_ref_ops;
-    // BF16 is rounded FP32 here and never faster.
-    device->precision = options->precision == LS_PRECISION_BF16 ? LS_PRECISION_BF16 : LS_PRECISION_FP32;
+    // The shorter types are rounded FP32 here and never faster.
+    bool chosen = options->precision != LS_PRECISION_AUTO;
+    *device = (LsDevice){
+        .ops = &ls_ref_ops, .precision = chosen ? (LsPrecision)options->precision : LS_PRECISION_FP32};
     *out = device;
     return LS_OK;
 }

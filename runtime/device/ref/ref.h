@@ -22,10 +22,13 @@ LsStatus ls_ref_tree_add(LsDevice *device, const LsTreeAdd *args);
 LsStatus ls_ref_decide_step(LsDevice *device, const LsDecideStep *args);
 LsStatus ls_ref_optimizer_step(LsDevice *device, const LsOptimizerStep *args);
 
-// Element i of an F32 or BF16 array.
+// Element i of an F32, BF16 or F16 array.
 static inline float ls_ref_load(const void *array, LsDtype type, size_t i)
 {
-    return type == LS_F32 ? ((const float *)array)[i] : ls_bf16_to_f32(((const uint16_t *)array)[i]);
+    if (type == LS_F32)
+        return ((const float *)array)[i];
+    uint16_t half = ((const uint16_t *)array)[i];
+    return type == LS_BF16 ? ls_bf16_to_f32(half) : ls_f16_to_f32(half);
 }
 
 static inline void ls_ref_store(void *array, LsDtype type, size_t i, float value)
@@ -33,7 +36,7 @@ static inline void ls_ref_store(void *array, LsDtype type, size_t i, float value
     if (type == LS_F32)
         ((float *)array)[i] = value;
     else
-        ((uint16_t *)array)[i] = ls_f32_to_bf16(value);
+        ((uint16_t *)array)[i] = type == LS_BF16 ? ls_f32_to_bf16(value) : ls_f32_to_f16(value);
 }
 
 #endif

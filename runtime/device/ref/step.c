@@ -1,5 +1,6 @@
 // Reference of what ends a step: the decision, and the optimizer pass.
 #include <math.h>
+#include <string.h>
 
 #include "ref.h"
 
@@ -19,6 +20,19 @@ static double exchanged_squares(const LsDecideStep *args)
     return sum;
 }
 
+static LsVotes exchanged_votes(const LsDecideStep *args)
+{
+    uint32_t largest[LS_VOTE_WORDS] = {0};
+    for (size_t rank = 0; rank < args->ranks; rank++)
+        for (size_t i = 0; i < LS_VOTE_WORDS; i++) {
+            uint32_t vote = ls_f32_to_bits(args->words[rank * args->rank_words + i]);
+            largest[i] = vote > largest[i] ? vote : largest[i];
+        }
+    LsVotes votes;
+    memcpy(&votes, largest, sizeof votes);
+    return votes;
+}
+
 // By squaring: unlike the C library's power, the same bits with every version of it. Off by about `exponent`
 // units of 2^-53, which is far below float until the power itself is.
 static double power(double base, int64_t exponent)
@@ -30,72 +44,99 @@ static double power(double base, int64_t exponent)
     return result;
 }
 
-LsStatus ls_ref_decide_step(LsDevice *device, const LsDecideStep *args)
+static const float LEAST_SCALE = 1.0f, MOST_SCALE = 0x1p24f;
+
+static void skip_step(const LsDecideStep *args, LsStepControl *control)
 {
-    (void)device;
-    LsStepControl *control = args->control;
-    double norm = sqrt(exchanged_squares(args)) / control->loss_scale;
-    control->loss = (float)exchanged_loss(args);
-    control->gradient_norm = (float)norm;
-    control->learning_rate = args->learning_rate;
-    control->step += 1;
-    control->skip = !isfinite(control->loss) || !isfinite(control->gradient_norm);
-    if (control->skip) {
-        control->gradient_factor = 0.0f;
-        control->skipped_in_row += 1;
-        control->good_steps = 0;
-        return LS_OK;
-    }
+    control->skipped_in_row += 1;
+    control->good_steps = 0;
+    if (args->growth_interval > 0)
+        control->loss_scale = fmaxf(control->loss_scale * 0.5f, LEAST_SCALE);
+}
+
+static void accept_step(const LsDecideStep *args, LsStepControl *control, double norm)
+{
     double clip = args->clip_norm > 0 && norm > args->clip_norm ? args->clip_norm / norm : 1.0;
     control->gradient_factor = (float)(clip / control->loss_scale);
     control->updates += 1;
     control->skipped_in_row = 0;
-    control->good_steps += 1;
     control->bias_correction1 = (float)(1.0 - power(args->beta1, control->updates));
     control->bias_correction2 = (float)(1.0 - power(args->beta2, control->updates));
+    control->good_steps += 1;
+    if (args->growth_interval > 0 && control->good_steps >= args->growth_interval) {
+        control->loss_scale = fminf(control->loss_scale * 2.0f, MOST_SCALE);
+        control->good_steps = 0;
+    }
+}
+
+LsStatus ls_ref_decide_step(LsDevice *device, const LsDecideStep *args)
+{
+    (void)device;
+    LsStepControl *control = &args->outcome->control;
+    double norm = sqrt(exchanged_squares(args)) / control->loss_scale;
+    args->outcome->votes = exchanged_votes(args);
+    control->loss = (float)exchanged_loss(args);
+    control->gradient_norm = (float)norm;
+    control->learning_rate = args->learning_rate;
+    control->step += 1;
+    bool failed = args->outcome->votes.error != LS_OK;
+    bool finite = isfinite(control->loss) && isfinite(control->gradient_norm);
+    control->skip = failed || !finite;
+    if (control->skip)
+        control->gradient_factor = 0.0f;
+    if (failed) // says nothing about the gradients
+        return LS_OK;
+    if (finite)
+        accept_step(args, control, norm);
+    else
+        skip_step(args, control);
     return LS_OK;
 }
 
-static void sgd_element(const LsOptimizerStep *args, size_t i, float decay)
+static void sgd_element(const LsOptimizerStep *args, const LsOptimizerPiece *piece, size_t i, float decay)
 {
     float rate = args->control->learning_rate;
-    float step = args->gradient[i] * args->control->gradient_factor + decay * args->master[i];
-    if (args->moment1) {
-        float momentum = args->momentum * args->moment1[i] + step;
-        args->moment1[i] = momentum;
+    float step = piece->gradient[i] * args->control->gradient_factor + decay * piece->master[i];
+    if (piece->moment1) {
+        float momentum = args->momentum * piece->moment1[i] + step;
+        piece->moment1[i] = momentum;
         step = args->nesterov ? step + args->momentum * momentum : momentum;
     }
-    args->master[i] -= rate * step;
+    piece->master[i] -= rate * step;
 }
 
-static void adamw_element(const LsOptimizerStep *args, size_t i, float decay)
+static void adamw_element(const LsOptimizerStep *args, const LsOptimizerPiece *piece, size_t i, float decay)
 {
     const LsStepControl *control = args->control;
-    float gradient = args->gradient[i] * control->gradient_factor;
-    float m = args->beta1 * args->moment1[i] + (1.0f - args->beta1) * gradient;
-    float v = args->beta2 * args->moment2[i] + (1.0f - args->beta2) * (gradient * gradient);
-    float kept = args->master[i] - (control->learning_rate * decay) * args->master[i];
+    float gradient = piece->gradient[i] * control->gradient_factor;
+    float m = args->beta1 * piece->moment1[i] + (1.0f - args->beta1) * gradient;
+    float v = args->beta2 * piece->moment2[i] + (1.0f - args->beta2) * (gradient * gradient);
+    float kept = piece->master[i] - (control->learning_rate * decay) * piece->master[i];
     float direction =
         (m / control->bias_correction1) / (sqrtf(v / control->bias_correction2) + args->epsilon);
-    args->moment1[i] = m;
-    args->moment2[i] = v;
-    args->master[i] = kept - control->learning_rate * direction;
+    piece->moment1[i] = m;
+    piece->moment2[i] = v;
+    piece->master[i] = kept - control->learning_rate * direction;
+}
+
+static void step_piece(const LsOptimizerStep *args, const LsOptimizerPiece *piece)
+{
+    for (size_t i = 0; i < piece->n; i++) {
+        float decay = piece->block_decay[i / LS_BLOCK] ? args->weight_decay : 0.0f;
+        if (args->kind == LS_OPTIMIZER_ADAMW)
+            adamw_element(args, piece, i, decay);
+        else
+            sgd_element(args, piece, i, decay);
+        if (piece->weights)
+            ls_ref_store(piece->weights, args->type, i, piece->master[i]);
+    }
 }
 
 LsStatus ls_ref_optimizer_step(LsDevice *device, const LsOptimizerStep *args)
 {
     (void)device;
     LS_TRY(ls_require_optimizer_step(args));
-    if (args->control->skip)
-        return LS_OK;
-    for (size_t i = 0; i < args->n; i++) {
-        float decay = args->block_decay[i / LS_BLOCK] ? args->weight_decay : 0.0f;
-        if (args->kind == LS_OPTIMIZER_ADAMW)
-            adamw_element(args, i, decay);
-        else
-            sgd_element(args, i, decay);
-        if (args->weights)
-            ls_ref_store(args->weights, args->type, i, args->master[i]);
-    }
+    for (size_t p = 0; p < args->count && !args->control->skip; p++)
+        step_piece(args, &args->piece[p]);
     return LS_OK;
 }

@@ -79,6 +79,8 @@ typedef struct LsConfig {
         int64_t seed;
         int64_t early_stopping; // evaluations without a better metric, 0: off
         int64_t max_skipped;
+        double loss_scale; // first value, fp16
+        int64_t loss_scale_growth;
         char init_from[LS_CONFIG_TEXT];
     } train;
     struct {
@@ -121,6 +123,9 @@ typedef struct LsConfig {
         int precision;
         int64_t threads;
         int isa;
+        bool tf32;
+        bool autotune;
+        bool graphs;
     } runtime;
     struct {
         int backend;

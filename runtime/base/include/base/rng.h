@@ -11,6 +11,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/host_device.h"
+
 // What random numbers are for. Every use has a range of its own; values are stored nowhere but must never
 // change, since they decide bits. A layer adds its number to a base (LS_RNG_DROPOUT + layer).
 enum {
@@ -30,7 +32,7 @@ typedef struct LsRngKey {
 LsRngKey ls_rng_key(uint64_t seed, uint32_t purpose);
 
 // The four numbers of counter (index, block). In the header so that loops over elements are vectorised.
-static inline void ls_rng_block(LsRngKey key, uint64_t index, uint64_t block, uint32_t out[4])
+static inline LS_HOST_DEVICE void ls_rng_block(LsRngKey key, uint64_t index, uint64_t block, uint32_t out[4])
 {
     uint32_t c0 = (uint32_t)index, c1 = (uint32_t)(index >> 32);
     uint32_t c2 = (uint32_t)block, c3 = (uint32_t)(block >> 32);
@@ -52,7 +54,7 @@ static inline void ls_rng_block(LsRngKey key, uint64_t index, uint64_t block, ui
 }
 
 // One 32-bit number for (index, element).
-static inline uint32_t ls_rng_u32(LsRngKey key, uint64_t index, uint64_t element)
+static inline LS_HOST_DEVICE uint32_t ls_rng_u32(LsRngKey key, uint64_t index, uint64_t element)
 {
     uint32_t word[4];
     ls_rng_block(key, index, element / 4, word);
@@ -60,7 +62,7 @@ static inline uint32_t ls_rng_u32(LsRngKey key, uint64_t index, uint64_t element
 }
 
 // Uniform in [0, 1), 24 bits.
-static inline float ls_rng_uniform(LsRngKey key, uint64_t index, uint64_t element)
+static inline LS_HOST_DEVICE float ls_rng_uniform(LsRngKey key, uint64_t index, uint64_t element)
 {
     return (float)(ls_rng_u32(key, index, element) >> 8) * 0x1p-24f;
 }

@@ -94,7 +94,7 @@ ALWAYS_INLINE void gelu_backward(const LsActivationBackward *args, LsDtype type)
 LsStatus LOOPS(activation_backward)(LsDevice *device, const LsActivationBackward *args)
 {
     (void)device;
-    LS_TRY(ls_require_float_type("activation_backward", args->type));
+    LS_TRY(ls_cpu_require_type("activation_backward", args->type));
     if (args->activation == LS_IDENTITY)
         memmove(args->dx, args->dy, args->n * ls_dtype_size(args->type));
     else if (args->activation == LS_RELU && args->type == LS_F32)

@@ -13,8 +13,8 @@ ALWAYS_INLINE void cast(const LsCast *args, LsDtype from_type, LsDtype to_type)
 LsStatus LOOPS(cast)(LsDevice *device, const LsCast *args)
 {
     (void)device;
-    LS_TRY(ls_require_float_type("cast", args->from_type));
-    LS_TRY(ls_require_float_type("cast", args->to_type));
+    LS_TRY(ls_cpu_require_type("cast", args->from_type));
+    LS_TRY(ls_cpu_require_type("cast", args->to_type));
     if (args->from_type == args->to_type)
         memcpy(args->to, args->from, args->n * ls_dtype_size(args->to_type));
     else if (args->from_type == LS_F32)
@@ -52,6 +52,7 @@ LsStatus LOOPS(normalize)(LsDevice *device, const LsNormalize *args)
 {
     (void)device;
     LS_TRY(ls_require_normalize(args));
+    LS_TRY(ls_cpu_require_type("normalize", args->y_type));
     if (args->x_type == LS_U8 && args->y_type == LS_F32)
         normalize(args, LS_U8, LS_F32);
     else if (args->x_type == LS_U8)
@@ -73,7 +74,7 @@ ALWAYS_INLINE void add(const LsAdd *args, LsDtype type)
 LsStatus LOOPS(add)(LsDevice *device, const LsAdd *args)
 {
     (void)device;
-    LS_TRY(ls_require_float_type("add", args->type));
+    LS_TRY(ls_cpu_require_type("add", args->type));
     if (args->type == LS_F32)
         add(args, LS_F32);
     else
@@ -106,7 +107,7 @@ ALWAYS_INLINE void dropout(const LsDropout *args, LsDtype type)
 LsStatus LOOPS(dropout)(LsDevice *device, const LsDropout *args)
 {
     (void)device;
-    LS_TRY(ls_require_float_type("dropout", args->type));
+    LS_TRY(ls_cpu_require_type("dropout", args->type));
     if (args->type == LS_F32)
         dropout(args, LS_F32);
     else

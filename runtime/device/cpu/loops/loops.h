@@ -32,6 +32,9 @@ typedef struct LsCpuLoops {
     LsStatus (*tree_add)(const LsTreeAdd *args, LsTreeScratch scratch);
 } LsCpuLoops;
 
+// LS_OK for F32 and BF16, the types that there are loops for, else LS_UNSUPPORTED naming the op.
+LsStatus ls_cpu_require_type(const char *op, LsDtype type);
+
 extern const LsCpuLoops ls_cpu_loops_avx2, ls_cpu_loops_avx512;
 
 #endif

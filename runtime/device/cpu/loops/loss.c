@@ -82,7 +82,7 @@ ALWAYS_INLINE void cross_entropy(const LsLossArgs *args, LsDtype type)
 LsStatus LOOPS(cross_entropy)(LsDevice *device, const LsLossArgs *args)
 {
     (void)device;
-    LS_TRY(ls_require_float_type("cross_entropy", args->type));
+    LS_TRY(ls_cpu_require_type("cross_entropy", args->type));
     LS_TRY(ls_require_labels(args));
     if (args->type == LS_F32)
         cross_entropy(args, LS_F32);
@@ -145,7 +145,7 @@ ALWAYS_INLINE void column_loss(
 LsStatus LOOPS(binary_cross_entropy)(LsDevice *device, const LsLossArgs *args)
 {
     (void)device;
-    LS_TRY(ls_require_float_type("binary_cross_entropy", args->type));
+    LS_TRY(ls_cpu_require_type("binary_cross_entropy", args->type));
     if (args->type == LS_F32)
         column_loss(args, LS_F32, binary_loss, binary_gradient);
     else
@@ -156,7 +156,7 @@ LsStatus LOOPS(binary_cross_entropy)(LsDevice *device, const LsLossArgs *args)
 LsStatus LOOPS(mean_squared_error)(LsDevice *device, const LsLossArgs *args)
 {
     (void)device;
-    LS_TRY(ls_require_float_type("mean_squared_error", args->type));
+    LS_TRY(ls_cpu_require_type("mean_squared_error", args->type));
     if (args->type == LS_F32)
         column_loss(args, LS_F32, squared_loss, squared_gradient);
     else

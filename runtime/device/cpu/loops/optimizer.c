@@ -3,21 +3,22 @@
 #include "lanes.h"
 #include "parts.h"
 
-static void sgd_block(const LsOptimizerStep *args, size_t first, float decay)
+static void sgd_block(const LsOptimizerStep *args, const LsOptimizerPiece *piece, size_t first, float decay)
 {
     float rate = args->control->learning_rate, factor = args->control->gradient_factor;
-    float *restrict master = args->master + first;
-    const float *restrict gradient = args->gradient + first;
+    float *restrict master = piece->master + first;
+    const float *restrict gradient = piece->gradient + first;
     for (size_t i = 0; i < LS_BLOCK; i++)
         master[i] -= rate * (gradient[i] * factor + decay * master[i]);
 }
 
-ALWAYS_INLINE void momentum_block(const LsOptimizerStep *args, size_t first, float decay, bool nesterov)
+ALWAYS_INLINE void momentum_block(
+    const LsOptimizerStep *args, const LsOptimizerPiece *piece, size_t first, float decay, bool nesterov)
 {
     float rate = args->control->learning_rate, factor = args->control->gradient_factor;
     float momentum = args->momentum;
-    float *restrict master = args->master + first, *restrict moment = args->moment1 + first;
-    const float *restrict gradient = args->gradient + first;
+    float *restrict master = piece->master + first, *restrict moment = piece->moment1 + first;
+    const float *restrict gradient = piece->gradient + first;
     for (size_t i = 0; i < LS_BLOCK; i++) {
         float step = gradient[i] * factor + decay * master[i];
         float m = momentum * moment[i] + step;
@@ -26,16 +27,16 @@ ALWAYS_INLINE void momentum_block(const LsOptimizerStep *args, size_t first, flo
     }
 }
 
-static void adamw_block(const LsOptimizerStep *args, size_t first, float decay)
+static void adamw_block(const LsOptimizerStep *args, const LsOptimizerPiece *piece, size_t first, float decay)
 {
     const LsStepControl *control = args->control;
     float rate = control->learning_rate, factor = control->gradient_factor;
     float correction1 = control->bias_correction1, correction2 = control->bias_correction2;
     float beta1 = args->beta1, beta2 = args->beta2, epsilon = args->epsilon;
     float rest1 = 1.0f - beta1, rest2 = 1.0f - beta2, shrink = rate * decay;
-    float *restrict master = args->master + first;
-    float *restrict moment1 = args->moment1 + first, *restrict moment2 = args->moment2 + first;
-    const float *restrict gradient = args->gradient + first;
+    float *restrict master = piece->master + first;
+    float *restrict moment1 = piece->moment1 + first, *restrict moment2 = piece->moment2 + first;
+    const float *restrict gradient = piece->gradient + first;
     for (size_t i = 0; i < LS_BLOCK; i++) {
         float g = gradient[i] * factor;
         float m = beta1 * moment1[i] + rest1 * g;
@@ -48,34 +49,42 @@ static void adamw_block(const LsOptimizerStep *args, size_t first, float decay)
     }
 }
 
-static void step_block(const LsOptimizerStep *args, size_t first)
+static void step_block(const LsOptimizerStep *args, const LsOptimizerPiece *piece, size_t first)
 {
-    float decay = args->block_decay[first / LS_BLOCK] ? args->weight_decay : 0.0f;
+    float decay = piece->block_decay[first / LS_BLOCK] ? args->weight_decay : 0.0f;
     if (args->kind == LS_OPTIMIZER_ADAMW)
-        adamw_block(args, first, decay);
-    else if (!args->moment1)
-        sgd_block(args, first, decay);
+        adamw_block(args, piece, first, decay);
+    else if (!piece->moment1)
+        sgd_block(args, piece, first, decay);
     else if (args->nesterov)
-        momentum_block(args, first, decay, true);
+        momentum_block(args, piece, first, decay, true);
     else
-        momentum_block(args, first, decay, false);
+        momentum_block(args, piece, first, decay, false);
+}
+
+static LsStatus step_piece(LsDevice *device, const LsOptimizerStep *args, const LsOptimizerPiece *piece)
+{
+    for (size_t first = 0; first < piece->n; first += LS_BLOCK) {
+        step_block(args, piece, first);
+        if (!piece->weights)
+            continue;
+        LsCast rounded = {.n = LS_BLOCK,
+            .from = piece->master + first,
+            .from_type = LS_F32,
+            .to = (char *)piece->weights + first * ls_dtype_size(args->type),
+            .to_type = args->type};
+        LS_TRY(LOOPS(cast)(device, &rounded));
+    }
+    return LS_OK;
 }
 
 LsStatus LOOPS(optimizer_step)(LsDevice *device, const LsOptimizerStep *args)
 {
     LS_TRY(ls_require_optimizer_step(args));
-    if (args->control->skip)
-        return LS_OK;
-    for (size_t first = 0; first < args->n; first += LS_BLOCK) {
-        step_block(args, first);
-        if (!args->weights)
-            continue;
-        LsCast rounded = {.n = LS_BLOCK,
-            .from = args->master + first,
-            .from_type = LS_F32,
-            .to = (char *)args->weights + first * ls_dtype_size(args->type),
-            .to_type = args->type};
-        LS_TRY(LOOPS(cast)(device, &rounded));
-    }
+    for (size_t p = 0; p < args->count; p++)
+        if (args->piece[p].weights)
+            LS_TRY(ls_cpu_require_type("optimizer_step", args->type));
+    for (size_t p = 0; p < args->count && !args->control->skip; p++)
+        LS_TRY(step_piece(device, args, &args->piece[p]));
     return LS_OK;
 }

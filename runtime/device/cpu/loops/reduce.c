@@ -53,7 +53,7 @@ ALWAYS_INLINE void bias_gradient(const LsBiasGradient *args, LsDtype type)
 LsStatus LOOPS(bias_gradient)(LsDevice *device, const LsBiasGradient *args)
 {
     (void)device;
-    LS_TRY(ls_require_float_type("bias_gradient", args->type));
+    LS_TRY(ls_cpu_require_type("bias_gradient", args->type));
     if (args->type == LS_F32)
         bias_gradient(args, LS_F32);
     else
@@ -101,9 +101,12 @@ LsStatus LOOPS(sum)(LsDevice *device, const LsSum *args)
 LsStatus LOOPS(block_squares)(LsDevice *device, const LsBlockSquares *args)
 {
     (void)device;
-    for (size_t first = 0; first < args->n; first += LS_BLOCK) {
-        size_t count = args->n - first < LS_BLOCK ? args->n - first : LS_BLOCK;
-        args->sums[first / LS_BLOCK] = (float)sum_wide(args->x + first, count, true);
+    for (size_t p = 0; p < args->count; p++) {
+        const LsSquaresPiece *piece = &args->piece[p];
+        for (size_t first = 0; first < piece->n; first += LS_BLOCK) {
+            size_t count = piece->n - first < LS_BLOCK ? piece->n - first : LS_BLOCK;
+            piece->sums[first / LS_BLOCK] = (float)sum_wide(piece->x + first, count, true);
+        }
     }
     return LS_OK;
 }

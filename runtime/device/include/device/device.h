@@ -1,13 +1,16 @@
 // A device: the ops table of one backend and its state. Models and the trainer speak to this header alone.
 //
-// Backends: `ref` (plain C, FP32 and BF16, every op, the truth that others are compared to), `cpu` (the ref
-// table with oneDNN products and vectorised loops put over it). All work is issued from one thread. Ops are
-// enqueued on the compute stream in order; on the CPU they have happened when the call returns, on a GPU when
-// ls_device_synchronize does. Pointers in arguments are device memory unless their comment says host.
+// Backends: `ref` (plain C, every op and type, the truth that others are compared to), `cpu` (the ref table
+// with oneDNN products and vectorised loops put over it), `cuda` (cuBLASLt products and our own kernels).
 //
-// Matrices are row-major. `rows` is the number of samples of a microbatch. An op returns LS_OK, or
-// LS_UNSUPPORTED for a type or shape that the backend has no kernel for; it never falls back silently.
-// Every op gives the same bits for the same arguments on the same machine (runtime.threads included).
+// All work is issued from one thread and enqueued on the selected stream; on the CPU it has happened when the
+// call returns. On a GPU it happens later, in order within a stream; streams order themselves by markers, and
+// the host waits for a marker or for all with synchronize. Pointers in arguments are device memory unless
+// their comment says host; argument structs and host arrays in them are read before the call returns.
+//
+// An op returns LS_OK, or LS_UNSUPPORTED for a type or shape that the backend has no kernel for; it never
+// falls back to the host silently. Every op gives the same bits for the same arguments on the same machine
+// (runtime.threads included).
 #ifndef LOCKSTEP_DEVICE_DEVICE_H
 #define LOCKSTEP_DEVICE_DEVICE_H
 
@@ -16,188 +19,32 @@
 #include "base/config.h"
 #include "base/rng.h"
 #include "base/status.h"
-#include "device/step_control.h"
-#include "device/tensor.h"
-
-// ---- Arguments of the ops -------------------------------------------------------------------------------
-
-// to[i] = from[i] in another type. F32, BF16 (round to nearest even), in any pair. Buffers must not overlap.
-typedef struct LsCast {
-    size_t n;
-    const void *from;
-    LsDtype from_type;
-    void *to;
-    LsDtype to_type;
-} LsCast;
-
-// y[r][c] = (x[r][c] - shift[c]) * scale[c]: raw samples (U8 or F32) to inputs of the compute type.
-typedef struct LsNormalize {
-    size_t rows, columns;
-    const void *x;
-    LsDtype x_type;
-    const float *shift, *scale; // columns values each, or 1 each when `uniform`
-    bool uniform;
-    void *y;
-    LsDtype y_type;
-} LsNormalize;
-
-// NaN passes through each, forward and backward, so that it reaches what decides about the step.
-typedef enum LsActivation {
-    LS_IDENTITY,
-    LS_RELU,
-    LS_GELU
-} LsActivation; // GELU in its tanh form (Hendrycks 2016)
-
-// c[m][n] = activation(op(a) op(b) + bias), or c += op(a) op(b) when `accumulate` (then no bias, no
-// activation). Products of F32 or BF16 inputs are accumulated in F32.
-typedef struct LsMatmul {
-    size_t m, n, k;
-    bool transpose_a; // false: a is [m][k]; true: a is stored as [k][m]
-    bool transpose_b; // false: b is [k][n]; true: b is stored as [n][k]
-    const void *a, *b;
-    LsDtype input_type; // of a, b and bias
-    void *c;
-    LsDtype output_type; // F32 or input_type
-    bool accumulate;
-    const void *bias;        // [n] or NULL
-    LsActivation activation; // applied after the bias
-    void *pre_activation; // [m][n] of output_type, or NULL: the value before the activation, kept for GELU's
-                          // backward pass
-} LsMatmul;
-
-// db[c] = (accumulate ? db[c] : 0) + sum over r of dy[r][c], in a fixed order.
-typedef struct LsBiasGradient {
-    size_t rows, columns;
-    const void *dy;
-    LsDtype type;
-    float *db;
-    bool accumulate;
-} LsBiasGradient;
-
-// dx[i] = dy[i] * activation'(…). `saved` is the output for RELU, the value before the activation for GELU.
-// dx may be dy.
-typedef struct LsActivationBackward {
-    size_t n;
-    LsActivation activation;
-    const void *saved, *dy;
-    void *dx;
-    LsDtype type; // of saved, dy and dx
-} LsActivationBackward;
-
-// y[r][c] = keep(r, c) ? x[r][c] / (1 - rate) : 0, where keep draws ls_rng_u32(ls_rng_key(seed, purpose),
-// positions[r], c) and keeps when it is at least rate × 2^32 (rounded down). Forward and backward are the
-// same op. y may be x.
-typedef struct LsDropout {
-    size_t rows, columns;
-    const void *x;
-    void *y;
-    LsDtype type;
-    double rate; // in [0, 1)
-    uint64_t seed;
-    uint32_t purpose;
-    const uint64_t *positions; // [rows] stream positions of the samples
-} LsDropout;
-
-// y[i] = a[i] + b[i], computed in F32. y may be a or b.
-typedef struct LsAdd {
-    size_t n;
-    const void *a, *b;
-    void *y;
-    LsDtype type;
-} LsAdd;
-
-// Losses: row_loss[r] is the loss of sample r, unscaled. gradient (NULL: evaluation) gets d(loss)/d(outputs)
-// × gradient_scale × *loss_scale, may be `outputs` itself and has its type.
-typedef struct LsLossArgs {
-    size_t rows, columns; // columns: classes, or outputs
-    const void *outputs;  // [rows][columns]: logits, or predictions for mean squared error
-    LsDtype type;
-    const int32_t *labels; // [rows] cross-entropy: the class (backends on the host refuse others,
-                           // LS_BAD_DATA); NULL otherwise
-    const float
-        *targets;    // [rows][columns] binary cross-entropy (0 … 1) and mean squared error; NULL otherwise
-    float smoothing; // cross-entropy: probability spread evenly over all classes
-    float gradient_scale;    // 1 / global batch
-    const float *loss_scale; // one value on the device, or NULL for 1
-    float *row_loss;
-    void *gradient;
-} LsLossArgs;
-
-// *y = (accumulate ? *y : 0) + sum of x[0 … n), in a fixed order with float64 or pairwise accumulation.
-typedef struct LsSum {
-    size_t n;
-    const float *x;
-    float *y;
-    bool accumulate;
-} LsSum;
-
-// sums[b] = sum of squares of x over block b (LS_BLOCK elements, the last one may be shorter), float64
-// accumulation rounded to float. Not finite exactly when the block holds a value that is not (or whose square
-// overflows).
-typedef struct LsBlockSquares {
-    size_t n;
-    const float *x;
-    float *sums; // [ceil(n / LS_BLOCK)]
-} LsBlockSquares;
-
-// Runs a fixed list of additions over equally long vectors: values[into] += values[from] for each pair in
-// order, then output = values[result]. Inputs are left alone unless output is one of them. This is how
-// partial gradients are combined along the lane tree; the order of additions is data (collectives/plan.h), so
-// every backend computes the same sum.
-typedef struct LsTreeAdd {
-    size_t n;
-    size_t count;               // of inputs, at most LS_TREE_INPUTS
-    const float *const *inputs; // host array of device pointers
-    size_t adds;
-    const uint16_t (*pairs)[2]; // host: {into, from}
-    size_t result;
-    float *output;
-} LsTreeAdd;
-enum { LS_TREE_INPUTS = 256 };
-
-// Decides the step from what all ranks exchanged (design: "one small exchange"). Sums in float64 in canonical
-// order: loss = sum of lane_loss[lane_index[l]] / samples over l; norm = sqrt(sum of
-// block_squares[block_index[b]]) / loss_scale. Not finite loss or norm: skip. Otherwise updates += 1,
-// gradient_factor = min(1, clip_norm / norm) / loss_scale, bias corrections. step += 1 either way.
-typedef struct LsDecideStep {
-    size_t lanes, blocks;
-    const float *words;          // the gathered exchange, read at the indexes below
-    const uint32_t *lane_index;  // [lanes] where each lane's loss sum is
-    const uint32_t *block_index; // [blocks] where each block's sum of squares is
-    double samples;              // of the global batch
-    float learning_rate;         // of this step
-    float clip_norm;             // 0: no clipping
-    float beta1, beta2;
-    LsStepControl *control; // device memory, read and written
-} LsDecideStep;
-
-// One optimizer pass over a piece of the flat buffers. Reads *control: does nothing when it says skip.
-// SGD: g' = g·factor + decay·w; m = momentum·m + g'; w -= lr·(nesterov ? g' + momentum·m : m).
-// AdamW (Loshchilov and Hutter, ICLR 2019): w -= lr·decay·w; m, v moments of g·factor; w -= lr·(m/c1) /
-// (sqrt(v/c2) + epsilon).
-typedef struct LsOptimizerStep {
-    size_t n;      // elements, whole blocks
-    int kind;      // LsOptimizerKind
-    float *master; // F32 weights
-    const float *gradient;
-    float *moment1; // momentum or Adam's m; NULL for SGD without momentum
-    float *moment2; // Adam's v; NULL for SGD
-    void *weights;  // rounded copy of `type` for the products; NULL when the master weights serve
-    LsDtype type;
-    const uint8_t *block_decay; // [n / LS_BLOCK] 1: weight decay applies to the block
-    float momentum, beta1, beta2, epsilon, weight_decay;
-    bool nesterov;
-    const LsStepControl *control;
-} LsOptimizerStep;
+#include "device/operations.h"
 
 // ---- The table ------------------------------------------------------------------------------------------
 
 typedef struct LsDevice LsDevice;
 
+// Queues of a device. New devices have the compute stream selected, and whoever selects another one puts it
+// back before returning.
+typedef enum LsStream {
+    LS_STREAM_COMPUTE,
+    LS_STREAM_COPY,          // batches to the device, results and snapshots from it
+    LS_STREAM_COMMUNICATION, // exchanges of gradients and parameters and the additions between them
+    LS_STREAMS
+} LsStream;
+
+// A place in a stream that others can wait for; recorded any number of times, the newest place counts.
+typedef struct LsMarker LsMarker;
+
+// A recorded sequence of ops, replayed as one.
+typedef struct LsGraph LsGraph;
+
 typedef struct LsDeviceOps {
     const char *name;
     void (*close)(LsDevice *device);
     void (*fingerprint)(const LsDevice *device, char *text, size_t size); // see ls_device_fingerprint
+    void (*identity)(const LsDevice *device, char *text, size_t size);    // see ls_device_identity
 
     // Memory. New memory has undefined contents. Sizes are bytes.
     LsStatus (*allocate)(LsDevice *device, size_t bytes, void **out);
@@ -205,12 +52,43 @@ typedef struct LsDeviceOps {
     // Memory the host may touch and that copies to and from the device fast (pinned on a GPU).
     LsStatus (*allocate_host)(LsDevice *device, size_t bytes, void **out);
     void (*release_host)(LsDevice *device, void *memory);
+    // host_from from allocate_host must not change until the copy is done; other host memory is read before
+    // the call returns.
     LsStatus (*copy_in)(LsDevice *device, void *to, const void *host_from, size_t bytes);
     LsStatus (*copy_out)(LsDevice *device, void *host_to, const void *from,
-        size_t bytes); // the host may read `to` after synchronize
+        size_t bytes); // the host may read host_to after waiting for a later marker or synchronize
     LsStatus (*copy)(LsDevice *device, void *to, const void *from, size_t bytes);
     LsStatus (*zero)(LsDevice *device, void *to, size_t bytes);
-    LsStatus (*synchronize)(LsDevice *device);
+    LsStatus (*synchronize)(LsDevice *device); // the host waits for all streams
+
+    // Streams, markers. A marker never recorded counts as reached.
+    void (*select_stream)(LsDevice *device, LsStream stream);
+    LsStatus (*marker_create)(LsDevice *device, LsMarker **out);
+    void (*marker_destroy)(LsDevice *device, LsMarker *marker);    // NULL is fine
+    LsStatus (*marker_record)(LsDevice *device, LsMarker *marker); // in the selected stream
+    LsStatus (*marker_wait)(LsDevice *device, LsMarker *marker); // what follows in the selected stream waits
+    LsStatus (*marker_reached)(LsDevice *device, LsMarker *marker, bool *reached); // does not wait
+    LsStatus (*marker_synchronize)(LsDevice *device, LsMarker *marker);            // the host waits
+
+    // Graphs; all NULL where there are none. Between begin and end, ops on the compute stream are recorded
+    // instead of run: with their pointers, reading contents when replayed. No allocation, no other stream, no
+    // waiting, and no op of a shape that was not run before. marker_record is recorded as well: each replay
+    // records the marker anew. end: *out is NULL after a failure in between. capture_abandon forgets it all.
+    LsStatus (*capture_begin)(LsDevice *device);
+    LsStatus (*capture_end)(LsDevice *device, LsGraph **out);
+    void (*capture_abandon)(LsDevice *device);
+    LsStatus (*graph_launch)(LsDevice *device, LsGraph *graph); // on the compute stream
+    void (*graph_destroy)(LsDevice *device, LsGraph *graph);    // NULL is fine
+
+    // Choices among algorithms, one line "shape algorithm" each, "" where there is nothing to choose. While
+    // tuning, the first op of a shape without a choice measures the deterministic candidates and keeps the
+    // fastest; otherwise it keeps the library's first. *out is freed by the caller. choose: LS_BAD_DATA for a
+    // text that is none, lines of other library versions are passed over.
+    void (*tune)(LsDevice *device, bool on);
+    LsStatus (*choices)(const LsDevice *device, char **out);
+    LsStatus (*choose)(LsDevice *device, const char *choices);
+
+    void *(*native_stream)(LsDevice *device, LsStream stream); // cudaStream_t, for NCCL; NULL on hosts
 
     LsStatus (*cast)(LsDevice *device, const LsCast *args);
     LsStatus (*normalize)(LsDevice *device, const LsNormalize *args);
@@ -233,33 +111,54 @@ typedef struct LsDeviceOps {
 // Backends extend this struct: the first member of theirs is an LsDevice.
 struct LsDevice {
     const LsDeviceOps *ops;
-    LsPrecision precision; // fp32 or bf16, never auto
+    LsPrecision precision; // never auto
+    bool discrete;         // the host cannot touch its memory, and ops happen after their call returned
+    size_t expected_bytes; // what the run is going to allocate, for the line that says it did not fit; 0:
+                           // unknown
 };
 
 typedef struct LsDeviceOptions {
-    int kind;      // LsDeviceKind
-    int precision; // LsPrecision; auto: bf16 where products in it are faster than in fp32
-    int threads;   // of the process's oneDNN, at least 1
-    int isa;       // LsIsa: the highest instruction set to use
+    int kind;       // LsDeviceKind
+    int precision;  // LsPrecision; auto: bf16 where products in it are faster than in fp32
+    int threads;    // of the process's oneDNN, at least 1
+    int isa;        // LsIsa: the highest instruction set to use
+    int local_rank; // number of this process among those of its host: it takes GPU local_rank modulo their
+                    // number (CUDA_VISIBLE_DEVICES, as Slurm and Kubernetes set it, decides which are seen)
+    bool tf32;      // FP32 products may round their inputs to TF32 (10 bits)
+    size_t expected_bytes; // see LsDevice
 } LsDeviceOptions;
 
-// Opens a device; ls_device_close(NULL) is fine. LS_UNAVAILABLE when this build or machine lacks it, or the
-// instruction set asked for.
+// Opens a device; ls_device_close(NULL) is fine. auto: cuda where this build has it and the machine a GPU,
+// else cpu. LS_UNAVAILABLE when this build or machine lacks the device, or the instruction set asked for.
 LsStatus ls_device_open(const LsDeviceOptions *options, LsDevice **out);
 
-// The device that a configuration's runtime section names.
-LsStatus ls_device_open_configured(const LsConfig *config, LsDevice **out);
+// The device that a configuration's runtime section names, for this process's place on its host.
+// expected_bytes: see LsDevice.
+LsStatus ls_device_open_configured(
+    const LsConfig *config, int local_rank, size_t expected_bytes, LsDevice **out);
 void ls_device_close(LsDevice *device);
 
-// The type in which activations and working weights are stored: F32 for fp32, BF16 for bf16.
+// The type in which activations and working weights are stored: F32 for fp32, BF16 for bf16, F16 for fp16.
 LsDtype ls_device_compute_type(const LsDevice *device);
+LsDtype ls_precision_type(LsPrecision precision); // auto counts as bf16
+
+// Which processor this is, so that two ranks can find that they share it: a GPU's UUID; "" for the CPU.
+void ls_device_identity(const LsDevice *device, char *text, size_t size);
 
 // What the bits of this device depend on, one line: backend, library version, instruction set, caches,
 // threads, compiler.
 void ls_device_fingerprint(const LsDevice *device, char *text, size_t size);
 
-// The machine's GPUs in one line for people, or why none can be used.
-void ls_device_gpus(char *text, size_t size);
+// The machine's GPUs in one line for people, or why none can be used. *usable (may be NULL): how many.
+void ls_device_gpus(char *text, size_t size, int *usable);
+
+// Versions of the GPU libraries that this build uses, one line; "" in a build without CUDA.
+void ls_device_gpu_libraries(char *text, size_t size);
+
+// Names what this thread does in the timeline of a GPU's profiler (NVTX), until the end; ranges nest. Nothing
+// happens in a build without CUDA.
+void ls_device_range_begin(const char *name);
+void ls_device_range_end(void);
 
 // Measured peak of one rank's matrix products in the device's precision, FLOP/s (a 1,024³ product or a
 // smaller one where that takes long, best of a few; about 50 ms), for MFU.

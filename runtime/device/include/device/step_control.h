@@ -14,10 +14,24 @@ typedef struct LsStepControl {
     float gradient_factor;  // what the optimizer multiplies gradients by: unscale × clip
     float bias_correction1; // Adam: 1 - beta1^t of the newest update
     float bias_correction2;
-    float loss_scale;       // 1 unless the precision is FP16
+    float loss_scale;       // that the next step's loss is multiplied by; 1 unless the precision is FP16
     int32_t good_steps;     // since the loss scale last changed
     int32_t skip;           // 1: the newest step's gradients were not finite and no update was made
     int32_t skipped_in_row; // skips since the last update
 } LsStepControl;
+
+// What a rank wants all ranks to do after a step; combined: the largest value of each. Travels as words.
+enum { LS_VOTE_WORDS = 4 };
+typedef struct LsVotes {
+    uint32_t stop;  // LsStopReason
+    uint32_t error; // LsStatus of a failure in this step, LS_OK if none
+    uint32_t reserved[LS_VOTE_WORDS - 2];
+} LsVotes;
+
+// What the host reads of a step.
+typedef struct LsStepOutcome {
+    LsStepControl control;
+    LsVotes votes;
+} LsStepOutcome;
 
 #endif

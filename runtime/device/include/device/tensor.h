@@ -5,6 +5,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/host_device.h"
+
 typedef enum LsDtype { LS_F32, LS_BF16, LS_F16, LS_U8, LS_I32 } LsDtype;
 
 // A block is the unit of everything that is owned, summed or hashed in pieces: 4,096 elements. Tensors start
@@ -16,25 +18,43 @@ size_t ls_dtype_size(LsDtype dtype);
 // "float32", "bfloat16", "float16", "uint8", "int32".
 const char *ls_dtype_name(LsDtype dtype);
 
-// bfloat16 is the upper half of a float32; rounding is to nearest even, NaN stays NaN.
-static inline float ls_bf16_to_f32(uint16_t value)
+static inline LS_HOST_DEVICE float ls_bits_to_f32(uint32_t bits)
 {
     union {
         uint32_t bits;
         float number;
-    } u = {.bits = (uint32_t)value << 16};
+    } u;
+    u.bits = bits;
     return u.number;
 }
 
-static inline uint16_t ls_f32_to_bf16(float value)
+static inline LS_HOST_DEVICE uint32_t ls_f32_to_bits(float number)
 {
     union {
-        float number;
         uint32_t bits;
-    } u = {.number = value};
-    if ((u.bits & 0x7fffffffu) > 0x7f800000u)
-        return (uint16_t)((u.bits >> 16) | 0x40u);
-    return (uint16_t)((u.bits + 0x7fffu + ((u.bits >> 16) & 1u)) >> 16);
+        float number;
+    } u;
+    u.number = number;
+    return u.bits;
 }
+
+// bfloat16 is the upper half of a float32; rounding is to nearest even, NaN stays NaN.
+static inline LS_HOST_DEVICE float ls_bf16_to_f32(uint16_t value)
+{
+    return ls_bits_to_f32((uint32_t)value << 16);
+}
+
+static inline LS_HOST_DEVICE uint16_t ls_f32_to_bf16(float value)
+{
+    uint32_t bits = ls_f32_to_bits(value);
+    if ((bits & 0x7fffffffu) > 0x7f800000u)
+        return (uint16_t)((bits >> 16) | 0x40u);
+    return (uint16_t)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+// IEEE 754 binary16, subnormal numbers included; rounding is to nearest even, too large becomes infinity, NaN
+// stays NaN.
+float ls_f16_to_f32(uint16_t value);
+uint16_t ls_f32_to_f16(float value);
 
 #endif

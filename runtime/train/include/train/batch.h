@@ -11,23 +11,33 @@
 // set's own shape. LS_CONFIG when the loss or eval.metric does not fit the data.
 LsStatus ls_data_shape(const LsConfig *config, const LsDatasetInfo *info, LsDataShape *out);
 
-// Device memory for one microbatch: raw samples, normalised inputs, labels or targets, positions.
+// Device memory for microbatches: one or more sets of raw samples, labels or targets and positions, so that
+// one can be filled while another is in use, and the normalised inputs of the one in use.
 typedef struct LsDeviceBatch LsDeviceBatch;
 
 // Of `info`, features, feature_type, classes, outputs, uniform, shift and scale count, and only during this
 // call; so an `info` that was filled from a checkpoint's schema serves as well.
 LsStatus ls_device_batch_create(LsDevice *device, const LsDatasetInfo *info, const LsDataShape *shape,
-    size_t max_rows, LsDeviceBatch **out);
+    size_t max_rows, size_t sets, LsDeviceBatch **out);
 void ls_device_batch_destroy(LsDeviceBatch *batch);
 
 // Enqueues copies of host memory (x [rows][features] of the file's type, y [rows] int32 or [rows][outputs]
-// float32, as LsHostBatch and ls_reader_read have them) and the normalisation. x and positions must not
-// change until the device has done the copies; y may be NULL (prediction), positions too (then they are
-// undefined: nothing random may be drawn). *out is valid until the next upload.
+// float32, as LsHostBatch and ls_reader_read have them) into a set, on the selected stream. x, y and
+// positions must not change until the device has done the copies, and the set's former copies must be done; y
+// may be NULL (prediction), positions too (then they are undefined: nothing random may be drawn).
+// LS_BAD_DATA: a label that is none of the classes, named.
+LsStatus ls_device_batch_copy(
+    LsDeviceBatch *batch, size_t set, const void *x, const void *y, const uint64_t *positions, size_t rows);
+
+// Enqueues the normalisation of the set's rows. *out is valid until the next one.
+LsStatus ls_device_batch_normalize(LsDeviceBatch *batch, size_t set, size_t rows, LsBatch *out);
+
+// Both, in the first set.
 LsStatus ls_device_batch_upload(
     LsDeviceBatch *batch, const void *x, const void *y, const uint64_t *positions, size_t rows, LsBatch *out);
 
-// Device memory held.
-size_t ls_device_batch_bytes(const LsDeviceBatch *batch);
+// Device memory that a batch in this compute type holds.
+size_t ls_device_batch_bytes(
+    const LsDatasetInfo *info, const LsDataShape *shape, LsDtype type, size_t max_rows, size_t sets);
 
 #endif

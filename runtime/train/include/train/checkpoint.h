@@ -47,6 +47,7 @@ typedef struct LsCheckpointContent {
     const char *data_root_hash;
     const json_t *data_schema; // copied, so that predict needs no data file; may be NULL
     const char *fingerprint;   // of the device
+    const char *algorithms;    // that runtime.autotune chose; NULL or "": none
 } LsCheckpointContent;
 
 // Collective. Saves to <run>/checkpoints/step-N: temporary name with the incarnation, rank 0 creates the
@@ -72,6 +73,7 @@ const json_t *ls_checkpoint_manifest(const LsCheckpoint *checkpoint);
 int64_t ls_checkpoint_step(const LsCheckpoint *checkpoint);
 const char *ls_checkpoint_run_id(const LsCheckpoint *checkpoint);
 const char *ls_checkpoint_fingerprint(const LsCheckpoint *checkpoint);
+const char *ls_checkpoint_algorithms(const LsCheckpoint *checkpoint); // "" if none were chosen
 const char *ls_checkpoint_data_hash(const LsCheckpoint *checkpoint);
 const json_t *ls_checkpoint_data_schema(const LsCheckpoint *checkpoint); // JSON null if none was given
 bool ls_checkpoint_has_group(const LsCheckpoint *checkpoint, const char *group);

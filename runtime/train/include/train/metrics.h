@@ -13,8 +13,10 @@ typedef struct LsMetrics LsMetrics;
 typedef struct LsStepRecord {
     int64_t step;
     float loss, lr, gradient_norm, loss_scale;
-    double step_seconds, data_seconds, comm_seconds; // means per step since the last record; comm: exposed
-    double samples_per_second, mfu;                  // mfu < 0: peak not known
+    double step_seconds, data_seconds,
+        comm_seconds;               // means per step since the last record; comm: exposed,
+                                    // as far as the host waits for it (with NCCL it does not)
+    double samples_per_second, mfu; // mfu < 0: peak not known
 } LsStepRecord;
 
 typedef struct LsProgress {
@@ -47,7 +49,7 @@ LsStatus ls_metrics_rewind(LsMetrics *metrics, int64_t step);
 LsStatus ls_metrics_step(LsMetrics *metrics, const LsStepRecord *record, const LsProgress *progress);
 
 // Appends an event {"time", "event", "attempt", "step", …}: `kind` is start, resume, checkpoint, preempt,
-// restart, skip, eval or stop; takes `details` (an object whose members are added, may be NULL).
+// restart, skip, eval, autotune or stop; takes `details` (an object whose members are added, may be NULL).
 LsStatus ls_metrics_event(LsMetrics *metrics, const char *kind, int64_t step, json_t *details);
 
 // Everything is on disk (fsync) when this returns: called before a checkpoint is committed.

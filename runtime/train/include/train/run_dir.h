@@ -2,6 +2,7 @@
 //
 //   runs/NAME/  config.yaml  env.json  status.json  metrics.jsonl  events.jsonl  log/rank-0000.log
 //               checkpoints/step-00001200/  archive/001/ (an earlier run)
+//               algorithms.txt (with runtime.autotune)
 //               attempts/run_id  attempts/000001/ (made by mkdir: whoever makes it owns that number)
 //               lock (held by flock while an attempt lives; its text says by whom)
 #ifndef LOCKSTEP_TRAIN_RUN_DIR_H

@@ -1,0 +1,75 @@
+// Launchers of our CUDA kernels: one for each op, beside the files kernels/*.cu that define them. Private to
+// the cuda backend; read by C and by CUDA C++.
+//
+// A launcher enqueues its kernel on `stream` and returns what the launch returned; arguments were checked by
+// the caller (types F32, BF16, F16). Launchers allocate nothing, so they may be recorded in graphs. Sums are
+// taken in F32 or F64 in an order that the arguments alone fix, and nothing uses float atomics: the same
+// arguments give the same bits, wherever buffers lie. Buffers are aligned to their elements. Accesses are of
+// 16 bytes, and of as many elements of narrower types, where the buffers, and the rows of those that are cut
+// by rows, are aligned to that, and for elementwise ops and tree_add's common trees also where all buffers
+// are equally far from it, up to their ends; else of one element.
+//
+// The comments give the bytes moved; every kernel here is bound by memory bandwidth, so its least time is
+// that number divided by the bandwidth (H200: 4.8 TB/s by data sheet). s, t: bytes of an element of the
+// types. Dropout in 16 bits needs about 22 instructions an element, most of them Philox, and is near the
+// bound of instructions as well.
+#ifndef LOCKSTEP_DEVICE_CUDA_KERNELS_H
+#define LOCKSTEP_DEVICE_CUDA_KERNELS_H
+
+#include <cuda_runtime_api.h>
+
+#include "device/operations.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+cudaError_t ls_kernel_cast(cudaStream_t stream, const LsCast *args);                              // n (s + t)
+cudaError_t ls_kernel_normalize(cudaStream_t stream, const LsNormalize *args);                    // n (s + t)
+cudaError_t ls_kernel_activation_backward(cudaStream_t stream, const LsActivationBackward *args); // 3 n s
+cudaError_t ls_kernel_dropout(cudaStream_t stream, const LsDropout *args);                        // 2 n s
+cudaError_t ls_kernel_add(cudaStream_t stream, const LsAdd *args);                                // 3 n s
+
+// What follows a product whose epilogue the library does not have: v = x + bias, pre = v, y = activation(v).
+// 2 n s, 3 n s with pre. y may be x. pre and bias may be NULL.
+typedef struct LsBiasActivation {
+    size_t rows, columns;
+    const void *x; // [rows][columns]
+    const void *bias;
+    LsDtype bias_type;
+    LsActivation activation;
+    void *pre, *y;
+    LsDtype type; // of x, pre and y
+} LsBiasActivation;
+cudaError_t ls_kernel_bias_activation(cudaStream_t stream, const LsBiasActivation *args);
+
+// Column sums in two passes over slices of rows: n s + 2 slices columns 4. `scratch` holds
+// ls_kernel_bias_gradient_scratch bytes.
+size_t ls_kernel_bias_gradient_scratch(const LsBiasGradient *args);
+cudaError_t ls_kernel_bias_gradient(cudaStream_t stream, const LsBiasGradient *args, void *scratch);
+
+// Losses read the outputs once and write the gradient once: 2 n s, and 4 n of targets. Cross-entropy holds
+// rows of up to 4,096 classes in registers; for longer ones it keeps a running maximum and sum (online
+// softmax: Milakov and Gimelshein, 2018) and reads the row a second time for the gradient, mostly from the L2
+// cache. Outputs of -infinity are classes that cannot be, whose gradient is 0 without smoothing.
+cudaError_t ls_kernel_cross_entropy(cudaStream_t stream, const LsLossArgs *args);
+cudaError_t ls_kernel_binary_cross_entropy(cudaStream_t stream, const LsLossArgs *args);
+cudaError_t ls_kernel_mean_squared_error(cudaStream_t stream, const LsLossArgs *args);
+
+cudaError_t ls_kernel_sum(cudaStream_t stream, const LsSum *args); // 4 n; one block of threads
+cudaError_t ls_kernel_block_squares(cudaStream_t stream, const LsBlockSquares *args); // 4 n
+cudaError_t ls_kernel_decide_step(cudaStream_t stream, const LsDecideStep *args);     // small
+
+// 4 n (inputs + 1). cudaErrorInvalidValue for more than 480 additions, which kernel parameters do not hold; a
+// tree has fewer than it has inputs.
+cudaError_t ls_kernel_tree_add(cudaStream_t stream, const LsTreeAdd *args);
+
+// One launch for as many pieces as its parameters hold. AdamW: n (4 + 3 · 8 + t), SGD with momentum: n (4 + 2
+// · 8 + t).
+cudaError_t ls_kernel_optimizer_step(cudaStream_t stream, const LsOptimizerStep *args);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

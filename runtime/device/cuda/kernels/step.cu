@@ -1,0 +1,265 @@
+// What ends a step: the decision, and the optimizer pass.
+#include "pieces.cuh"
+
+namespace
+{
+
+// ---- The decision ---------------------------------------------------------------------------------------
+
+constexpr int DECIDE_THREADS = 1024;
+constexpr int GATHERS = 8;                                    // words whose loads are in flight together
+constexpr float LEAST_SCALE = 1.0f, MOST_SCALE = 16777216.0f; // 2^24
+
+// In the order that the count alone fixes: thread t adds words t, t + 1024, …, and the threads' sums are
+// added as a tree.
+__device__ double gathered_sum(const float *words, const uint32_t *index, size_t count)
+{
+    double sum = 0;
+    for (size_t first = threadIdx.x; first < count; first += GATHERS * DECIDE_THREADS) {
+        float value[GATHERS];
+#pragma unroll
+        for (int k = 0; k < GATHERS; k++) {
+            size_t i = first + (size_t)k * DECIDE_THREADS;
+            value[k] = i < count ? words[index[i]] : 0.0f;
+        }
+#pragma unroll
+        for (int k = 0; k < GATHERS; k++)
+            sum += (double)value[k];
+    }
+    return block_sum<DECIDE_THREADS>(sum);
+}
+
+__device__ uint32_t largest_vote(const LsDecideStep &args, unsigned vote)
+{
+    uint32_t largest = 0;
+    for (size_t rank = 0; rank < args.ranks; rank++) {
+        uint32_t one = ls_f32_to_bits(args.words[rank * args.rank_words + vote]);
+        largest = one > largest ? one : largest;
+    }
+    return largest;
+}
+
+// By squaring, as the reference does it.
+__device__ double power(double base, int64_t exponent)
+{
+    double result = 1;
+    for (; exponent > 0; exponent >>= 1, base *= base)
+        if (exponent & 1)
+            result *= base;
+    return result;
+}
+
+__device__ void skip_step(const LsDecideStep &args, LsStepControl *control)
+{
+    control->skipped_in_row += 1;
+    control->good_steps = 0;
+    if (args.growth_interval > 0)
+        control->loss_scale = fmaxf(control->loss_scale * 0.5f, LEAST_SCALE);
+}
+
+__device__ void accept_step(const LsDecideStep &args, LsStepControl *control, double norm)
+{
+    double clip = args.clip_norm > 0 && norm > args.clip_norm ? args.clip_norm / norm : 1.0;
+    control->gradient_factor = (float)(clip / control->loss_scale);
+    control->updates += 1;
+    control->skipped_in_row = 0;
+    control->bias_correction1 = (float)(1.0 - power(args.beta1, control->updates));
+    control->bias_correction2 = (float)(1.0 - power(args.beta2, control->updates));
+    control->good_steps += 1;
+    if (args.growth_interval > 0 && control->good_steps >= args.growth_interval) {
+        control->loss_scale = fminf(control->loss_scale * 2.0f, MOST_SCALE);
+        control->good_steps = 0;
+    }
+}
+
+__device__ void decide(const LsDecideStep &args, double loss, double squares, uint32_t error)
+{
+    LsStepControl control = args.outcome->control;
+    double norm = sqrt(squares) / control.loss_scale;
+    control.loss = (float)(loss / args.samples);
+    control.gradient_norm = (float)norm;
+    control.learning_rate = args.learning_rate;
+    control.step += 1;
+    bool failed = error != 0;
+    bool finite = isfinite(control.loss) && isfinite(control.gradient_norm);
+    control.skip = failed || !finite;
+    if (control.skip)
+        control.gradient_factor = 0.0f;
+    if (!failed && finite)
+        accept_step(args, &control, norm);
+    else if (!failed) // a failure says nothing about the gradients
+        skip_step(args, &control);
+    args.outcome->control = control;
+}
+
+__global__ __launch_bounds__(DECIDE_THREADS) void decide_kernel(LsDecideStep args)
+{
+    __shared__ uint32_t votes[LS_VOTE_WORDS];
+    if (threadIdx.x < LS_VOTE_WORDS)
+        votes[threadIdx.x] = largest_vote(args, threadIdx.x);
+    double loss = gathered_sum(args.words, args.lane_index, args.lanes);
+    double squares = gathered_sum(args.words, args.block_index, args.blocks);
+    __syncthreads();
+    if (threadIdx.x != 0)
+        return;
+    decide(args, loss, squares, votes[1]);
+    args.outcome->votes = LsVotes{votes[0], votes[1], {votes[2], votes[3]}};
+}
+
+// ---- The optimizer pass ---------------------------------------------------------------------------------
+
+typedef Pieces<LsOptimizerPiece, 60> OptimizerPieces;
+
+struct Optimizer {
+    float momentum, beta1, beta2, epsilon, weight_decay;
+    bool nesterov;
+    const LsStepControl *control;
+};
+
+constexpr int N = group_size<float>();
+constexpr int UPDATE_STEPS = 2; // groups of a thread whose loads are in flight together
+
+// Pieces are whole blocks, so no group lies outside.
+template <bool VECTOR, typename T>
+__device__ __forceinline__ Group<T, N> load_whole(const T *from, size_t first)
+{
+    return VECTOR ? load_aligned<N>(from + first) : load_group<false, N>(from + first, 0, N);
+}
+
+template <bool VECTOR, typename T>
+__device__ __forceinline__ void store_whole(T *to, size_t first, const Group<T, N> &group)
+{
+    if (VECTOR)
+        store_aligned(to + first, group);
+    else
+        store_group<false>(to + first, 0, N, group);
+}
+
+// What one thread updates: N elements.
+struct Update {
+    float master[N], gradient[N], moment1[N], moment2[N];
+};
+
+template <bool VECTOR, bool ADAMW>
+__device__ __forceinline__ void load_update(const LsOptimizerPiece &piece, size_t first, Update *update)
+{
+    load_whole<VECTOR>(piece.master, first).unpack(update->master);
+    load_whole<VECTOR>(piece.gradient, first).unpack(update->gradient);
+    if (piece.moment1)
+        load_whole<VECTOR>(piece.moment1, first).unpack(update->moment1);
+    if (ADAMW)
+        load_whole<VECTOR>(piece.moment2, first).unpack(update->moment2);
+}
+
+template <bool VECTOR, bool ADAMW, typename T>
+__device__ __forceinline__ void store_update(
+    const LsOptimizerPiece &piece, size_t first, const Update &update)
+{
+    store_whole<VECTOR>(piece.master, first, round_group<float>(update.master));
+    if (piece.moment1)
+        store_whole<VECTOR>(piece.moment1, first, round_group<float>(update.moment1));
+    if (ADAMW)
+        store_whole<VECTOR>(piece.moment2, first, round_group<float>(update.moment2));
+    if (piece.weights)
+        store_whole<VECTOR>((T *)piece.weights, first, round_group<T>(update.master));
+}
+
+// Operations and their order are the reference's, so both give the same bits.
+__device__ __forceinline__ void sgd_element(
+    const Optimizer &args, const LsStepControl &control, float decay, bool momentum, int j, Update *u)
+{
+    float step = u->gradient[j] * control.gradient_factor + decay * u->master[j];
+    if (momentum) {
+        float moment = args.momentum * u->moment1[j] + step;
+        u->moment1[j] = moment;
+        step = args.nesterov ? step + args.momentum * moment : moment;
+    }
+    u->master[j] -= control.learning_rate * step;
+}
+
+__device__ __forceinline__ void adamw_element(
+    const Optimizer &args, const LsStepControl &control, float decay, int j, Update *u)
+{
+    float gradient = u->gradient[j] * control.gradient_factor;
+    float m = args.beta1 * u->moment1[j] + (1.0f - args.beta1) * gradient;
+    float v = args.beta2 * u->moment2[j] + (1.0f - args.beta2) * (gradient * gradient);
+    float kept = u->master[j] - (control.learning_rate * decay) * u->master[j];
+    float direction = (m / control.bias_correction1) / (sqrtf(v / control.bias_correction2) + args.epsilon);
+    u->moment1[j] = m;
+    u->moment2[j] = v;
+    u->master[j] = kept - control.learning_rate * direction;
+}
+
+template <bool VECTOR, bool ADAMW, typename T>
+__global__ __launch_bounds__(THREADS, MIN_BLOCKS) void optimizer_kernel(
+    const __grid_constant__ OptimizerPieces pieces, Optimizer args)
+{
+    const LsStepControl control = *args.control;
+    if (control.skip)
+        return;
+    size_t block;
+    const LsOptimizerPiece &piece = pieces.find(blockIdx.x, &block);
+    float decay = piece.block_decay[block] ? args.weight_decay : 0.0f;
+    size_t first = block * LS_BLOCK + threadIdx.x * N;
+    for (int begin = 0; begin < LS_BLOCK; begin += UPDATE_STEPS * THREADS * N) {
+        Update update[UPDATE_STEPS];
+#pragma unroll
+        for (int s = 0; s < UPDATE_STEPS; s++)
+            load_update<VECTOR, ADAMW>(piece, first + begin + s * THREADS * N, &update[s]);
+#pragma unroll
+        for (int s = 0; s < UPDATE_STEPS; s++) {
+#pragma unroll
+            for (int j = 0; j < N; j++)
+                if (ADAMW)
+                    adamw_element(args, control, decay, j, &update[s]);
+                else
+                    sgd_element(args, control, decay, piece.moment1, j, &update[s]);
+            store_update<VECTOR, ADAMW, T>(piece, first + begin + s * THREADS * N, update[s]);
+        }
+    }
+}
+
+bool pieces_are_aligned(const LsOptimizerStep *args)
+{
+    bool aligned = true;
+    for (size_t i = 0; i < args->count; i++) {
+        const LsOptimizerPiece *piece = &args->piece[i];
+        aligned = aligned && is_aligned(piece->master, VECTOR_BYTES) &&
+                  is_aligned(piece->gradient, VECTOR_BYTES) && is_aligned(piece->moment1, VECTOR_BYTES) &&
+                  is_aligned(piece->moment2, VECTOR_BYTES) &&
+                  is_aligned(piece->weights, N * ls_dtype_size(args->type));
+    }
+    return aligned;
+}
+
+template <bool VECTOR, bool ADAMW, typename T>
+cudaError_t optimizer_step(cudaStream_t stream, const LsOptimizerStep *args)
+{
+    Optimizer optimizer = {args->momentum, args->beta1, args->beta2, args->epsilon, args->weight_decay,
+        args->nesterov, args->control};
+    return each_chunk<OptimizerPieces>(
+        args->count, [&](size_t i) { return args->piece[i]; },
+        [&](const OptimizerPieces &pieces) {
+            return launch(
+                stream, pieces.blocks(), THREADS, 0, optimizer_kernel<VECTOR, ADAMW, T>, pieces, optimizer);
+        });
+}
+
+} // namespace
+
+cudaError_t ls_kernel_decide_step(cudaStream_t stream, const LsDecideStep *args)
+{
+    return launch(stream, 1, DECIDE_THREADS, 0, decide_kernel, *args);
+}
+
+cudaError_t ls_kernel_optimizer_step(cudaStream_t stream, const LsOptimizerStep *args)
+{
+    return with_type(args->type, [&](auto type) {
+        return with_bool(pieces_are_aligned(args), [&](auto vector) {
+            return with_bool(args->kind == LS_OPTIMIZER_ADAMW, [&](auto adamw) {
+                return optimizer_step<decltype(vector)::value, decltype(adamw)::value, decltype(type)>(
+                    stream, args);
+            });
+        });
+    });
+}

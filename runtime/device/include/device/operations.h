@@ -1,0 +1,205 @@
+// Arguments of a device's operations: one struct each. Plain data, read by C and by CUDA C++.
+//
+// Pointers are device memory unless their comment says host. Matrices are row-major; `rows` is the number of
+// samples of a microbatch. Types are F32, BF16 or F16 unless said otherwise.
+#ifndef LOCKSTEP_DEVICE_OPERATIONS_H
+#define LOCKSTEP_DEVICE_OPERATIONS_H
+
+#include <stdbool.h>
+
+#include "device/step_control.h"
+#include "device/tensor.h"
+
+// to[i] = from[i] in another type, rounded to nearest even, in any pair. Buffers must not overlap.
+typedef struct LsCast {
+    size_t n;
+    const void *from;
+    LsDtype from_type;
+    void *to;
+    LsDtype to_type;
+} LsCast;
+
+// y[r][c] = (x[r][c] - shift[c]) * scale[c]: raw samples (U8 or F32) to inputs of the compute type.
+typedef struct LsNormalize {
+    size_t rows, columns;
+    const void *x;
+    LsDtype x_type;
+    const float *shift, *scale; // columns values each, or 1 each when `uniform`
+    bool uniform;
+    void *y;
+    LsDtype y_type;
+} LsNormalize;
+
+// NaN passes through each, forward and backward, so that it reaches what decides about the step.
+typedef enum LsActivation {
+    LS_IDENTITY,
+    LS_RELU,
+    LS_GELU
+} LsActivation; // GELU in its tanh form (Hendrycks 2016)
+
+// c[m][n] = activation(op(a) op(b) + bias), or c += op(a) op(b) when `accumulate` (then no bias, no
+// activation), or c = op(a) op(b) · activation'(saved) with `backward` (likewise). Sums are taken in F32 or
+// wider whatever the inputs are. c overlaps no input.
+typedef struct LsMatmul {
+    size_t m, n, k;
+    bool transpose_a; // false: a is [m][k]; true: a is stored as [k][m]
+    bool transpose_b; // false: b is [k][n]; true: b is stored as [n][k]
+    const void *a, *b;
+    LsDtype input_type; // of a, b and bias
+    void *c;
+    LsDtype output_type; // F32 or input_type
+    bool accumulate;
+    const void *bias;        // [n] or NULL
+    LsActivation activation; // applied after the bias
+    void *pre_activation;  // [m][n] of output_type, or NULL: the value before the activation, kept for GELU's
+                           // backward pass
+    LsActivation backward; // multiplies the product by this activation's derivative at `saved`, [m][n] of
+    const void *saved;     // output_type, as LsActivationBackward has it; LS_IDENTITY: does not
+    float *bias_gradient;  // [m] or NULL; needs transpose_a: also (+)= the sums of a's columns, as
+                           // LsBiasGradient makes them of dy = a [k][m]; added to when `accumulate`
+} LsMatmul;
+
+// db[c] = (accumulate ? db[c] : 0) + sum over r of dy[r][c], in a fixed order.
+typedef struct LsBiasGradient {
+    size_t rows, columns;
+    const void *dy;
+    LsDtype type;
+    float *db;
+    bool accumulate;
+} LsBiasGradient;
+
+// dx[i] = dy[i] * activation'(…). `saved` is the output for RELU, the value before the activation for GELU.
+// dx may be dy.
+typedef struct LsActivationBackward {
+    size_t n;
+    LsActivation activation;
+    const void *saved, *dy;
+    void *dx;
+    LsDtype type; // of saved, dy and dx
+} LsActivationBackward;
+
+// y[r][c] = keep(r, c) ? x[r][c] / (1 - rate) : 0, where keep draws ls_rng_u32(ls_rng_key(seed, purpose),
+// positions[r], c) and keeps when it is at least rate × 2^32 (rounded down). Forward and backward are the
+// same op. y may be x.
+typedef struct LsDropout {
+    size_t rows, columns;
+    const void *x;
+    void *y;
+    LsDtype type;
+    double rate; // in [0, 1)
+    uint64_t seed;
+    uint32_t purpose;
+    const uint64_t *positions; // [rows] stream positions of the samples
+} LsDropout;
+
+// y[i] = a[i] + b[i], computed in F32. y may be a or b.
+typedef struct LsAdd {
+    size_t n;
+    const void *a, *b;
+    void *y;
+    LsDtype type;
+} LsAdd;
+
+// Losses: row_loss[r] is the loss of sample r, unscaled. gradient (NULL: evaluation) gets d(loss)/d(outputs)
+// × gradient_scale × *loss_scale, may be `outputs` itself and has its type.
+typedef struct LsLossArgs {
+    size_t rows, columns; // columns: classes, or outputs
+    const void *outputs;  // [rows][columns]: logits, or predictions for mean squared error
+    LsDtype type;
+    const int32_t *labels; // [rows] cross-entropy: the class; NULL otherwise. Of a label that is no class,
+                           // backends on the host say so (LS_BAD_DATA), others make the row's loss NaN
+    const float
+        *targets;    // [rows][columns] binary cross-entropy (0 … 1) and mean squared error; NULL otherwise
+    float smoothing; // cross-entropy: probability spread evenly over all classes
+    float gradient_scale;    // 1 / global batch
+    const float *loss_scale; // one value on the device, or NULL for 1
+    float *row_loss;
+    void *gradient;
+} LsLossArgs;
+
+// *y = (accumulate ? *y : 0) + sum of x[0 … n), in a fixed order with float64 or pairwise accumulation.
+typedef struct LsSum {
+    size_t n;
+    const float *x;
+    float *y;
+    bool accumulate;
+} LsSum;
+
+// sums[b] = sum of squares of x over block b (LS_BLOCK elements, the last one may be shorter) of each piece,
+// in a fixed order, float64 or pairwise accumulation rounded to float. Not finite exactly when the block
+// holds a value that is not (or whose square overflows): this is the overflow check of mixed precision as
+// well.
+typedef struct LsSquaresPiece {
+    size_t n;
+    const float *x;
+    float *sums; // [ceil(n / LS_BLOCK)]
+} LsSquaresPiece;
+
+typedef struct LsBlockSquares {
+    size_t count;
+    const LsSquaresPiece *piece; // host: [count]
+} LsBlockSquares;
+
+// Runs a fixed list of additions over equally long vectors: values[into] += values[from] for each pair in
+// order, then output = values[result]. Inputs are left alone unless output is one of them. This is how
+// partial gradients are combined along the lane tree; the order of additions is data (collectives/plan.h), so
+// every backend computes the same sum.
+typedef struct LsTreeAdd {
+    size_t n;
+    size_t count;               // of inputs, at most LS_TREE_INPUTS
+    const float *const *inputs; // host array of device pointers
+    size_t adds;
+    const uint16_t (*pairs)[2]; // host: {into, from}
+    size_t result;
+    float *output;
+} LsTreeAdd;
+enum { LS_TREE_INPUTS = 256 };
+
+// Decides the step from what all ranks exchanged (design: "one small exchange"). Sums in float64 in an order
+// that the counts alone fix: loss = sum of lane_loss[lane_index[l]] / samples over l; norm = sqrt(sum of
+// block_squares[block_index[b]]) / loss_scale. Not finite loss or norm: skip. Otherwise updates += 1,
+// gradient_factor = min(1, clip_norm / norm) / loss_scale, bias corrections. step += 1 either way. A vote
+// `error` of any rank makes the step a skip that counts as nothing else.
+//
+// Dynamic loss scaling (Micikevicius et al., ICLR 2018), with growth_interval above 0: a skip halves the
+// scale (not below 1), growth_interval good steps in a row double it (not above 2^24). The factor uses the
+// scale that the step's gradients were computed with.
+typedef struct LsDecideStep {
+    size_t lanes, blocks;
+    size_t ranks, rank_words;    // words of rank r: [r × rank_words, (r + 1) × rank_words), LsVotes first
+    const float *words;          // the gathered exchange, read at the indexes below
+    const uint32_t *lane_index;  // [lanes] where each lane's loss sum is
+    const uint32_t *block_index; // [blocks] where each block's sum of squares is
+    double samples;              // of the global batch
+    float learning_rate;         // of this step
+    float clip_norm;             // 0: no clipping
+    float beta1, beta2;
+    int32_t growth_interval; // 0: the loss scale stays
+    LsStepOutcome *outcome; // device memory: control is read and written, votes written (the largest of each)
+} LsDecideStep;
+
+// One optimizer pass over pieces of the flat buffers. Reads *control: does nothing when it says skip.
+// SGD: g' = g·factor + decay·w; m = momentum·m + g'; w -= lr·(nesterov ? g' + momentum·m : m).
+// AdamW (Loshchilov and Hutter, ICLR 2019): w -= lr·decay·w; m, v moments of g·factor; w -= lr·(m/c1) /
+// (sqrt(v/c2) + epsilon).
+typedef struct LsOptimizerPiece {
+    size_t n;      // elements, whole blocks
+    float *master; // F32 weights
+    const float *gradient;
+    float *moment1;             // momentum or Adam's m; NULL for SGD without momentum
+    float *moment2;             // Adam's v; NULL for SGD
+    void *weights;              // rounded copy for the products; NULL when the master weights serve
+    const uint8_t *block_decay; // [n / LS_BLOCK] 1: weight decay applies to the block
+} LsOptimizerPiece;
+
+typedef struct LsOptimizerStep {
+    size_t count;
+    const LsOptimizerPiece *piece; // host: [count]
+    int kind;                      // LsOptimizerKind
+    LsDtype type;                  // of the pieces' weights
+    float momentum, beta1, beta2, epsilon, weight_decay;
+    bool nesterov;
+    const LsStepControl *control;
+} LsOptimizerStep;
+
+#endif

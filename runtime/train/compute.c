@@ -1,0 +1,203 @@
+// A rank's lanes: microbatches forward and backward, gradients handed over bucket by bucket.
+//
+// On a device with graphs a microbatch runs plainly the first time, is recorded the second time and replayed
+// from then on. Both ways issue the same ops. What differs between microbatches is in device memory that is
+// the same each time (lane_loss, a set of the feed), or makes another variant.
+
+#include "trainer_state.h"
+
+typedef struct Microbatch {
+    size_t set, rows; // in the feed
+    size_t slot;      // of the gradients
+    bool accumulate;  // to what is in the slot
+    bool begins_lane, ends_step;
+} Microbatch;
+
+// Backward of the step's last microbatch hands out finished ranges here; buckets leave in order.
+typedef struct BucketSender {
+    LsTrainer *trainer;
+    const LsLaneStep *lane; // the last lane's step: its additions complete the rank's subtrees
+    bool recording;         // into a graph: communication begins when it is launched
+    size_t ready, begun;    // buckets
+} BucketSender;
+
+static bool exact(const LsTrainer *t)
+{
+    return t->config->collectives.reduction == LS_REDUCTION_EXACT;
+}
+
+// Runs the additions that follow a lane over one range of blocks: slots top-adds … top become one.
+static LsStatus collapse(LsTrainer *t, const LsLaneStep *lane, size_t first_block, size_t blocks)
+{
+    if (lane->adds == 0)
+        return LS_OK;
+    const float *inputs[LS_LANE_SLOTS_MAX];
+    uint16_t pairs[LS_LANE_SLOTS_MAX][2];
+    size_t bottom = lane->slot - lane->adds;
+    for (size_t i = 0; i <= lane->adds; i++)
+        inputs[i] = t->arenas.gradient[bottom + i] + first_block * LS_BLOCK;
+    for (size_t i = 0; i < lane->adds; i++) {
+        pairs[i][0] = (uint16_t)(lane->adds - i - 1);
+        pairs[i][1] = (uint16_t)(lane->adds - i);
+    }
+    return t->device->ops->tree_add(
+        t->device, &(LsTreeAdd){.n = blocks * LS_BLOCK,
+                       .count = lane->adds + 1,
+                       .inputs = inputs,
+                       .adds = lane->adds,
+                       .pairs = (const uint16_t(*)[2])pairs,
+                       .result = 0,
+                       .output = t->arenas.gradient[bottom] + first_block * LS_BLOCK});
+}
+
+static LsStatus finish_bucket(BucketSender *sender)
+{
+    LsTrainer *t = sender->trainer;
+    const LsBucket *bucket = &t->buckets.bucket[sender->ready];
+    if (exact(t))
+        LS_TRY(collapse(t, sender->lane, bucket->first_block, bucket->blocks));
+    LS_TRY(t->device->ops->marker_record(t->device, ls_reducer_final(t->reducer, sender->ready)));
+    sender->ready++;
+    if (sender->recording)
+        return LS_OK;
+    LS_TRY(ls_reducer_begin(t->reducer, sender->begun));
+    sender->begun++;
+    return ls_reducer_poll(t->reducer);
+}
+
+static LsStatus gradients_ready(void *context, size_t first)
+{
+    BucketSender *sender = context;
+    const LsBuckets *buckets = &sender->trainer->buckets;
+    while (sender->ready < buckets->count && buckets->bucket[sender->ready].first_block * LS_BLOCK >= first)
+        LS_TRY(finish_bucket(sender));
+    return LS_OK;
+}
+
+static LsStatus forward(LsTrainer *t, const Microbatch *m, LsBatch *batch)
+{
+    const LsModelOps *model = t->model->ops;
+    const float *loss_scale = &t->outcomes.device->control.loss_scale;
+    if (m->begins_lane)
+        LS_TRY(t->device->ops->zero(t->device, t->lane_loss, sizeof *t->lane_loss));
+    LS_TRY(ls_device_batch_normalize(t->batch, m->set, m->rows, batch));
+    LS_TRY(model->forward(t->model, t->arenas.weights, batch, true));
+    return model->loss(t->model, batch, 1.0f / (float)t->config->train.batch, loss_scale, t->lane_loss, NULL);
+}
+
+// From where a lane's microbatches have added up its loss to its place in the exchange.
+static LsStatus store_loss(LsTrainer *t, size_t lane)
+{
+    float *place = ls_exchange_lane_loss(&t->exchange, lane);
+    return t->device->ops->copy(t->device, place, t->lane_loss, sizeof *place);
+}
+
+// All that a graph of a microbatch holds. Which lane it is of is left out of it, but for the last one.
+static LsStatus issue(LsTrainer *t, const Microbatch *m, BucketSender *sender)
+{
+    LsBatch batch;
+    ls_trace_begin(t->trace, "forward");
+    LsStatus status = forward(t, m, &batch);
+    ls_trace_end(t->trace);
+    LS_TRY(status);
+    if (m->ends_step)
+        LS_TRY(store_loss(t, t->plan.lane_steps - 1));
+    ls_trace_begin(t->trace, "backward");
+    status = t->model->ops->backward(t->model, t->arenas.weights, &batch, t->arenas.gradient[m->slot],
+        m->accumulate, m->ends_step ? gradients_ready : NULL, sender);
+    ls_trace_end(t->trace);
+    return status;
+}
+
+static LsStatus record(LsTrainer *t, const Microbatch *m, BucketSender *sender, LsGraph **out)
+{
+    const LsDeviceOps *ops = t->device->ops;
+    LS_TRY(ops->capture_begin(t->device));
+    sender->recording = true;
+    LsStatus status = issue(t, m, sender);
+    sender->recording = false;
+    if (status != LS_OK) {
+        ops->capture_abandon(t->device);
+        return status;
+    }
+    return ops->capture_end(t->device, out);
+}
+
+static LsStatus run(LsTrainer *t, const Microbatch *m, BucketSender *sender)
+{
+    LsVariant *variant = &t->variant[m->set][m->slot][m->accumulate][m->begins_lane][m->ends_step];
+    bool graphs = t->config->runtime.graphs && t->device->ops->capture_begin;
+    if (!graphs || !variant->ran) {
+        variant->ran = true;
+        return issue(t, m, sender);
+    }
+    if (!variant->graph)
+        LS_TRY(record(t, m, sender, &variant->graph));
+    ls_trace_begin(t->trace, "replay");
+    LsStatus status = t->device->ops->graph_launch(t->device, variant->graph);
+    ls_trace_end(t->trace);
+    return status;
+}
+
+static LsStatus compute_microbatch(LsTrainer *t, Microbatch *m, BucketSender *sender)
+{
+    ls_trace_begin(t->trace, "data");
+    LsStatus status = ls_feed_next(&t->feed, &m->set, &m->rows, &t->times.data);
+    ls_trace_end(t->trace);
+    LS_TRY(status);
+    LS_TRY(run(t, m, sender));
+    return ls_feed_used(&t->feed, m->set);
+}
+
+// All microbatches of one lane into its slot.
+static LsStatus compute_lane(LsTrainer *t, size_t index, BucketSender *sender)
+{
+    const LsLaneStep *lane = &t->plan.lane_step[index];
+    bool last_lane = index == t->plan.lane_steps - 1;
+    int64_t parts = t->config->train.accumulation;
+    sender->lane = lane;
+    for (int64_t part = 0; part < parts; part++) {
+        Microbatch m = {
+            .slot = exact(t) ? lane->slot : 0,
+            .accumulate = part > 0 || (!exact(t) && index > 0),
+            .begins_lane = part == 0,
+            .ends_step = last_lane && part == parts - 1,
+        };
+        LS_TRY(compute_microbatch(t, &m, sender));
+    }
+    if (last_lane) // its additions have been made bucket by bucket
+        return LS_OK;
+    LS_TRY(store_loss(t, index));
+    return exact(t) ? collapse(t, lane, 0, t->buckets.blocks) : LS_OK;
+}
+
+static LsStatus compute_lanes(LsTrainer *t, BucketSender *sender)
+{
+    for (size_t i = 0; i < t->plan.lane_steps; i++)
+        LS_TRY(compute_lane(t, i, sender));
+    return LS_OK;
+}
+
+LsStatus ls_trainer_compute(LsTrainer *t)
+{
+    BucketSender sender = {.trainer = t};
+    if (t->failed == LS_OK)
+        t->failed = compute_lanes(t, &sender);
+    if (t->failed != LS_OK && t->failure[0] == '\0')
+        snprintf(t->failure, sizeof t->failure, "%s", ls_status_message());
+    for (; sender.begun < t->buckets.count; sender.begun++) {
+        // After a failure not all markers have been recorded, by ops or by a graph.
+        if (t->failed != LS_OK)
+            LS_TRY(t->device->ops->marker_record(t->device, ls_reducer_final(t->reducer, sender.begun)));
+        LS_TRY(ls_reducer_begin(t->reducer, sender.begun));
+    }
+    return LS_OK;
+}
+
+void ls_trainer_forget_graphs(LsTrainer *t)
+{
+    LsVariant *variant = &t->variant[0][0][0][0][0];
+    for (size_t i = 0; i < sizeof t->variant / sizeof *variant; i++)
+        if (variant[i].graph)
+            t->device->ops->graph_destroy(t->device, variant[i].graph);
+}

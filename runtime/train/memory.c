@@ -1,0 +1,44 @@
+#include "memory.h"
+
+#include "feed.h"
+
+// What the GPU's library of products may use beside operands and result.
+static const size_t PRODUCT_WORKSPACE = (size_t)64 << 20;
+
+// Received partial sums: the plan's staging slots, or the library's own piece.
+static size_t staging_bytes(const LsMemoryQuestion *q)
+{
+    size_t shard = ls_shard_blocks(q->buckets, q->plan->ranks, q->plan->rank) * LS_BLOCK * sizeof(float);
+    if (q->config->collectives.reduction == LS_REDUCTION_FAST)
+        return shard;
+    return (q->plan->slots - q->plan->lane_slots) * shard;
+}
+
+// Of training, and of an evaluation.
+static size_t batch_bytes(const LsMemoryQuestion *q)
+{
+    const LsConfig *config = q->config;
+    size_t rows = (size_t)(config->train.batch / (config->train.lanes * config->train.accumulation));
+    size_t block = (size_t)config->eval.batch;
+    const LsDataShape *shape = &q->model->shape;
+    return ls_device_batch_bytes(q->info, shape, q->type, rows, ls_feed_sets(q->discrete)) +
+           ls_device_batch_bytes(q->info, shape, q->type, block, 1) + block * sizeof(float);
+}
+
+LsMemoryPlan ls_memory_plan(const LsMemoryQuestion *q)
+{
+    LsArenaBytes arenas = ls_arenas_bytes(q->config, q->type, &q->model->parameters, q->buckets, q->plan);
+    LsMemoryPlan plan = {
+        .weights = arenas.weights,
+        .gradients = arenas.gradients,
+        .optimizer = arenas.optimizer,
+        .staging = staging_bytes(q),
+        .activations = q->model->activation_bytes,
+        .batches = batch_bytes(q),
+        .workspace = q->discrete ? PRODUCT_WORKSPACE : 0,
+        .host = arenas.host,
+    };
+    plan.device = plan.weights + plan.gradients + plan.optimizer + plan.staging + plan.activations +
+                  plan.batches + plan.workspace;
+    return plan;
+}

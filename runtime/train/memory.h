@@ -1,0 +1,27 @@
+// The memory that a rank of a run needs, by purpose: what --dry-run prints and what the line about memory
+// that does not suffice compares with.
+#ifndef LOCKSTEP_TRAIN_MEMORY_H
+#define LOCKSTEP_TRAIN_MEMORY_H
+
+#include "arenas.h"
+#include "data/dataset.h"
+
+typedef struct LsMemoryPlan {
+    size_t weights, gradients, optimizer, staging, activations, batches, workspace; // of the device
+    size_t device;                                                                  // all of these
+    size_t host; // copies of the state for checkpoints
+} LsMemoryPlan;
+
+typedef struct LsMemoryQuestion {
+    const LsConfig *config;
+    const LsDatasetInfo *info;
+    const LsModel *model; // may be one without a device
+    const LsBuckets *buckets;
+    const LsPlan *plan;
+    LsDtype type;  // in which the device computes
+    bool discrete; // a GPU
+} LsMemoryQuestion;
+
+LsMemoryPlan ls_memory_plan(const LsMemoryQuestion *question);
+
+#endif

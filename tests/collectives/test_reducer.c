@@ -1,0 +1,554 @@
+// Device memory between ranks: reductions, gathers and waits, on every device there is, on however many ranks
+// the program is started with. Every rank runs the same tests in the same order and computes by itself what
+// all must end with. The host looks at device memory only behind a marker of the compute stream, so that work
+// of the communication stream that nothing waits for shows.
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "base/rng.h"
+#include "collectives/comm.h"
+#include "device/tensor.h"
+#include "halving_plan.h"
+#include "strict_device.h"
+
+enum { LANES = 8, PURPOSE = 1000, TIMEOUT_SECONDS = 60, ROUNDS = 3 };
+
+typedef struct Platform {
+    const char *name;
+    LsStatus (*open)(LsDevice **out);
+    int transport; // LsCommKind
+} Platform;
+
+static const Platform *platform;
+static LsComm *comm;
+static LsDevice *device;
+static LsMarker *seen; // in the compute stream
+static uint32_t rank, ranks;
+
+// ---- Host and device ------------------------------------------------------------------------------------
+
+static void *allocate(size_t bytes)
+{
+    void *memory;
+    assert_int_equal(ls_memory_allocate(bytes, &memory), LS_OK);
+    return memory;
+}
+
+static void *allocate_on_device(size_t bytes)
+{
+    void *memory;
+    assert_int_equal(ls_comm_allocate(comm, bytes, &memory), LS_OK);
+    return memory;
+}
+
+static void upload(void *to, const void *from, size_t bytes)
+{
+    if (bytes > 0)
+        assert_int_equal(device->ops->copy_in(device, to, from, bytes), LS_OK);
+}
+
+static void download(void *to, const void *from, size_t bytes)
+{
+    if (bytes > 0)
+        assert_int_equal(device->ops->copy_out(device, to, from, bytes), LS_OK);
+    assert_int_equal(device->ops->marker_record(device, seen), LS_OK);
+    assert_int_equal(ls_comm_wait_marker(comm, seen, "a copy"), LS_OK);
+}
+
+static void assert_on_device(const void *memory, const void *expected, size_t bytes)
+{
+    void *found = allocate(bytes);
+    download(found, memory, bytes);
+    assert_memory_equal(found, expected, bytes);
+    free(found);
+}
+
+static void test_new_memory_is_zero(void **state)
+{
+    (void)state;
+    enum { BYTES = 70001 };
+    char *memory = allocate_on_device(BYTES), *zeros = allocate(BYTES);
+    assert_on_device(memory, zeros, BYTES);
+    free(zeros);
+    ls_comm_release(comm, memory);
+    ls_comm_release(comm, NULL);
+}
+
+// ---- The canonical sum ----------------------------------------------------------------------------------
+
+// Gradient element e of a lane: random, of widely differing size, so that the order of additions shows.
+// Another one in each round, so that what is left of the last round shows.
+static float to_value(uint32_t bits)
+{
+    return ((float)(bits >> 8) * 0x1p-23f - 1.0f) * (float)(1u << (bits & 15u));
+}
+
+static float lane_value(uint32_t lane, size_t e, uint32_t round)
+{
+    return to_value(ls_rng_u32(ls_rng_key(42, PURPOSE + round), lane, e));
+}
+
+static void fill_lane(uint32_t lane, uint32_t round, size_t elements, float *out)
+{
+    LsRngKey key = ls_rng_key(42, PURPOSE + round);
+    for (size_t e = 0; e < elements; e += 4) { // whole blocks
+        uint32_t word[4];
+        ls_rng_block(key, lane, e / 4, word);
+        for (size_t i = 0; i < 4; i++)
+            out[e + i] = to_value(word[i]);
+    }
+}
+
+// The canonical tree over all lanes, as its definition says. `out` has (log2(count) + 1) × elements of room.
+static void add_tree(uint32_t first, uint32_t count, uint32_t round, size_t elements, float *out)
+{
+    if (count == 1) {
+        fill_lane(first, round, elements, out);
+        return;
+    }
+    add_tree(first, count / 2, round, elements, out);
+    add_tree(first + count / 2, count / 2, round, elements, out + elements);
+    for (size_t e = 0; e < elements; e++)
+        out[e] = out[e] + out[elements + e];
+}
+
+// The values would not tell the tree from another order if additions were exact: this one does tell.
+static void test_the_order_of_additions_shows(void **state)
+{
+    (void)state;
+    float *expected = allocate(4 * LS_BLOCK * sizeof(float)), *in_a_row = allocate(LS_BLOCK * sizeof(float));
+    add_tree(0, LANES, 0, LS_BLOCK, expected);
+    for (uint32_t lane = 0; lane < LANES; lane++)
+        for (size_t e = 0; e < LS_BLOCK; e++)
+            in_a_row[e] += lane_value(lane, e, 0);
+    assert_memory_not_equal(expected, in_a_row, LS_BLOCK * sizeof(float));
+    free(in_a_row);
+    free(expected);
+}
+
+// ---- Reductions -----------------------------------------------------------------------------------------
+
+typedef LsStatus (*Compile)(uint32_t lanes, uint32_t ranks, uint32_t rank, LsPlan *out);
+
+typedef struct Setting {
+    LsPlan plan;
+    LsBuckets buckets;
+    size_t elements;
+    float *slot[LANES];    // on the device
+    float *partial[LANES]; // what belongs there before the reduction
+    float *expected;       // the canonical sum
+    LsReducer *reducer;
+} Setting;
+
+static void set_up(Setting *s, Compile compile, size_t blocks, size_t bucket_blocks, int reduction)
+{
+    s->elements = blocks * LS_BLOCK;
+    assert_int_equal(compile(LANES, ranks, rank, &s->plan), LS_OK);
+    assert_int_equal(ls_buckets_create(blocks, bucket_blocks * LS_BLOCK * sizeof(float), &s->buckets), LS_OK);
+    for (uint32_t i = 0; i < s->plan.lane_slots; i++) {
+        s->slot[i] = allocate_on_device(s->elements * sizeof(float));
+        s->partial[i] = allocate(s->elements * sizeof(float));
+    }
+    s->expected = allocate(4 * s->elements * sizeof(float));
+    LsReducerOptions options = {
+        .plan = &s->plan, .buckets = &s->buckets, .slot = s->slot, .reduction = reduction};
+    assert_int_equal(ls_reducer_create(comm, &options, &s->reducer), LS_OK);
+}
+
+static void tear_down(Setting *s)
+{
+    ls_reducer_destroy(s->reducer);
+    free(s->expected);
+    for (uint32_t i = 0; i < s->plan.lane_slots; i++) {
+        free(s->partial[i]);
+        ls_comm_release(comm, s->slot[i]);
+    }
+    ls_buckets_free(&s->buckets);
+    ls_plan_free(&s->plan);
+}
+
+static void run_local_steps(Setting *s, uint32_t round)
+{
+    for (size_t i = 0; i < s->plan.lane_steps; i++) {
+        LsLaneStep step = s->plan.lane_step[i];
+        fill_lane(step.lane, round, s->elements, s->partial[step.slot]);
+        for (uint32_t top = step.slot; top > step.slot - step.adds; top--)
+            for (size_t e = 0; e < s->elements; e++)
+                s->partial[top - 1][e] += s->partial[top][e];
+    }
+    add_tree(0, LANES, round, s->elements, s->expected);
+}
+
+// As backward does: bucket after bucket becomes final and is begun at once.
+static void reduce(Setting *s)
+{
+    for (size_t b = 0; b < s->buckets.count; b++) {
+        LsBucket bucket = s->buckets.bucket[b];
+        size_t first = bucket.first_block * LS_BLOCK;
+        for (uint32_t i = 0; i < s->plan.lane_slots; i++)
+            upload(s->slot[i] + first, s->partial[i] + first, bucket.blocks * LS_BLOCK * sizeof(float));
+        assert_int_equal(device->ops->marker_record(device, ls_reducer_final(s->reducer, b)), LS_OK);
+        assert_int_equal(ls_reducer_begin(s->reducer, b), LS_OK);
+        if ((b + rank) % 2) // ranks need not poll at the same places
+            assert_int_equal(ls_reducer_poll(s->reducer), LS_OK);
+    }
+    assert_int_equal(ls_reducer_finish(s->reducer), LS_OK);
+}
+
+static void check_pieces(const Setting *s)
+{
+    for (size_t b = 0; b < s->buckets.count; b++) {
+        LsBlockRange piece = ls_bucket_piece(&s->buckets, b, ranks, rank);
+        size_t first = piece.first * LS_BLOCK;
+        assert_on_device(s->slot[0] + first, s->expected + first, piece.count * LS_BLOCK * sizeof(float));
+    }
+}
+
+// The bits of every piece are those of the canonical tree, which no number of ranks and no transport enters.
+static void reduce_and_compare_bits(Compile compile, size_t blocks, size_t bucket_blocks)
+{
+    Setting s = {0};
+    set_up(&s, compile, blocks, bucket_blocks, LS_REDUCTION_EXACT);
+    for (uint32_t round = 0; round < ROUNDS; round++) {
+        run_local_steps(&s, round);
+        reduce(&s);
+        if (round % 2 == 0) // else the gather follows without the host having waited
+            check_pieces(&s);
+        assert_int_equal(ls_comm_gather_shards(comm, &s.buckets, s.slot[0], sizeof(float)), LS_OK);
+        assert_on_device(s.slot[0], s.expected, s.elements * sizeof(float));
+    }
+    tear_down(&s);
+}
+
+static void test_exact_reduction(void **state)
+{
+    (void)state;
+    reduce_and_compare_bits(ls_plan_compile, 37, 8);
+    reduce_and_compare_bits(ls_plan_compile, 5, 1); // most ranks own nothing of a bucket
+    reduce_and_compare_bits(ls_plan_compile, 64, 64);
+}
+
+static void test_plan_of_several_phases(void **state)
+{
+    (void)state;
+    if (ranks & (ranks - 1))
+        skip(); // recursive halving needs a power of two
+    reduce_and_compare_bits(halving_plan_compile, 37, 8);
+    reduce_and_compare_bits(halving_plan_compile, 5, 1);
+}
+
+// The reducer is destroyed as soon as finish has returned, while the device may still be at work for it.
+static void test_destroyed_at_once(void **state)
+{
+    (void)state;
+    Setting s = {0};
+    set_up(&s, ls_plan_compile, 37, 8, LS_REDUCTION_EXACT);
+    run_local_steps(&s, 0);
+    reduce(&s);
+    ls_reducer_destroy(s.reducer);
+    s.reducer = NULL;
+    check_pieces(&s);
+    tear_down(&s);
+}
+
+// In a sum of n numbers each of the n - 1 additions, in any order, rounds by at most half a unit of the
+// partial sum, which the sum of magnitudes bounds; two orders differ by at most twice that.
+static float rounding_bound(size_t e, uint32_t round)
+{
+    float magnitudes = 0;
+    for (uint32_t lane = 0; lane < LANES; lane++)
+        magnitudes += fabsf(lane_value(lane, e, round));
+    return 2 * (LANES - 1) * 0x1p-24f * magnitudes * 1.001f; // and a little for this sum's own rounding
+}
+
+enum { FAST_BLOCKS = 37 };
+
+// Sums near the canonical ones; and the same bits on every device where MPI adds the same numbers.
+static void check_fast_pieces(const Setting *s, uint32_t round)
+{
+    static float first_device[ROUNDS][FAST_BLOCKS * LS_BLOCK];
+    static bool known[ROUNDS];
+    float *found = allocate(s->elements * sizeof(float));
+    download(found, s->slot[0], s->elements * sizeof(float));
+    if (!known[round])
+        memcpy(first_device[round], found, s->elements * sizeof(float));
+    known[round] = true;
+    for (size_t b = 0; b < s->buckets.count; b++) {
+        LsBlockRange piece = ls_bucket_piece(&s->buckets, b, ranks, rank);
+        size_t first = piece.first * LS_BLOCK, end = first + piece.count * LS_BLOCK;
+        for (size_t e = first; e < end; e++)
+            assert_true(fabsf(found[e] - s->expected[e]) <= rounding_bound(e, round));
+        if (platform->transport == LS_COMM_MPI)
+            assert_memory_equal(found + first, first_device[round] + first, (end - first) * sizeof(float));
+    }
+    free(found);
+}
+
+static void test_fast_reduction(void **state)
+{
+    (void)state;
+    Setting s = {0};
+    set_up(&s, ls_plan_compile, FAST_BLOCKS, 8, LS_REDUCTION_FAST);
+    for (uint32_t round = 0; round < ROUNDS; round++) {
+        run_local_steps(&s, round);
+        for (uint32_t t = 1; t < s.plan.share.subtrees; t++) // fast: the rank's whole sum is in slot 0
+            for (size_t e = 0; e < s.elements; e++)
+                s.partial[0][e] += s.partial[t][e];
+        reduce(&s);
+        check_fast_pieces(&s, round);
+    }
+    tear_down(&s);
+}
+
+static void test_staging_size(void **state)
+{
+    (void)state;
+    Setting s = {0};
+    set_up(&s, ls_plan_compile, 37, 8, LS_REDUCTION_EXACT);
+    size_t shard = ls_shard_blocks(&s.buckets, ranks, rank) * LS_BLOCK * sizeof(float);
+    assert_int_equal(ls_reducer_bytes(s.reducer), (s.plan.slots - s.plan.lane_slots) * shard);
+    tear_down(&s);
+}
+
+static void test_buckets_out_of_order_are_refused(void **state)
+{
+    (void)state;
+    Setting s = {0};
+    set_up(&s, ls_plan_compile, 37, 8, LS_REDUCTION_EXACT);
+    assert_int_equal(ls_reducer_begin(s.reducer, 1), LS_INTERNAL);
+    assert_int_equal(ls_reducer_finish(s.reducer), LS_OK); // nothing was begun
+    tear_down(&s);
+}
+
+static void test_a_plan_for_another_rank_is_refused(void **state)
+{
+    (void)state;
+    LsPlan plan;
+    LsReducer *reducer;
+    assert_int_equal(ls_plan_compile(16, ranks + 1, rank, &plan), LS_OK);
+    LsReducerOptions options = {.plan = &plan};
+    assert_int_equal(ls_reducer_create(comm, &options, &reducer), LS_INTERNAL);
+    ls_plan_free(&plan);
+}
+
+// ---- Gathers --------------------------------------------------------------------------------------------
+
+static uint8_t shard_byte(size_t i, size_t block, int round)
+{
+    return (uint8_t)(i / block * 3 + i % 11 + (size_t)round * 101);
+}
+
+// One byte pattern for each block and byte of an element.
+static void gather_elements(size_t element)
+{
+    LsBuckets buckets;
+    size_t blocks = 41, block = LS_BLOCK * element, bytes = blocks * block;
+    uint8_t *mine = allocate(bytes), *expected = allocate(bytes), *flat = allocate_on_device(bytes);
+    assert_int_equal(ls_buckets_create(blocks, 6 * LS_BLOCK * sizeof(float), &buckets), LS_OK);
+    for (int round = 0; round < ROUNDS; round++) {
+        memset(mine, 0xee, bytes);
+        for (size_t i = 0; i < bytes; i++)
+            expected[i] = shard_byte(i, block, round);
+        for (size_t b = 0; b < buckets.count; b++) {
+            LsBlockRange piece = ls_bucket_piece(&buckets, b, ranks, rank);
+            memcpy(mine + piece.first * block, expected + piece.first * block, piece.count * block);
+        }
+        upload(flat, mine, bytes);
+        assert_int_equal(ls_comm_gather_shards(comm, &buckets, flat, element), LS_OK);
+        if (round > 0) // the first time the next upload comes without the host having waited
+            assert_on_device(flat, expected, bytes);
+    }
+    ls_buckets_free(&buckets);
+    ls_comm_release(comm, flat);
+    free(expected);
+    free(mine);
+}
+
+static void test_gather_shards(void **state)
+{
+    (void)state;
+    gather_elements(2);
+    gather_elements(4);
+    gather_elements(1);
+    gather_elements(8);
+}
+
+static void gather_bytes(size_t bytes, bool in_place)
+{
+    size_t total = bytes * ranks;
+    uint8_t *expected = allocate(total), *all = allocate_on_device(total), *apart = allocate_on_device(bytes);
+    uint8_t *mine = in_place ? all + bytes * rank : apart;
+    for (uint32_t round = 0; round < ROUNDS; round++) {
+        for (size_t i = 0; i < total; i++)
+            expected[i] = (uint8_t)(i * 13 + (i >> 8) + i / bytes * 31 + round * 7);
+        upload(mine, expected + bytes * rank, bytes);
+        assert_int_equal(ls_comm_gather_device(comm, mine, all, bytes), LS_OK);
+        if (round > 0)
+            assert_on_device(all, expected, total);
+    }
+    ls_comm_release(comm, apart);
+    ls_comm_release(comm, all);
+    free(expected);
+}
+
+static void test_gather_device(void **state)
+{
+    (void)state;
+    static const size_t sizes[] = {1, 100, 70001, 3};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        gather_bytes(sizes[i], false);
+        gather_bytes(sizes[i], true);
+    }
+    char *memory = allocate_on_device(1);
+    assert_int_equal(ls_comm_gather_device(comm, memory, memory, 0), LS_OK);
+    ls_comm_release(comm, memory);
+}
+
+// A gather while reductions are under way does not get between them, whichever rank is ahead.
+static void test_gather_between_reductions(void **state)
+{
+    (void)state;
+    static const int reductions[] = {LS_REDUCTION_EXACT, LS_REDUCTION_FAST};
+    for (int kind = 0; kind < 2; kind++) {
+        Setting s = {0};
+        set_up(&s, ls_plan_compile, 37, 8, reductions[kind]);
+        for (size_t b = 0; b < s.buckets.count; b++) {
+            assert_int_equal(device->ops->marker_record(device, ls_reducer_final(s.reducer, b)), LS_OK);
+            assert_int_equal(ls_reducer_begin(s.reducer, b), LS_OK);
+            gather_bytes(1000, true);
+            if (rank % 2)
+                assert_int_equal(ls_reducer_poll(s.reducer), LS_OK);
+        }
+        assert_int_equal(ls_reducer_finish(s.reducer), LS_OK);
+        memset(s.expected, 0, s.elements * sizeof(float)); // new memory is zero
+        check_pieces(&s);
+        tear_down(&s);
+    }
+}
+
+// ---- Devices --------------------------------------------------------------------------------------------
+
+static LsStatus open_ref(LsDevice **out)
+{
+    LsDeviceOptions options = {.kind = LS_DEVICE_REF, .precision = LS_PRECISION_FP32, .threads = 1};
+    return ls_device_open(&options, out);
+}
+
+static const LsDeviceOps *strict_ops;
+
+// Devices get ahead of each other: each rank has another pattern of places reached and not reached yet.
+static LsStatus reached_at_last(LsDevice *on, LsMarker *marker, bool *reached)
+{
+    static uint64_t asked;
+    *reached = false;
+    if (ls_rng_u32(ls_rng_key(43, PURPOSE), rank, asked++) % 4 > 0)
+        return LS_OK;
+    return strict_ops->marker_reached(on, marker, reached);
+}
+
+static LsStatus open_strict(LsDevice **out)
+{
+    static LsDeviceOps ops;
+    LS_TRY(ls_strict_device_open(LS_PRECISION_FP32, out));
+    strict_ops = (*out)->ops;
+    ops = *strict_ops;
+    ops.marker_reached = reached_at_last;
+    (*out)->ops = &ops;
+    return LS_OK;
+}
+
+static LsStatus open_cuda(LsDevice **out)
+{
+    LsDeviceOptions options = {.kind = LS_DEVICE_CUDA,
+        .precision = LS_PRECISION_FP32,
+        .threads = 1,
+        .local_rank = ls_comm_local_rank(comm)};
+    return ls_device_open(&options, out);
+}
+
+static int attach(void **state)
+{
+    (void)state;
+    if (platform->open(&device) != LS_OK || ls_comm_attach(comm, device, platform->transport) != LS_OK ||
+        device->ops->marker_create(device, &seen) != LS_OK) {
+        print_error("%s: %s\n", platform->name, ls_status_message());
+        return 1;
+    }
+    return 0;
+}
+
+static int detach(void **state)
+{
+    (void)state;
+    device->ops->marker_destroy(device, seen);
+    ls_comm_detach(comm);
+    ls_device_close(device);
+    return 0;
+}
+
+static void test_attaching_twice_is_refused(void **state)
+{
+    (void)state;
+    const char *alone = ls_comm_launched() ? "mpi" : "self";
+    assert_string_equal(
+        ls_comm_name(comm), platform->transport == LS_COMM_NCCL && ranks > 1 ? "nccl" : alone);
+    assert_int_equal(ls_comm_attach(comm, device, LS_COMM_MPI), LS_INTERNAL);
+}
+
+// ---- The program ----------------------------------------------------------------------------------------
+
+static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(test_the_order_of_additions_shows),
+    cmocka_unit_test(test_attaching_twice_is_refused),
+    cmocka_unit_test(test_new_memory_is_zero),
+    cmocka_unit_test(test_exact_reduction),
+    cmocka_unit_test(test_plan_of_several_phases),
+    cmocka_unit_test(test_destroyed_at_once),
+    cmocka_unit_test(test_fast_reduction),
+    cmocka_unit_test(test_staging_size),
+    cmocka_unit_test(test_buckets_out_of_order_are_refused),
+    cmocka_unit_test(test_a_plan_for_another_rank_is_refused),
+    cmocka_unit_test(test_gather_shards),
+    cmocka_unit_test(test_gather_device),
+    cmocka_unit_test(test_gather_between_reductions),
+};
+
+// With an argument: on that platform alone.
+int main(int argc, char **argv)
+{
+    LsCommOptions options = {.kind = LS_COMM_AUTO, .timeout = TIMEOUT_SECONDS};
+    if (ls_comm_open(&options, &comm) != LS_OK) {
+        print_error("%s\n", ls_status_message());
+        return 1;
+    }
+    rank = (uint32_t)ls_comm_rank(comm);
+    ranks = (uint32_t)ls_comm_size(comm);
+
+    char text[512];
+    int gpus;
+    ls_device_gpus(text, sizeof text, &gpus);
+    // The first one's transport is the plainest: what the others' results are compared to.
+    const Platform platforms[] = {{"ref", open_ref, LS_COMM_MPI}, {"strict", open_strict, LS_COMM_MPI},
+        {"cuda", open_cuda, LS_COMM_MPI}, {"nccl", open_cuda, LS_COMM_NCCL}};
+    bool nccl = ls_comm_nccl_version()[0] != '\0' && gpus > 0 && (uint32_t)gpus >= ranks;
+    int failed = 0;
+    bool tested = false;
+    for (int p = 0; p < (nccl ? 4 : gpus > 0 ? 3 : 2); p++) {
+        platform = &platforms[p];
+        if (argc > 1 && strcmp(argv[1], platform->name) != 0)
+            continue;
+        tested = true;
+        failed += cmocka_run_group_tests_name(platform->name, tests, attach, detach);
+    }
+    ls_comm_close(comm);
+    return tested ? failed : 77; // skipped
+}

@@ -1,0 +1,358 @@
+// The list of op cases: fixed ones at the edges of what kernels are cut into, random ones, and large ones.
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/random.h>
+
+#include "op_cases.h"
+
+typedef struct List {
+    LsOpCase *cases;
+    size_t count, capacity;
+    LsStatus status;
+} List;
+
+static void put(List *list, LsOpCase op)
+{
+    if (list->status != LS_OK)
+        return;
+    if (list->count == list->capacity) {
+        size_t capacity = list->capacity ? 2 * list->capacity : 64;
+        LsOpCase *larger = realloc(list->cases, capacity * sizeof *larger);
+        if (!larger) {
+            list->status = LS_FAIL(LS_INTERNAL, "no memory for the list of op cases");
+            return;
+        }
+        list->cases = larger;
+        list->capacity = capacity;
+    }
+    list->cases[list->count++] = op;
+}
+
+static LsStatus give(List *list, LsOpCase **cases, size_t *count)
+{
+    if (list->status != LS_OK) {
+        free(list->cases);
+        return list->status;
+    }
+    *cases = list->cases;
+    *count = list->count;
+    return LS_OK;
+}
+
+static const LsDtype float_types[] = {LS_F32, LS_BF16, LS_F16};
+enum { FLOAT_TYPES = 3, PRODUCT_TYPES = 5 };
+static const LsDtype product_types[PRODUCT_TYPES][2] = {
+    {LS_F32, LS_F32}, {LS_BF16, LS_F32}, {LS_BF16, LS_BF16}, {LS_F16, LS_F32}, {LS_F16, LS_F16}};
+
+// ---- Products -------------------------------------------------------------------------------------------
+
+static void put_forward(List *list, LsOpCase op)
+{
+    op.transpose_b = op.bias = true;
+    for (int activation = LS_IDENTITY; activation <= LS_GELU; activation++) {
+        op.activation = (LsActivation)activation;
+        op.keep = false;
+        put(list, op);
+        op.keep = activation != LS_IDENTITY;
+        if (op.keep)
+            put(list, op);
+    }
+    op.bias = false;
+    put(list, op);
+}
+
+// What a layer's backward pass needs: gradients of its inputs, and of its weights and bias.
+static void put_backward(List *list, LsOpCase op)
+{
+    for (int activation = LS_RELU; activation <= LS_GELU; activation++) {
+        op.backward = (LsActivation)activation;
+        put(list, op);
+    }
+    op.backward = LS_IDENTITY;
+    op.transpose_a = true;
+    for (int variant = 0; variant < 4; variant++) {
+        op.accumulate = variant & 1;
+        op.bias_gradient = variant & 2;
+        put(list, op);
+    }
+}
+
+static void put_products(List *list, LsDtype type, LsDtype output)
+{
+    // Odd sizes on both sides of registers (16), panels (64), oneDNN's blocks and the tiles of tensor cores.
+    static const size_t shapes[][3] = {
+        {1, 1, 1}, {1, 10, 7}, {33, 17, 65}, {64, 64, 64}, {5, 1, 128}, {129, 70, 33}, {48, 130, 257}};
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
+        LsOpCase op = {.kind = LS_OP_MATMUL,
+            .type = type,
+            .output = output,
+            .rows = shapes[s][0],
+            .columns = shapes[s][1],
+            .depth = shapes[s][2]};
+        for (int transposed = 0; transposed < 4; transposed++) {
+            LsOpCase plain = op;
+            plain.transpose_a = transposed & 1;
+            plain.transpose_b = transposed & 2;
+            put(list, plain);
+        }
+        put_forward(list, op);
+        put_backward(list, op);
+    }
+}
+
+// A layer of `in` inputs and `out` outputs as training calls it: the weights' gradient is in F32.
+static void put_layer(List *list, LsDtype type, size_t rows, size_t in, size_t out)
+{
+    LsOpCase op = {.kind = LS_OP_MATMUL, .type = type, .output = type, .large = true};
+    LsOpCase forward = op, inputs = op, weights = op;
+    forward.rows = rows, forward.columns = out, forward.depth = in;
+    forward.transpose_b = forward.bias = true;
+    forward.activation = LS_RELU;
+    put(list, forward);
+    forward.activation = LS_GELU;
+    put(list, forward);
+    forward.keep = true;
+    put(list, forward);
+    inputs.rows = rows, inputs.columns = in, inputs.depth = out;
+    put(list, inputs);
+    inputs.backward = LS_RELU;
+    put(list, inputs);
+    inputs.backward = LS_GELU;
+    put(list, inputs);
+    weights.rows = out, weights.columns = in, weights.depth = rows;
+    weights.transpose_a = weights.accumulate = true, weights.output = LS_F32;
+    put(list, weights);
+    weights.bias_gradient = true;
+    put(list, weights);
+}
+
+// ---- Other ops ------------------------------------------------------------------------------------------
+
+static void put_matrix_ops(List *list, LsOpCase op)
+{
+    for (int variant = 0; variant < 2; variant++) {
+        LsOpCase bias = op, dropout = op, raw = op, entropy = op, backward = op;
+        bias.kind = LS_OP_BIAS_GRADIENT, bias.accumulate = variant;
+        put(list, bias);
+        dropout.kind = LS_OP_DROPOUT, dropout.rate = variant ? 0.1 : 0.5, dropout.in_place = variant;
+        put(list, dropout);
+        raw.kind = LS_OP_NORMALIZE, raw.uniform = variant, raw.type = LS_U8;
+        put(list, raw);
+        raw.type = LS_F32;
+        put(list, raw);
+        entropy.kind = LS_OP_CROSS_ENTROPY, entropy.smoothing = variant ? 0.1f : 0.0f;
+        entropy.in_place = variant;
+        put(list, entropy);
+        backward.kind = LS_OP_ACTIVATION_BACKWARD, backward.activation = variant ? LS_GELU : LS_RELU;
+        backward.in_place = variant;
+        put(list, backward);
+        op.in_place = variant;
+        op.kind = LS_OP_ADD;
+        put(list, op);
+        op.kind = LS_OP_BINARY_CROSS_ENTROPY;
+        put(list, op);
+        op.kind = LS_OP_MEAN_SQUARED_ERROR;
+        put(list, op);
+    }
+}
+
+static void put_casts(List *list, LsOpCase op)
+{
+    op.kind = LS_OP_CAST;
+    for (size_t from = 0; from < FLOAT_TYPES; from++)
+        for (size_t to = 0; to < FLOAT_TYPES; to++) {
+            op.type = float_types[from], op.output = float_types[to];
+            put(list, op);
+        }
+}
+
+static void put_vector_ops(List *list, LsOpCase op)
+{
+    op.type = op.output = LS_F32;
+    op.kind = LS_OP_SUM;
+    put(list, op);
+    op.accumulate = true;
+    put(list, op);
+    op.accumulate = false;
+    op.kind = LS_OP_BLOCK_SQUARES;
+    for (op.pieces = 1; op.pieces <= 125; op.pieces *= 5) {
+        put(list, op);
+        if (op.large)
+            break;
+    }
+    op.pieces = 0;
+    op.kind = LS_OP_TREE_ADD;
+    for (op.depth = 1; op.depth <= 8; op.depth += op.depth == 1 ? 2 : 5) {
+        op.in_place = false;
+        put(list, op);
+        op.in_place = true;
+        put(list, op);
+    }
+}
+
+// SGD plain, with momentum, and Nesterov's; AdamW.
+static void put_optimizers(List *list, LsOpCase op)
+{
+    for (int variant = 0; variant < 4; variant++) {
+        op.kind = variant < 3 ? LS_OP_SGD : LS_OP_ADAMW;
+        op.momentum = variant == 1 || variant == 2;
+        op.nesterov = variant == 2;
+        op.type = LS_F32;
+        for (size_t weights = 0; weights < FLOAT_TYPES; weights++) {
+            op.output = float_types[weights];
+            put(list, op);
+        }
+    }
+}
+
+static void put_decisions(List *list, LsOpCase op)
+{
+    op.kind = LS_OP_DECIDE_STEP;
+    op.type = op.output = LS_F32;
+    for (int decision = 0; decision < LS_DECISIONS; decision++) {
+        op.decision = (LsOpDecision)decision;
+        put(list, op);
+    }
+}
+
+LsStatus ls_op_cases(LsOpCase **cases, size_t *count)
+{
+    List list = {.status = LS_OK};
+    for (size_t i = 0; i < PRODUCT_TYPES; i++)
+        put_products(&list, product_types[i][0], product_types[i][1]);
+    static const size_t matrices[][2] = {{1, 1}, {3, 10}, {70, 17}, {65, 64}, {130, 131}, {2, 1000}};
+    for (size_t i = 0; i < sizeof matrices / sizeof *matrices; i++)
+        for (size_t t = 0; t < FLOAT_TYPES; t++)
+            put_matrix_ops(&list, (LsOpCase){.type = float_types[t],
+                                      .output = float_types[t],
+                                      .rows = matrices[i][0],
+                                      .columns = matrices[i][1]});
+    static const size_t lengths[] = {1, 15, 16, 33, 1000, LS_BLOCK, 2 * LS_BLOCK + 77};
+    for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
+        put_casts(&list, (LsOpCase){.rows = 1, .columns = lengths[i]});
+        put_vector_ops(&list, (LsOpCase){.rows = 1, .columns = lengths[i]});
+    }
+    put_optimizers(&list, (LsOpCase){.rows = 1, .columns = 2 * LS_BLOCK, .pieces = 1});
+    // More pieces than blocks: some are empty.
+    put_optimizers(&list, (LsOpCase){.rows = 1, .columns = 3 * LS_BLOCK, .pieces = 100});
+    put_decisions(&list, (LsOpCase){.rows = 1, .columns = 1, .depth = 1});
+    put_decisions(&list, (LsOpCase){.rows = 3, .columns = 8, .depth = 1000});
+    put_layer(&list, LS_F32, 256, 1024, 1024);
+    for (size_t t = 0; t < 2; t++) {
+        put_layer(&list, float_types[t], 1024, 128, 1024);
+        put_layer(&list, float_types[t], 1024, 1024, 10);
+    }
+    return give(&list, cases, count);
+}
+
+// ---- Random cases ---------------------------------------------------------------------------------------
+
+typedef struct Dice {
+    LsRngKey key;
+    uint64_t rolls;
+} Dice;
+
+static size_t roll(Dice *dice, size_t sides)
+{
+    return ls_rng_below(dice->key, 0, dice->rolls++, sides);
+}
+
+// From 1 to 2^bits, small ones as likely as large ones.
+static size_t some_size(Dice *dice, size_t bits)
+{
+    size_t least = (size_t)1 << roll(dice, bits);
+    return least + roll(dice, least + 1);
+}
+
+static void put_random_product(List *list, Dice *dice, uint64_t seed)
+{
+    size_t types = roll(dice, PRODUCT_TYPES);
+    LsOpCase op = {.kind = LS_OP_MATMUL,
+        .seed = seed,
+        .type = product_types[types][0],
+        .output = product_types[types][1],
+        .rows = some_size(dice, 7),
+        .columns = some_size(dice, 7),
+        .depth = some_size(dice, 8),
+        .transpose_a = roll(dice, 2),
+        .transpose_b = roll(dice, 2)};
+    switch (roll(dice, 3)) {
+    case 0:
+        op.bias = roll(dice, 2);
+        op.activation = (LsActivation)roll(dice, 3);
+        op.keep = roll(dice, 2);
+        break;
+    case 1:
+        op.backward = (LsActivation)(LS_RELU + roll(dice, 2));
+        break;
+    default:
+        op.accumulate = roll(dice, 2);
+        op.bias_gradient = op.transpose_a && roll(dice, 2);
+    }
+    put(list, op);
+}
+
+LsStatus ls_op_random_cases(uint64_t seed, size_t rounds, LsOpCase **cases, size_t *count)
+{
+    List list = {.status = LS_OK};
+    Dice dice = {.key = ls_rng_key(seed, 1)};
+    for (size_t round = 0; round < rounds; round++) {
+        uint64_t inputs = seed + round + 1;
+        LsDtype type = float_types[roll(&dice, FLOAT_TYPES)];
+        for (int i = 0; i < 8; i++)
+            put_random_product(&list, &dice, inputs);
+        LsOpCase matrix = {.type = type, .output = type, .seed = inputs};
+        matrix.rows = some_size(&dice, 6), matrix.columns = some_size(&dice, 8);
+        put_matrix_ops(&list, matrix);
+        LsOpCase vector = {.rows = 1, .columns = some_size(&dice, 14), .seed = inputs};
+        put_casts(&list, vector);
+        put_vector_ops(&list, vector);
+        LsOpCase blocks = {.rows = 1, .columns = (1 + roll(&dice, 3)) * LS_BLOCK, .seed = inputs};
+        blocks.pieces = 1 + roll(&dice, 4);
+        put_optimizers(&list, blocks);
+        LsOpCase step = {.rows = 1 + roll(&dice, 8), .seed = inputs};
+        step.columns = step.rows + roll(&dice, 16), step.depth = some_size(&dice, 12);
+        put_decisions(&list, step);
+    }
+    return give(&list, cases, count);
+}
+
+uint64_t ls_op_fresh_seed(void)
+{
+    uint64_t seed = 0;
+    const char *text = getenv("OP_CASES_SEED");
+    if (text)
+        seed = strtoull(text, NULL, 10);
+    else if (getrandom(&seed, sizeof seed, 0) != sizeof seed)
+        seed = 1;
+    seed &= (UINT64_C(1) << 48) - 1; // short enough to type
+    printf("random cases: OP_CASES_SEED=%llu\n", (unsigned long long)seed);
+    return seed;
+}
+
+// ---- Large cases ----------------------------------------------------------------------------------------
+
+LsStatus ls_op_speed_cases(const LsOpSizes *sizes, LsOpCase **cases, size_t *count)
+{
+    List list = {.status = LS_OK};
+    for (size_t t = 0; t < FLOAT_TYPES && sizes->rows; t++) {
+        put_layer(&list, float_types[t], sizes->rows, sizes->width, sizes->width);
+        put_layer(&list, float_types[t], sizes->rows, sizes->width, 10);
+    }
+    if (!sizes->elements)
+        return give(&list, cases, count);
+    LsOpCase matrix = {.columns = sizes->width, .large = true};
+    matrix.rows = sizes->elements / sizes->width ? sizes->elements / sizes->width : 1;
+    for (size_t t = 0; t < FLOAT_TYPES; t++) {
+        matrix.type = matrix.output = float_types[t];
+        put_matrix_ops(&list, matrix);
+    }
+    size_t blocks = sizes->elements / LS_BLOCK ? sizes->elements / LS_BLOCK : 1;
+    LsOpCase vector = {.rows = 1, .columns = blocks * LS_BLOCK, .pieces = 1, .large = true};
+    put_casts(&list, vector);
+    put_vector_ops(&list, vector);
+    put_optimizers(&list, vector);
+    LsOpCase step = {.kind = LS_OP_DECIDE_STEP, .rows = 8, .columns = 8, .depth = blocks, .large = true};
+    put(&list, step);
+    return give(&list, cases, count);
+}

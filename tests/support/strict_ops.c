@@ -1,0 +1,220 @@
+// Ops of the strict device: what memory each may read and write.
+#include <string.h>
+
+#include "strict_state.h"
+
+// Runs one op of the inner device with exactly the spans open.
+#define RUN_SPANS(device, op, count, spans, args)                                                            \
+    do {                                                                                                     \
+        StrictDevice *strict_ = (StrictDevice *)(device);                                                    \
+        LS_TRY(ls_strict_open_spans(strict_, #op, count, spans));                                            \
+        LsStatus status_ = strict_->inner->ops->op(strict_->inner, args);                                    \
+        ls_strict_close_spans(strict_, count, spans);                                                        \
+        return status_;                                                                                      \
+    } while (0)
+#define RUN(device, op, spans, args) RUN_SPANS(device, op, COUNT(spans), spans, args)
+
+enum { MOST_PIECES = 256 }; // of one call
+
+static size_t bytes_of(LsDtype type, size_t count)
+{
+    return ls_dtype_size(type) * count;
+}
+
+static LsStatus strict_cast(LsDevice *device, const LsCast *args)
+{
+    const Span spans[] = {{"from", args->from, bytes_of(args->from_type, args->n), false},
+        {"to", args->to, bytes_of(args->to_type, args->n), true}};
+    RUN(device, cast, spans, args);
+}
+
+static LsStatus strict_normalize(LsDevice *device, const LsNormalize *args)
+{
+    size_t n = args->rows * args->columns, features = args->uniform ? 1 : args->columns;
+    const Span spans[] = {{"x", args->x, bytes_of(args->x_type, n), false},
+        {"shift", args->shift, bytes_of(LS_F32, features), false},
+        {"scale", args->scale, bytes_of(LS_F32, features), false},
+        {"y", args->y, bytes_of(args->y_type, n), true}};
+    RUN(device, normalize, spans, args);
+}
+
+static LsStatus strict_matmul(LsDevice *device, const LsMatmul *args)
+{
+    const Span spans[] = {{"a", args->a, bytes_of(args->input_type, args->m * args->k), false},
+        {"b", args->b, bytes_of(args->input_type, args->k * args->n), false},
+        {"bias", args->bias, bytes_of(args->input_type, args->n), false},
+        {"c", args->c, bytes_of(args->output_type, args->m * args->n), true},
+        {"pre_activation", args->pre_activation, bytes_of(args->output_type, args->m * args->n), true},
+        {"saved", args->saved, bytes_of(args->output_type, args->m * args->n), false},
+        {"bias_gradient", args->bias_gradient, bytes_of(LS_F32, args->m), true}};
+    RUN(device, matmul, spans, args);
+}
+
+static LsStatus strict_bias_gradient(LsDevice *device, const LsBiasGradient *args)
+{
+    const Span spans[] = {{"dy", args->dy, bytes_of(args->type, args->rows * args->columns), false},
+        {"db", args->db, bytes_of(LS_F32, args->columns), true}};
+    RUN(device, bias_gradient, spans, args);
+}
+
+static LsStatus strict_activation_backward(LsDevice *device, const LsActivationBackward *args)
+{
+    size_t bytes = bytes_of(args->type, args->n);
+    const Span spans[] = {
+        {"saved", args->saved, bytes, false}, {"dy", args->dy, bytes, false}, {"dx", args->dx, bytes, true}};
+    RUN(device, activation_backward, spans, args);
+}
+
+static LsStatus strict_dropout(LsDevice *device, const LsDropout *args)
+{
+    size_t bytes = bytes_of(args->type, args->rows * args->columns);
+    const Span spans[] = {{"x", args->x, bytes, false}, {"y", args->y, bytes, true},
+        {"positions", args->positions, args->rows * sizeof *args->positions, false}};
+    RUN(device, dropout, spans, args);
+}
+
+static LsStatus strict_add(LsDevice *device, const LsAdd *args)
+{
+    size_t bytes = bytes_of(args->type, args->n);
+    const Span spans[] = {
+        {"a", args->a, bytes, false}, {"b", args->b, bytes, false}, {"y", args->y, bytes, true}};
+    RUN(device, add, spans, args);
+}
+
+enum { LOSS_SPANS = 6 };
+
+static void loss_spans(const LsLossArgs *args, Span spans[LOSS_SPANS])
+{
+    size_t n = args->rows * args->columns;
+    const Span list[LOSS_SPANS] = {{"outputs", args->outputs, bytes_of(args->type, n), false},
+        {"labels", args->labels, args->rows * sizeof *args->labels, false},
+        {"targets", args->targets, n * sizeof *args->targets, false},
+        {"loss_scale", args->loss_scale, sizeof *args->loss_scale, false},
+        {"row_loss", args->row_loss, args->rows * sizeof *args->row_loss, true},
+        {"gradient", args->gradient, bytes_of(args->type, n), true}};
+    memcpy(spans, list, sizeof list);
+}
+
+static LsStatus strict_cross_entropy(LsDevice *device, const LsLossArgs *args)
+{
+    Span spans[LOSS_SPANS];
+    loss_spans(args, spans);
+    RUN(device, cross_entropy, spans, args);
+}
+
+static LsStatus strict_binary_cross_entropy(LsDevice *device, const LsLossArgs *args)
+{
+    Span spans[LOSS_SPANS];
+    loss_spans(args, spans);
+    RUN(device, binary_cross_entropy, spans, args);
+}
+
+static LsStatus strict_mean_squared_error(LsDevice *device, const LsLossArgs *args)
+{
+    Span spans[LOSS_SPANS];
+    loss_spans(args, spans);
+    RUN(device, mean_squared_error, spans, args);
+}
+
+static LsStatus strict_sum(LsDevice *device, const LsSum *args)
+{
+    const Span spans[] = {
+        {"x", args->x, args->n * sizeof *args->x, false}, {"y", args->y, sizeof *args->y, true}};
+    RUN(device, sum, spans, args);
+}
+
+static LsStatus strict_block_squares(LsDevice *device, const LsBlockSquares *args)
+{
+    LS_TRY(ls_strict_check_host((StrictDevice *)device, "block_squares", "piece", args->piece));
+    if (args->count > MOST_PIECES)
+        return LS_FAIL(LS_INTERNAL, "strict device: block_squares of %zu pieces", args->count);
+    Span spans[2 * MOST_PIECES], *span = spans;
+    for (size_t p = 0; p < args->count; p++) {
+        const LsSquaresPiece *piece = &args->piece[p];
+        size_t blocks = (piece->n + LS_BLOCK - 1) / LS_BLOCK;
+        *span++ = (Span){"x", piece->x, piece->n * sizeof *piece->x, false};
+        *span++ = (Span){"sums", piece->sums, blocks * sizeof *piece->sums, true};
+    }
+    RUN_SPANS(device, block_squares, (size_t)(span - spans), spans, args);
+}
+
+static LsStatus strict_tree_add(LsDevice *device, const LsTreeAdd *args)
+{
+    const StrictDevice *strict = (const StrictDevice *)device;
+    LS_TRY(ls_strict_check_host(strict, "tree_add", "inputs", args->inputs));
+    LS_TRY(ls_strict_check_host(strict, "tree_add", "pairs", args->pairs));
+    if (args->count > LS_TREE_INPUTS)
+        return LS_FAIL(LS_INTERNAL, "tree_add: %zu inputs", args->count);
+    Span spans[LS_TREE_INPUTS + 1] = {{"output", args->output, args->n * sizeof *args->output, true}};
+    for (size_t i = 0; i < args->count; i++)
+        spans[i + 1] = (Span){"an input", args->inputs[i], args->n * sizeof(float), false};
+    RUN(device, tree_add, spans, args);
+}
+
+static size_t words_used(const uint32_t *index, size_t count)
+{
+    size_t words = 0;
+    for (size_t i = 0; i < count; i++)
+        words = index[i] + (size_t)1 > words ? index[i] + (size_t)1 : words;
+    return words;
+}
+
+static LsStatus strict_decide_step(LsDevice *device, const LsDecideStep *args)
+{
+    const StrictDevice *strict = (const StrictDevice *)device;
+    Span spans[] = {{"lane_index", args->lane_index, args->lanes * sizeof *args->lane_index, false},
+        {"block_index", args->block_index, args->blocks * sizeof *args->block_index, false},
+        {"outcome", args->outcome, sizeof *args->outcome, true}, {"words", args->words, 0, false}};
+    // The indexes say how many words are read.
+    LS_TRY(ls_strict_open_spans(strict, "decide_step", 2, spans));
+    size_t lane_words = words_used(args->lane_index, args->lanes);
+    size_t block_words = words_used(args->block_index, args->blocks);
+    ls_strict_close_spans(strict, 2, spans);
+    size_t vote_words = args->ranks ? (args->ranks - 1) * args->rank_words + LS_VOTE_WORDS : 0;
+    size_t words = lane_words > block_words ? lane_words : block_words;
+    spans[3].bytes = (words > vote_words ? words : vote_words) * sizeof *args->words;
+    RUN(device, decide_step, spans, args);
+}
+
+enum { PIECE_SPANS = 6 };
+
+static void piece_spans(const LsOptimizerStep *args, const LsOptimizerPiece *piece, Span spans[PIECE_SPANS])
+{
+    size_t bytes = piece->n * sizeof(float);
+    const Span list[PIECE_SPANS] = {{"master", piece->master, bytes, true},
+        {"gradient", piece->gradient, bytes, false}, {"moment1", piece->moment1, bytes, true},
+        {"moment2", piece->moment2, bytes, true},
+        {"weights", piece->weights, bytes_of(args->type, piece->n), true},
+        {"block_decay", piece->block_decay, piece->n / LS_BLOCK, false}};
+    memcpy(spans, list, sizeof list);
+}
+
+static LsStatus strict_optimizer_step(LsDevice *device, const LsOptimizerStep *args)
+{
+    LS_TRY(ls_strict_check_host((StrictDevice *)device, "optimizer_step", "piece", args->piece));
+    if (args->count > MOST_PIECES)
+        return LS_FAIL(LS_INTERNAL, "strict device: optimizer_step of %zu pieces", args->count);
+    Span spans[1 + PIECE_SPANS * MOST_PIECES] = {{"control", args->control, sizeof *args->control, false}};
+    for (size_t p = 0; p < args->count; p++)
+        piece_spans(args, &args->piece[p], spans + 1 + p * PIECE_SPANS);
+    RUN_SPANS(device, optimizer_step, 1 + PIECE_SPANS * args->count, spans, args);
+}
+
+void ls_strict_add_ops(LsDeviceOps *ops)
+{
+    ops->cast = strict_cast;
+    ops->normalize = strict_normalize;
+    ops->matmul = strict_matmul;
+    ops->bias_gradient = strict_bias_gradient;
+    ops->activation_backward = strict_activation_backward;
+    ops->dropout = strict_dropout;
+    ops->add = strict_add;
+    ops->cross_entropy = strict_cross_entropy;
+    ops->binary_cross_entropy = strict_binary_cross_entropy;
+    ops->mean_squared_error = strict_mean_squared_error;
+    ops->sum = strict_sum;
+    ops->block_squares = strict_block_squares;
+    ops->tree_add = strict_tree_add;
+    ops->decide_step = strict_decide_step;
+    ops->optimizer_step = strict_optimizer_step;
+}
