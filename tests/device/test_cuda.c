@@ -18,8 +18,8 @@ static int without_gpu(void)
     int usable = -1;
     ls_device_gpus(text, sizeof text, &usable);
     bool refused = open_cuda(LS_PRECISION_AUTO, &none) == LS_UNAVAILABLE && !none;
-    bool told = strstr(ls_status_message(), "GPU") && strstr(ls_status_message(), "cpu or auto") &&
-                !strchr(ls_status_message(), '\n');
+    bool told = strstr(ls_status_message(), "runtime.device cuda") &&
+                strstr(ls_status_message(), "cpu or auto") && !strchr(ls_status_message(), '\n');
     printf("%s\n%s\n", text, ls_status_message());
     if (emulated)
         told = told && strstr(ls_status_message(), "no NVIDIA driver");
