@@ -42,7 +42,7 @@ skip()
 # tests NAME PRESET ARGUMENT...: runs CTest and adds its tests up from its report.
 tests()
 {
-    local name=$1 preset=$2 log=build/check-$1.log report=$logs/check-$1.xml begin=$SECONDS numbers
+    local name=$1 preset=$2 log=$logs/check-$1.log report=$logs/check-$1.xml begin=$SECONDS numbers
     shift 2
     printf '%-34s' "$name"
     ctest --preset "$preset" -j "$jobs" --output-junit "$report" "$@" >"$log" 2>&1

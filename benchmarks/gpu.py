@@ -24,13 +24,18 @@ MODES = ("none", "default", "reduce-overhead", "max-autotune")
 
 
 def output(command, **options):
-    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
+    except FileNotFoundError:  # no nvidia-smi: an emulated GPU, or a container without the tool
+        return ""
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def machine(lockstep):
     query = output(["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"])
-    return {"gpu": query.splitlines()[0] if query else "none", "doctor": output([lockstep, "doctor"]),
+    doctor = output([lockstep, "doctor"])
+    named = re.search(r"^ok +cuda +cuda \w+, ([^,]+),", doctor, re.MULTILINE)
+    return {"gpu": query.splitlines()[0] if query else named.group(1) if named else "none", "doctor": doctor,
             "version": output([lockstep, "version", "--json"]), "processors": os.cpu_count()}
 
 
@@ -99,11 +104,14 @@ def print_mlp(batch, rows):
 
 
 def bench_ops(a):
-    with tempfile.NamedTemporaryFile(suffix=".json") as f:
-        command = [os.path.join(a.build, "benchmarks", "device", "bench_ops"), "--device", a.device, "--json", f.name]
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "ops.json")  # bench_ops puts a new file in place
+        command = [os.path.join(a.build, "benchmarks", "device", "bench_ops"), "--device", a.device, "--json", path]
         done = subprocess.run(command + (["--quick"] if a.quick else []), check=False)
-        text = f.read()
-    return json.loads(text) if done.returncode == 0 and text else None
+        if done.returncode != 0:
+            return None
+        with open(path, encoding="utf-8") as f:
+            return json.load(f)
 
 
 def main():

@@ -1,5 +1,7 @@
 #include "collectives/comm.h"
 
+#include <pthread.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -91,6 +93,28 @@ int ls_comm_local_size(const LsComm *comm)
     return comm->local_size;
 }
 
+// A transport's abort waits for its GPU and for other ranks, which may be what has failed: the process does
+// not wait for it longer than this.
+enum { ABORT_SECONDS = 1 };
+
+static void *leave_in_time(void *exit_code)
+{
+    sleep(ABORT_SECONDS);
+    _exit((int)(intptr_t)exit_code);
+}
+
+static void abort_transport(LsComm *comm, int exit_code)
+{
+    LsTransport *transport = comm->transport;
+    comm->transport = NULL; // should its abort fail and come here again
+    if (!transport || !transport->ops->abort)
+        return;
+    pthread_t watchdog;
+    if (pthread_create(&watchdog, NULL, leave_in_time, (void *)(intptr_t)exit_code) == 0)
+        pthread_detach(watchdog);
+    transport->ops->abort(transport);
+}
+
 _Noreturn void ls_comm_abort(LsComm *comm, LsStatus status, const char *message)
 {
     // One write, so that the lines of several ranks do not mix.
@@ -105,10 +129,7 @@ _Noreturn void ls_comm_abort(LsComm *comm, LsStatus status, const char *message)
     (void)written; // there is nowhere left to report a failure
 
     int exit_code = ls_status_exit_code(status == LS_OK ? LS_INTERNAL : status);
-    LsTransport *transport = comm->transport;
-    comm->transport = NULL; // should its abort fail and come here again
-    if (transport && transport->ops->abort)
-        transport->ops->abort(transport);
+    abort_transport(comm, exit_code);
     comm->ops->abort(comm, exit_code);
     _exit(exit_code);
 }

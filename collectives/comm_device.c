@@ -265,3 +265,9 @@ LsStatus ls_comm_wait_marker(LsComm *comm, LsMarker *marker, const char *what)
     MarkerWait wait = {comm, marker};
     return comm->ops->wait(comm, &(LsWait){.what = what, .poll = poll_marker, .context = &wait});
 }
+
+LsStatus ls_comm_drain(LsComm *comm)
+{
+    LS_TRY(check_attached(comm));
+    return comm->size == 1 ? LS_OK : ls_comm_wait_marker(comm, comm->after, "an exchange with all ranks");
+}

@@ -50,11 +50,12 @@ static LsStatus describe_data(LsInference *inference, const char *directory)
 // The products that training chose, so that the same outputs come out; on another device they say nothing.
 static LsStatus open_device(LsInference *inference, int local_rank)
 {
-    LS_TRY(ls_device_open_configured(&inference->config, local_rank, &inference->device));
+    LS_TRY(ls_device_open_configured(&inference->config, local_rank, 0, &inference->device));
     if (!inference->config.runtime.autotune)
         return LS_OK;
     LsDevice *device = inference->device;
-    return device->ops->choose(device, ls_checkpoint_algorithms(inference->checkpoint));
+    LsStatus status = device->ops->choose(device, ls_checkpoint_algorithms(inference->checkpoint));
+    return status == LS_BAD_DATA ? ls_status_adopt(LS_CHECKPOINT, ls_status_message()) : status;
 }
 
 static LsStatus build_model(LsInference *inference)

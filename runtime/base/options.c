@@ -106,7 +106,8 @@ static const LsOption options[] = {
         "Steps in a row skipped for gradients that are not finite that end the run as diverged; in `fp16` not before "
         "the loss scale has come down to 1."),
     REAL("train.loss_scale", train.loss_scale, "65536", 1, 16777216, NUMERIC,
-        "What the loss is multiplied by at the start of training in `fp16`, so that small gradients do not vanish."),
+        "What the loss is multiplied by at the start of training in `fp16`, so that small gradients do not vanish; a power "
+        "of two."),
     INT("train.loss_scale_growth", train.loss_scale_growth, "2000", 0, 1000000000, NUMERIC,
         "Good steps in a row after which the loss scale of `fp16` doubles (an overflow halves it); 0: it stays."),
     TEXT("train.init_from", train.init_from, "", FREE,

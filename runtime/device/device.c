@@ -30,14 +30,16 @@ LsStatus ls_device_open(const LsDeviceOptions *options, LsDevice **out)
     }
 }
 
-LsStatus ls_device_open_configured(const LsConfig *config, int local_rank, LsDevice **out)
+LsStatus ls_device_open_configured(
+    const LsConfig *config, int local_rank, size_t expected_bytes, LsDevice **out)
 {
     return ls_device_open(&(LsDeviceOptions){.kind = config->runtime.device,
                               .precision = config->runtime.precision,
                               .threads = (int)config->runtime.threads,
                               .isa = config->runtime.isa,
                               .local_rank = local_rank,
-                              .tf32 = config->runtime.tf32},
+                              .tf32 = config->runtime.tf32,
+                              .expected_bytes = expected_bytes},
         out);
 }
 

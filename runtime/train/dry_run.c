@@ -28,7 +28,7 @@ static LsStatus choose_device(DryRun *dry, LsConfig *config)
     dry->gpu = config->runtime.device == LS_DEVICE_CUDA || usable > 0;
     if (!dry->gpu) {
         LsDevice *device = NULL;
-        LS_TRY(ls_device_open_configured(config, 0, &device));
+        LS_TRY(ls_device_open_configured(config, 0, 0, &device));
         config->runtime.precision = device->precision;
         ls_device_close(device);
     }

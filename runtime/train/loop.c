@@ -87,6 +87,7 @@ static LsStatus report_evaluation(LsTrainer *t)
 
 static LsStatus evaluate(LsTrainer *t, LsSplit split, const uint64_t *indexes, size_t count)
 {
+    LS_TRY(ls_comm_drain(t->comm)); // the weights are whole
     ls_trace_begin(t->trace, "evaluate");
     LsStatus status = ls_evaluate(&(LsEvaluateOptions){.comm = t->comm,
                                       .device = t->device,
@@ -139,6 +140,7 @@ static LsStatus write_checkpoint(LsTrainer *t, char path[LS_PATH_MAX])
         .algorithms = t->algorithms,
     };
     LsSave *save = NULL;
+    LS_TRY(ls_comm_drain(t->comm));
     LS_TRY(ls_comm_agree(t->comm, ls_arenas_snapshot(&t->arenas)));
     LS_TRY(ls_save_begin(&t->run, t->comm, &content, &save));
     LsStatus written = ls_save_write(save);
@@ -197,12 +199,16 @@ static LsStatus check_divergence(LsTrainer *t, float loss_scale)
                                        "loss_scale", ls_json_number((double)loss_scale)))));
     if (control->skipped_in_row <= t->config->train.max_skipped || searches_scale(t, loss_scale))
         return LS_OK;
+    // A scale that is kept, by train.loss_scale_growth 0, may be what overflows.
+    bool kept = t->device->precision == LS_PRECISION_FP16 && t->config->train.loss_scale_growth == 0 &&
+                isfinite(control->loss) && loss_scale > 1;
+    double loss = isnan(control->loss) ? NAN : (double)control->loss; // without a sign
+    double norm = isnan(control->gradient_norm) ? NAN : (double)control->gradient_norm;
     return LS_FAIL(LS_DIVERGED,
-        "training diverged: loss %g, gradient norm %g at step %lld after %d skipped steps; lower "
-        "optimizer.lr or set "
-        "optimizer.clip_norm",
-        (double)control->loss, (double)control->gradient_norm, (long long)control->step,
-        control->skipped_in_row);
+        "training diverged: loss %g, gradient norm %g at step %lld after %d skipped steps; %s", loss, norm,
+        (long long)control->step, control->skipped_in_row,
+        kept ? "lower train.loss_scale or let train.loss_scale_growth adapt it"
+             : "lower optimizer.lr or set optimizer.clip_norm");
 }
 
 static LsStatus stop_here(LsTrainer *t, uint32_t stop)

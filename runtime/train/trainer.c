@@ -139,13 +139,58 @@ static LsStatus choose_evaluation(LsTrainer *t)
     return ls_evaluate_choose(t->dataset, t->watched, (uint64_t)t->config->train.seed, quick, t->quick);
 }
 
+// Where the samples' shape and the batch lead: the largest number of rows that the model is given at a time.
+static LsStatus shape_batches(LsTrainer *t)
+{
+    const LsConfig *config = t->config;
+    LS_TRY(ls_data_shape(config, t->info, &t->shape));
+    t->microbatch = (size_t)(config->train.batch / (config->train.lanes * config->train.accumulation));
+    t->block = ls_evaluation_rows(config, &t->shape);
+    t->rows = t->microbatch > t->block ? t->microbatch : t->block;
+    return ls_plan_compile((uint32_t)config->train.lanes, (uint32_t)ls_comm_size(t->comm),
+        (uint32_t)ls_comm_rank(t->comm), &t->plan);
+}
+
+// What the run will allocate in this precision, from a model without a device.
+static LsStatus plan_memory(LsTrainer *t, LsPrecision precision, bool discrete)
+{
+    LsModel *sizes = NULL;
+    LsBuckets buckets = {0};
+    LsConfig sized = *t->config;
+    sized.runtime.precision = precision;
+    LS_TRY(ls_model_create(&sized, &t->shape, NULL, t->rows, &sizes));
+    size_t bucket_bytes = (size_t)(t->config->collectives.bucket_mb * 1024 * 1024);
+    LsStatus status = ls_buckets_create(sizes->parameters.blocks, bucket_bytes, &buckets);
+    if (status == LS_OK)
+        t->memory = ls_memory_plan(&(LsMemoryQuestion){.config = t->config,
+            .info = t->info,
+            .model = sizes,
+            .buckets = &buckets,
+            .plan = &t->plan,
+            .type = ls_precision_type(precision),
+            .discrete = discrete});
+    ls_buckets_free(&buckets);
+    ls_model_destroy(sizes);
+    return status;
+}
+
+// The estimate is made as for a GPU, which alone asks for it while it is opened, and again for the device
+// that it has become.
 static LsStatus open_device(LsTrainer *t)
 {
+    LS_TRY(shape_batches(t));
+    LS_TRY(plan_memory(t, (LsPrecision)t->config->runtime.precision, true));
     t->device = t->options->device;
     if (!t->device)
-        LS_TRY(ls_device_open_configured(t->config, ls_comm_local_rank(t->comm), &t->device));
+        LS_TRY(
+            ls_device_open_configured(t->config, ls_comm_local_rank(t->comm), t->memory.device, &t->device));
     ls_device_fingerprint(t->device, t->fingerprint, sizeof t->fingerprint);
-    return ls_device_measure_peak(t->device, &t->peak_flops);
+    LS_TRY(plan_memory(t, t->device->precision, t->device->discrete));
+    t->device->expected_bytes = t->memory.device;
+    // A run can do without its peak: measuring takes memory that the run itself may not need.
+    if (ls_device_measure_peak(t->device, &t->peak_flops) != LS_OK)
+        ls_warn("mfu will be missing: %s", ls_status_message());
+    return LS_OK;
 }
 
 static LsStatus attach_device(LsTrainer *t)
@@ -172,45 +217,14 @@ static LsStatus share_peak(LsTrainer *t)
     return status;
 }
 
-// What the run will allocate, so that the line about memory that does not suffice can name it: from a model
-// without a device.
-static LsStatus plan_memory(LsTrainer *t, const LsDataShape *shape, size_t rows)
-{
-    const LsConfig *config = t->config;
-    LsModel *sizes = NULL;
-    LsConfig sized = *config;
-    sized.runtime.precision = t->device->precision;
-    LS_TRY(ls_model_create(&sized, shape, NULL, rows, &sizes));
-    size_t bucket_bytes = (size_t)(config->collectives.bucket_mb * 1024 * 1024);
-    LsStatus status = ls_plan_compile((uint32_t)config->train.lanes, (uint32_t)ls_comm_size(t->comm),
-        (uint32_t)ls_comm_rank(t->comm), &t->plan);
-    if (status == LS_OK)
-        status = ls_buckets_create(sizes->parameters.blocks, bucket_bytes, &t->buckets);
-    if (status == LS_OK)
-        t->memory = ls_memory_plan(&(LsMemoryQuestion){.config = config,
-            .info = t->info,
-            .model = sizes,
-            .buckets = &t->buckets,
-            .plan = &t->plan,
-            .type = ls_device_compute_type(t->device),
-            .discrete = t->device->discrete});
-    ls_model_destroy(sizes);
-    t->device->expected_bytes = t->memory.device;
-    return status;
-}
-
 static LsStatus build_model(LsTrainer *t)
 {
     const LsConfig *config = t->config;
-    LsDataShape shape;
-    LS_TRY(ls_data_shape(config, t->info, &shape));
-    t->microbatch = (size_t)(config->train.batch / (config->train.lanes * config->train.accumulation));
-    t->block = ls_evaluation_rows(config, &shape);
-    size_t rows = t->microbatch > t->block ? t->microbatch : t->block;
-    LS_TRY(plan_memory(t, &shape, rows));
-    LS_TRY(ls_model_create(config, &shape, t->device, rows, &t->model));
+    LS_TRY(ls_model_create(config, &t->shape, t->device, t->rows, &t->model));
+    size_t bucket_bytes = (size_t)(config->collectives.bucket_mb * 1024 * 1024);
+    LS_TRY(ls_buckets_create(t->model->parameters.blocks, bucket_bytes, &t->buckets));
     LS_TRY(ls_device_batch_create(
-        t->device, t->info, &shape, t->microbatch, ls_feed_sets(t->device->discrete), &t->batch));
+        t->device, t->info, &t->shape, t->microbatch, ls_feed_sets(t->device->discrete), &t->batch));
     return ls_feed_create(t->comm, t->batch, t->device, &t->feed);
 }
 
@@ -369,6 +383,8 @@ static void release_device(LsTrainer *t)
     LsDevice *device = t->device;
     if (!device)
         return;
+    if (t->attached)
+        (void)ls_comm_drain(t->comm);
     (void)device->ops->synchronize(device);
     ls_trainer_forget_graphs(t);
     ls_feed_destroy(&t->feed);

@@ -1,6 +1,7 @@
 // runtime.autotune: rank 0 alone measures the library's deterministic algorithms for the products of this
 // run, and all ranks take its choice, which the run and its checkpoints keep.
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -63,12 +64,26 @@ static LsStatus choose(LsTrainer *t)
     return t->algorithms ? t->device->ops->choose(t->device, t->algorithms) : LS_OK;
 }
 
+// Rank 0. What was chosen before: the checkpoint's, or else an earlier attempt's.
+static LsStatus take_earlier(LsTrainer *t, const char *path)
+{
+    bool checkpoint = t->algorithms != NULL;
+    LS_TRY(read_earlier(t, path));
+    LsStatus status = choose(t);
+    if (status != LS_BAD_DATA)
+        return status;
+    char why[LS_PATH_MAX];
+    snprintf(why, sizeof why, "%s", ls_status_message());
+    return checkpoint ? LS_FAIL(LS_CHECKPOINT,
+                            "the checkpoint's algorithms cannot be used: %s; resume another one", why)
+                      : LS_FAIL(LS_BAD_DATA, "%s: %s; remove the file to measure anew", path, why);
+}
+
 // Rank 0. Measures what has no choice yet.
 static LsStatus measure(LsTrainer *t, const char *path)
 {
     const LsDeviceOps *ops = t->device->ops;
-    LS_TRY(read_earlier(t, path));
-    LS_TRY(choose(t));
+    LS_TRY(take_earlier(t, path));
     ops->tune(t->device, true);
     LsStatus status = rehearse_both(t);
     ops->tune(t->device, false);

@@ -118,6 +118,17 @@ static LsStatus be_killed(Run *r, bool faulty)
     return train(r, MANY_ROUNDS);
 }
 
+// The others have enqueued the gather that follows a step's end, and wait for it before they evaluate.
+static LsStatus sleep_before_gather(Run *r, bool faulty)
+{
+    LS_TRY(train(r, FEW_ROUNDS));
+    if (faulty)
+        sleep(60);
+    LS_TRY(ls_comm_gather_shards(r->comm, &r->buckets, r->slot[0], sizeof(float)));
+    LS_TRY(ls_comm_drain(r->comm));
+    return r->device->ops->synchronize(r->device); // without a deadline
+}
+
 // Ranks that do not agree on the size would mix data, or hang, on a GPU; the stand-in finds them.
 static LsStatus gather_different_sizes(Run *r, bool faulty)
 {
@@ -135,6 +146,7 @@ static const struct {
     {"of_the_library", go_on},
     {"sleep_before_reduction", sleep_before_reduction},
     {"sleep_before_closing", sleep_before_closing},
+    {"sleep_before_gather", sleep_before_gather},
     {"stopped", stop},
     {"killed", be_killed},
     {"different_sizes", gather_different_sizes},

@@ -279,6 +279,8 @@ ncclResult_t ncclCommAbort(ncclComm_t comm)
         return ncclSuccess;
     if (getenv("EMULATED_NCCL_TRACE"))
         fprintf(stderr, "emulated NCCL: rank %d aborts\n", comm->rank);
+    while (getenv("EMULATED_NCCL_ABORT_HANGS"))
+        pause();
     comm->aborted = true;
     if (comm->starting)
         ls_nccl_free_group(comm->starting);

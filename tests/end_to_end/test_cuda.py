@@ -180,6 +180,13 @@ class LossScale(Gpu):
         skips = [step for step, _ in self.skips("diverged")]
         self.assertEqual(len(skips), len(set(skips)))  # each once
 
+    def test_a_scale_that_is_kept_is_named(self):
+        """No search brings it down, so all steps would be skipped: the end, and the line says why."""
+        result = self.train("kept", "runtime.precision=fp16", "train.loss_scale=16777216", "train.loss_scale_growth=0",
+                            "train.max_skipped=3", ranks=2, code=DIVERGED)
+        self.assert_refused(result, "after 4 skipped steps", "lower train.loss_scale")
+        self.assertEqual(self.skips("kept"), [(step, 16777216) for step in range(1, 5)])
+
 
 class Algorithms(Gpu):
     def test_a_resume_keeps_the_choice(self):
@@ -208,6 +215,17 @@ class Algorithms(Gpu):
             self.assertNotEqual(self.train("another", *settings, env=other), expected)
             self.assertNotEqual(plain, expected)
 
+    def test_damaged(self):
+        """The line names the file, and without it the run measures anew."""
+        path = self.dir / "run/algorithms.txt"
+        path.parent.mkdir()
+        self.write("run/algorithms.txt", "nonsense\n")
+        result = self.train("run", "runtime.autotune=true", ranks=2, code=65)
+        self.assert_refused(result, "run/algorithms.txt", "line 1", "remove the file")
+        path.unlink()
+        self.train("run", "runtime.autotune=true", ranks=2)
+        self.assertGreater(len(path.read_text(encoding="utf-8").splitlines()), 5)
+
     def test_evaluation_outside_of_the_run(self):
         """eval computes with the algorithms that training had."""
         for name, settings in {"chosen": ["runtime.autotune=true"], "first": []}.items():
@@ -228,11 +246,14 @@ class Refused(Gpu):
                             env={"EMULATED_GPU_MEMORY": str(160 << 20)})
         self.assert_refused(result, "out of memory", "asked for", "free", "the run needs about")
         # The estimate is what --dry-run prints.
-        said = float(re.search(r"the run needs about ([0-9.]+) GiB", result.stderr).group(1))
+        said = float(re.search(r"the run needs about ([0-9.]+) MiB", result.stderr).group(1))
         output = self.run_lockstep("train", "-c", "config.yaml", "--dry-run", "--set", "model.hidden=[3000,3000]",
                                    "--set", "train.lanes=1").stdout
         row = re.search(r"(?m)^ +0 +0-0.*$", output).group(0).split()
-        self.assertAlmostEqual(float(row[-2]) / 1024, said, delta=0.006)  # it has two digits
+        self.assertAlmostEqual(float(row[-2]), said, delta=0.06)  # one digit behind the point, rounded here and there
+        # Also of what the device itself wants.
+        result = self.train("run", code=UNAVAILABLE, env={"EMULATED_GPU_MEMORY": str(8 << 20)})
+        self.assert_refused(result, "64.0 MiB asked for, 8.0 MiB free of 8.0 MiB", "the run needs about", "--dry-run")
 
     @only_emulated
     def test_estimate_bounds_what_is_allocated(self):

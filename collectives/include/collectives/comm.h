@@ -85,6 +85,10 @@ LsStatus ls_comm_gather_device(LsComm *comm, const void *mine, void *all, size_t
 // failures of the transport meanwhile. `what` completes the sentence "waited 5 s for …".
 LsStatus ls_comm_wait_marker(LsComm *comm, LsMarker *marker, const char *what);
 
+// The same until the device is done with all gathers so far. A device's own synchronize has no deadline, so
+// this comes first where other ranks may still owe it data.
+LsStatus ls_comm_drain(LsComm *comm);
+
 // ---- Gradients and parameters ---------------------------------------------------------------------------
 
 // What a reduction needs, fixed at set-up.

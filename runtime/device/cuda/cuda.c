@@ -249,6 +249,7 @@ LsStatus ls_cuda_open(const LsDeviceOptions *options, LsDevice **out)
     LS_TRY(ls_memory_allocate(sizeof *cuda, (void **)&cuda));
     cuda->base.ops = &cuda_ops;
     cuda->base.discrete = true;
+    cuda->base.expected_bytes = options->expected_bytes;
     // Products in BF16 are faster than in FP32 on every GPU that is new enough to be chosen.
     cuda->base.precision =
         options->precision == LS_PRECISION_AUTO ? LS_PRECISION_BF16 : (LsPrecision)options->precision;

@@ -5,9 +5,9 @@
 // the caller (types F32, BF16, F16). Launchers allocate nothing, so they may be recorded in graphs. Sums are
 // taken in F32 or F64 in an order that the arguments alone fix, and nothing uses float atomics: the same
 // arguments give the same bits, wherever buffers lie. Buffers are aligned to their elements. Accesses are of
-// 16 bytes where the buffers, and the rows of those that are cut by rows, are aligned to 16 bytes, and for
-// elementwise ops and tree_add also where all buffers are equally far from it, up to their ends; else of one
-// element.
+// 16 bytes, and of as many elements of narrower types, where the buffers, and the rows of those that are cut
+// by rows, are aligned to that, and for elementwise ops and tree_add's common trees also where all buffers
+// are equally far from it, up to their ends; else of one element.
 //
 // The comments give the bytes moved; every kernel here is bound by memory bandwidth, so its least time is
 // that number divided by the bandwidth (H200: 4.8 TB/s by data sheet). s, t: bytes of an element of the

@@ -6,7 +6,21 @@
 
 #include "base/memory.h"
 
-static const double GIB = 1 << 30;
+// "1.50 GiB", or "64.0 MiB" where the former would have no digits to show.
+typedef struct SizeText {
+    char text[32];
+} SizeText;
+
+static SizeText size_text(size_t bytes)
+{
+    const double mib = 1 << 20;
+    SizeText size;
+    if (bytes < (size_t)1 << 30)
+        snprintf(size.text, sizeof size.text, "%.1f MiB", (double)bytes / mib);
+    else
+        snprintf(size.text, sizeof size.text, "%.2f GiB", (double)bytes / (1024 * mib));
+    return size;
+}
 
 // One line that says by how much it did not fit.
 static LsStatus refuse_allocation(LsCudaDevice *cuda, size_t bytes)
@@ -15,13 +29,13 @@ static LsStatus refuse_allocation(LsCudaDevice *cuda, size_t bytes)
     cudaGetLastError();
     if (cudaMemGetInfo(&free_bytes, &total) != cudaSuccess)
         total = cuda->properties.totalGlobalMem;
-    char expected[96] = "";
+    char expected[96] = "lockstep train --dry-run prints what a run needs";
     if (cuda->base.expected_bytes)
-        snprintf(expected, sizeof expected, "; the run needs about %.2f GiB, --dry-run lists it",
-            (double)cuda->base.expected_bytes / GIB);
-    return LS_FAIL(LS_UNAVAILABLE,
-        "out of memory on GPU %d (%s): %.2f GiB asked for, %.2f GiB free of %.2f GiB%s", cuda->index,
-        cuda->properties.name, (double)bytes / GIB, (double)free_bytes / GIB, (double)total / GIB, expected);
+        snprintf(expected, sizeof expected, "the run needs about %s, --dry-run lists it",
+            size_text(cuda->base.expected_bytes).text);
+    return LS_FAIL(LS_UNAVAILABLE, "out of memory on GPU %d (%s): %s asked for, %s free of %s; %s",
+        cuda->index, cuda->properties.name, size_text(bytes).text, size_text(free_bytes).text,
+        size_text(total).text, expected);
 }
 
 LsStatus ls_cuda_allocate(LsDevice *device, size_t bytes, void **out)
@@ -55,8 +69,8 @@ LsStatus ls_cuda_allocate_host(LsDevice *device, size_t bytes, void **out)
         free(pinned);
         cudaGetLastError();
         return LS_FAIL(LS_UNAVAILABLE,
-            "no %.2f GiB of pinned host memory for GPU %d: %s (%s); a container may limit locked memory",
-            (double)bytes / GIB, cuda->index, cudaGetErrorString(error), cudaGetErrorName(error));
+            "no %s of pinned host memory for GPU %d: %s (%s); a container may limit locked memory",
+            size_text(bytes).text, cuda->index, cudaGetErrorString(error), cudaGetErrorName(error));
     }
     *pinned = (LsPinned){.next = cuda->pinned, .memory = memory, .bytes = bytes};
     cuda->pinned = pinned;
@@ -90,14 +104,17 @@ static bool is_pinned(const LsCudaDevice *cuda, const void *memory, size_t bytes
 LsStatus ls_cuda_copy_in(LsDevice *device, void *to, const void *host_from, size_t bytes)
 {
     LsCudaDevice *cuda = ls_cuda(device);
-    if (!is_pinned(cuda, host_from, bytes))
+    bool pinned = is_pinned(cuda, host_from, bytes);
+    if (!pinned)
         LS_TRY(ls_cuda_require_no_capture(cuda, "a copy from host memory that is not pinned"));
     if (bytes == 0)
         return LS_OK;
-    // The runtime stages memory that is not pinned before it returns.
-    return ls_cuda_check(cuda,
+    LS_TRY(ls_cuda_check(cuda,
         cudaMemcpyAsync(to, host_from, bytes, cudaMemcpyHostToDevice, ls_cuda_stream(cuda)),
-        "a copy to the GPU");
+        "a copy to the GPU"));
+    // Memory that is not pinned may be read after the call, where the GPU itself reaches all of the host's.
+    return pinned ? LS_OK
+                  : ls_cuda_check(cuda, cudaStreamSynchronize(ls_cuda_stream(cuda)), "a copy to the GPU");
 }
 
 LsStatus ls_cuda_copy_out(LsDevice *device, void *host_to, const void *from, size_t bytes)

@@ -106,7 +106,8 @@ const char *ncclGetLastError(ncclComm_t comm);
 
 // Environment: EMULATED_NCCL_FAULT, "KIND RANK N", makes rank RANK misbehave: `absent 1 0` never joins,
 // `stuck 1 3` never ends its third group of operations, `error 1 3` reports an error in it.
-// EMULATED_NCCL_TRACE says on standard error when a communicator is aborted.
+// EMULATED_NCCL_TRACE says on standard error when a communicator is aborted; with EMULATED_NCCL_ABORT_HANGS
+// that never ends.
 ncclResult_t ncclGetUniqueId(ncclUniqueId *uniqueId);
 ncclResult_t ncclCommInitRankConfig(
     ncclComm_t *comm, int nranks, ncclUniqueId commId, int rank, ncclConfig_t *config);

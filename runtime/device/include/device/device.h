@@ -132,6 +132,7 @@ typedef struct LsDeviceOptions {
     int local_rank; // number of this process among those of its host: it takes GPU local_rank modulo their
                     // number (CUDA_VISIBLE_DEVICES, as Slurm and Kubernetes set it, decides which are seen)
     bool tf32;      // FP32 products may round their inputs to TF32 (10 bits)
+    size_t expected_bytes; // see LsDevice
 } LsDeviceOptions;
 
 // Opens a device; ls_device_close(NULL) is fine. auto: cuda where this build has it and the machine a GPU,
@@ -139,7 +140,9 @@ typedef struct LsDeviceOptions {
 LsStatus ls_device_open(const LsDeviceOptions *options, LsDevice **out);
 
 // The device that a configuration's runtime section names, for this process's place on its host.
-LsStatus ls_device_open_configured(const LsConfig *config, int local_rank, LsDevice **out);
+// expected_bytes: see LsDevice.
+LsStatus ls_device_open_configured(
+    const LsConfig *config, int local_rank, size_t expected_bytes, LsDevice **out);
 void ls_device_close(LsDevice *device);
 
 // The type in which activations and working weights are stored: F32 for fp32, BF16 for bf16, F16 for fp16.
