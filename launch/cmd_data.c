@@ -1,4 +1,4 @@
-// lockstep data import idx, import csv, inspect, verify
+// lockstep data import idx, import csv, import text, import tokens, inspect, verify
 #include "command.h"
 
 #include "data/import.h"
@@ -11,14 +11,23 @@ static const char *const missing_policies[] = {
 typedef LsStatus (*Importer)(
     const char *const *inputs, size_t count, const LsImportOptions *options, bool *unchanged);
 
+static void print_tokens(const LsDatasetInfo *info)
+{
+    printf("%zu training, %zu validation tokens of a vocabulary of %zu\n", info->token_counts[LS_TRAIN],
+        info->token_counts[LS_VALIDATION], info->vocabulary);
+}
+
 static LsStatus print_import(const char *path, bool unchanged)
 {
     LsDataset *dataset = NULL;
     LS_TRY(ls_dataset_open(path, &dataset));
     const LsDatasetInfo *info = ls_dataset_info(dataset);
-    printf("%s: %s; %zu training, %zu validation and %zu test samples of %zu features\n", path,
-        unchanged ? "unchanged, nothing to do" : "imported", info->samples[LS_TRAIN],
-        info->samples[LS_VALIDATION], info->samples[LS_TEST], info->features);
+    printf("%s: %s; ", path, unchanged ? "unchanged, nothing to do" : "imported");
+    if (info->vocabulary > 0)
+        print_tokens(info);
+    else
+        printf("%zu training, %zu validation and %zu test samples of %zu features\n", info->samples[LS_TRAIN],
+            info->samples[LS_VALIDATION], info->samples[LS_TEST], info->features);
     ls_dataset_close(dataset);
     return LS_OK;
 }
@@ -94,6 +103,68 @@ static LsStatus import_csv(LsInvocation *invocation)
     return invocation->helped ? LS_OK : import(invocation, ls_import_csv, &options, seed);
 }
 
+static const char *const text_splits[] = {"tail", "document", NULL};
+
+#define TOKEN_FLAGS(options)                                                                                 \
+    {"output", 'o', LS_FLAG_TEXT, &(options).output, "OUT.h5",                                               \
+        "Data set to write; left alone when it already holds this import.", 0, NULL},                        \
+        {"compress", 0, LS_FLAG_SWITCH, &(options).compress, NULL, "Stores chunks with deflate.", 0, NULL},  \
+    {                                                                                                        \
+        "force", 0, LS_FLAG_SWITCH, &(options).force, NULL, "Imports even when nothing has changed.", 0,     \
+            NULL                                                                                             \
+    }
+
+static LsStatus import_text(LsInvocation *invocation)
+{
+    LsImportOptions options;
+    ls_import_defaults(&options);
+    int64_t seed = (int64_t)options.seed;
+    int split = 0;
+    const LsFlag flags[] = {
+        TOKEN_FLAGS(options),
+        {"tokenizer", 't', LS_FLAG_TEXT, &options.tokenizer, "T",
+            "Tokenizer file (of Lockstep, GPT-2 or tiktoken), or bytes (default).", 0, NULL},
+        {"validation", 0, LS_FLAG_REAL, &options.validation, "PART", "Part for validation (default 0).", 0,
+            NULL},
+        {"split", 0, LS_FLAG_CHOICE, &split, "HOW",
+            "What validation is: tail (default), the last tokens; document, documents drawn by --seed.", 0,
+            text_splits},
+        {"separator", 0, LS_FLAG_TEXT, &options.separator, "TEXT",
+            "Line between the documents of a file (default <|endoftext|>; an empty TEXT: an empty line).", 0,
+            NULL},
+        {"seed", 0, LS_FLAG_COUNT, &seed, "N", "Seed of the split by document (default 0).", 0, NULL},
+    };
+    LS_TRY(ls_arguments_read(invocation, LS_FLAG_TABLE(flags), 1, -1));
+    options.by_document = split == 1;
+    return invocation->helped ? LS_OK : import(invocation, ls_import_text, &options, seed);
+}
+
+static LsStatus import_tokens(LsInvocation *invocation)
+{
+    LsImportOptions options;
+    ls_import_defaults(&options);
+    LsTextList shards = {0};
+    int64_t vocabulary = 0;
+    const LsFlag flags[] = {
+        TOKEN_FLAGS(options),
+        {"validation-shards", 0, LS_FLAG_LIST, &shards, "SHARD",
+            "Shard of the validation split; may be given several times.", 0, NULL},
+        {"validation", 0, LS_FLAG_REAL, &options.validation, "PART",
+            "Or: part of the tokens, the last ones, for validation (default 0).", 0, NULL},
+        {"tokenizer", 't', LS_FLAG_TEXT, &options.tokenizer, "T",
+            "Tokenizer that made the tokens, to be kept with them for bits per byte and generation.", 0,
+            NULL},
+        {"vocab", 0, LS_FLAG_COUNT, &vocabulary, "N",
+            "Number of tokens of the vocabulary, where no tokenizer is given (default 50257, GPT-2's).", 1,
+            NULL},
+    };
+    LS_TRY(ls_arguments_read(invocation, LS_FLAG_TABLE(flags), 1, -1));
+    options.vocabulary = (size_t)vocabulary;
+    options.validation_inputs = shards.text;
+    options.validation_count = shards.count;
+    return invocation->helped ? LS_OK : import(invocation, ls_import_tokens, &options, 0);
+}
+
 // ---- Looking at a data set ------------------------------------------------------------------------------
 
 static LsStatus inspect(LsInvocation *invocation)
@@ -143,6 +214,25 @@ const LsCommand ls_command_import_csv = {
              "from the\n"
              "training split alone and are stored, so that predictions apply the same.",
     .run = import_csv,
+};
+
+const LsCommand ls_command_import_text = {
+    .name = "data import text",
+    .arguments = "INPUT... -o OUT.h5 [options]",
+    .summary = "makes a data set of tokens from text",
+    .about = "Imports UTF-8 files, or all files below directories, as tokens. Documents are files, or what "
+             "separator\n"
+             "lines leave of them; each is followed by the token <|endoftext|>.",
+    .run = import_text,
+};
+
+const LsCommand ls_command_import_tokens = {
+    .name = "data import tokens",
+    .arguments = "SHARD... -o OUT.h5 [options]",
+    .summary = "makes a data set of tokens from llm.c's shards",
+    .about =
+        "Imports token shards as llm.c's scripts write them: uint16 tokens behind a header of 256 numbers.",
+    .run = import_tokens,
 };
 
 const LsCommand ls_command_data_inspect = {

@@ -59,6 +59,13 @@ static LsStatus open_data(const LsInference *inference, LsDataset **out)
             "data.path=FILE, or use lockstep predict for new data",
             path, trained);
     }
+    LsStatus status = LS_OK;
+    if (ls_dataset_info(dataset)->vocabulary > 0)
+        status = ls_dataset_set_window(dataset, (size_t)inference->config.model.context);
+    if (status != LS_OK) {
+        ls_dataset_close(dataset);
+        return status;
+    }
     *out = dataset;
     return LS_OK;
 }
@@ -90,7 +97,7 @@ static LsStatus evaluate(LsComm *comm, const LsInference *inference, const LsDat
                            .model = inference->model,
                            .dataset = dataset,
                            .split = split,
-                           .batch = (size_t)inference->config.eval.batch,
+                           .batch = inference->rows,
                            .weights = inference->weights},
         &evaluation));
     return ls_comm_rank(comm) == 0 ? print_evaluation(&evaluation) : LS_OK;

@@ -193,6 +193,9 @@ static LsStatus read_arguments(LsInvocation *invocation, PredictArguments *a)
 static LsStatus run_predictor(Predictor *p, const PredictArguments *a, const char *input)
 {
     LS_TRY(ls_inference_open(a->checkpoint, &a->settings, &p->inference));
+    if (p->inference.shape.window > 0)
+        return LS_FAIL(
+            LS_USAGE, "%s is a language model, which lockstep generate writes text with", a->checkpoint);
     LS_TRY(ls_inference_load(&p->inference, 0));
     LS_TRY(ls_rows_read(ls_checkpoint_data_schema(p->inference.checkpoint), input, &p->rows));
     if (p->rows.dropped)

@@ -28,11 +28,13 @@ struct LsInvocation {
     LsComm *comm; // NULL until ls_invocation_join; closed by main
 };
 
-extern const LsCommand ls_command_train, ls_command_eval, ls_command_predict, ls_command_import_idx,
-    ls_command_import_csv, ls_command_data_inspect, ls_command_data_verify, ls_command_checkpoint_list,
-    ls_command_checkpoint_info, ls_command_checkpoint_verify, ls_command_checkpoint_hash,
-    ls_command_checkpoint_diff, ls_command_config_show, ls_command_config_validate, ls_command_config_options,
-    ls_command_doctor, ls_command_version;
+extern const LsCommand ls_command_train, ls_command_eval, ls_command_predict, ls_command_generate,
+    ls_command_import_idx, ls_command_import_csv, ls_command_data_inspect, ls_command_data_verify,
+    ls_command_checkpoint_list, ls_command_checkpoint_info, ls_command_checkpoint_verify,
+    ls_command_checkpoint_hash, ls_command_checkpoint_diff, ls_command_config_show,
+    ls_command_config_validate, ls_command_config_options, ls_command_doctor, ls_command_version,
+    ls_command_tokenizer_train, ls_command_tokenizer_encode, ls_command_tokenizer_decode,
+    ls_command_import_text, ls_command_import_tokens;
 
 // Meets the other ranks: opens the communicator (with the configuration's backend and deadline, or the
 // defaults when `config` is NULL) and agrees on `mine`, what this rank's preparations came to. Called also

@@ -42,7 +42,9 @@ static LsStatus describe_data(LsInference *inference, const char *directory)
     if (!json_is_object(schema))
         return LS_FAIL(LS_CHECKPOINT, "%s stores no description of its data", directory);
     LS_TRY(ls_dataset_describe(schema, directory, &inference->described));
-    return ls_data_shape(&inference->config, ls_dataset_info(inference->described), &inference->shape);
+    LS_TRY(ls_data_shape(&inference->config, ls_dataset_info(inference->described), &inference->shape));
+    inference->rows = ls_evaluation_rows(&inference->config, &inference->shape);
+    return LS_OK;
 }
 
 // The products that training chose, so that the same outputs come out; on another device they say nothing.
@@ -59,8 +61,7 @@ static LsStatus open_device(LsInference *inference, int local_rank)
 static LsStatus build_model(LsInference *inference)
 {
     const LsConfig *config = &inference->config;
-    LS_TRY(ls_model_create(
-        config, &inference->shape, inference->device, (size_t)config->eval.batch, &inference->model));
+    LS_TRY(ls_model_create(config, &inference->shape, inference->device, inference->rows, &inference->model));
     return ls_checkpoint_matches(inference->checkpoint, &inference->model->parameters);
 }
 

@@ -13,7 +13,8 @@ typedef struct LsInference {
     LsDataset *described; // the training data as the checkpoint's schema describes it; without rows
     LsDataShape shape;
     LsDevice *device;
-    LsModel *model; // for up to config.eval.batch rows
+    size_t rows;    // of a batch at most; may be changed between open and load
+    LsModel *model; // for that many
     void *weights;  // device, compute type, whole model
 } LsInference;
 

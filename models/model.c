@@ -7,19 +7,38 @@ static LsStatus resolve_loss(int requested, const LsDataShape *shape, LsLossKind
 {
     LsLossKind kind = (LsLossKind)requested;
     if (kind == LS_LOSS_AUTO)
-        kind = shape->classes ? LS_LOSS_CROSS_ENTROPY : LS_LOSS_MSE;
+        kind = shape->classes || shape->window ? LS_LOSS_CROSS_ENTROPY : LS_LOSS_MSE;
+    if (shape->window && kind != LS_LOSS_CROSS_ENTROPY)
+        return LS_FAIL(LS_CONFIG, "train.loss: the data's targets are tokens, which need cross-entropy");
     if (shape->classes && kind != LS_LOSS_CROSS_ENTROPY)
         return LS_FAIL(LS_CONFIG, "train.loss: the data's targets are %zu classes, which need cross-entropy",
             shape->outputs);
-    if (!shape->classes && kind == LS_LOSS_CROSS_ENTROPY)
+    if (!shape->classes && !shape->window && kind == LS_LOSS_CROSS_ENTROPY)
         return LS_FAIL(LS_CONFIG, "train.loss: cross-entropy needs class labels, the data's targets are "
                                   "numbers; use mse or binary_cross_entropy");
     *out = kind;
     return LS_OK;
 }
 
+// Windows of tokens are for language models, and they for nothing else.
+static LsStatus check_kind(const LsConfig *config, const LsModel *base)
+{
+    bool language = config->model.kind == LS_MODEL_GPT;
+    if (language && base->shape.window == 0)
+        return LS_FAIL(LS_CONFIG,
+            "model.kind gpt needs a data set of tokens, as lockstep data import text writes it; this one has "
+            "samples of %zu features",
+            base->shape.features);
+    if (!language && base->shape.window > 0)
+        return LS_FAIL(LS_CONFIG, "the data set holds tokens, for which model.kind must be gpt");
+    return LS_OK;
+}
+
 static LsStatus check(const LsConfig *config, const LsModel *base)
 {
+    LS_TRY(check_kind(config, base));
+    if (base->shape.window > 0 && base->max_rows > 0)
+        return LS_OK;
     if (base->shape.features == 0 || base->shape.outputs == 0 || base->max_rows == 0)
         return LS_FAIL(LS_INTERNAL, "a model needs features, outputs and rows, it got %zu, %zu and %zu",
             base->shape.features, base->shape.outputs, base->max_rows);
@@ -40,6 +59,8 @@ LsStatus ls_model_create(
     switch ((LsModelKind)config->model.kind) {
     case LS_MODEL_MLP:
         return ls_mlp_create(config, &base, out);
+    case LS_MODEL_GPT:
+        return ls_gpt_create(config, &base, out);
     }
     return LS_FAIL(LS_INTERNAL, "model.kind has no constructor for value %d", config->model.kind);
 }

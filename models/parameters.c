@@ -38,17 +38,19 @@ LsStatus ls_parameters_add(LsParameters *table, const LsParameter *parameter)
 {
     size_t elements = 0, end;
     LS_TRY(count_elements(parameter, &elements));
+    size_t reserved = parameter->reserved > elements ? parameter->reserved : elements;
     // The flat buffer is addressed in bytes of F32, so that, too, has to fit.
     size_t offset = table->blocks * LS_BLOCK;
-    if (!ls_size_add(offset, elements, &end) || end > SIZE_MAX / sizeof(float) - LS_BLOCK)
+    if (!ls_size_add(offset, reserved, &end) || end > SIZE_MAX / sizeof(float) - LS_BLOCK)
         return LS_FAIL(
-            LS_CONFIG, "parameter %s of %zu elements makes the model too large", parameter->name, elements);
+            LS_CONFIG, "parameter %s of %zu elements makes the model too large", parameter->name, reserved);
     if (ls_parameters_find(table, parameter->name))
         return LS_FAIL(LS_INTERNAL, "two parameters are called %s", parameter->name);
     LS_TRY(reserve_one(table));
     LsParameter *added = &table->list[table->count++];
     *added = *parameter;
     added->elements = elements;
+    added->reserved = reserved;
     added->offset = offset;
     table->blocks = ls_round_up(end, LS_BLOCK) / LS_BLOCK;
     return LS_OK;
@@ -81,7 +83,7 @@ void ls_parameters_block_decay(const LsParameters *table, uint8_t *decay)
     for (size_t i = 0; i < table->count; i++) {
         const LsParameter *p = &table->list[i];
         size_t first = p->offset / LS_BLOCK;
-        size_t blocks = ls_round_up(p->elements, LS_BLOCK) / LS_BLOCK;
+        size_t blocks = ls_round_up(p->reserved, LS_BLOCK) / LS_BLOCK;
         memset(decay + first, p->decay, blocks);
     }
 }

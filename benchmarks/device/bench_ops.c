@@ -1,7 +1,7 @@
 // Times the ops of a device and compares them with what bounds them.
 //
-//   bench_ops [--device cpu|cuda|ref] [--only PART] [--rows N] [--width N] [--elements N] [--seconds S]
-//             [--quick] [--json FILE]
+//   bench_ops [--device cpu|cuda|ref] [--only PART] [--rows N] [--width N] [--elements N] [--window N]
+//             [--seconds S] [--quick] [--json FILE]
 //
 // Of each case: the median time with the 10th and 90th percentile, and GFLOP/s of products or GB/s read and
 // written by the others. On a GPU products are compared with the fastest algorithm that the library offers
@@ -134,7 +134,7 @@ static LsStatus measure_case(Bench *bench, const LsOpCase *op)
     if (status == LS_OK && op->kind == LS_OP_MATMUL && bench->tuned)
         status = measure_with_tuned(bench, &contender, &result);
     // The decision is bound by waiting for memory, not by its bandwidth.
-    else if (status == LS_OK && bench->device->discrete && op->kind != LS_OP_MATMUL &&
+    else if (status == LS_OK && bench->device->discrete && ls_op_flops(op) == 0 &&
              op->kind != LS_OP_DECIDE_STEP)
         status = measure_with_copy(bench, &contender, &result);
     else if (status == LS_OK)
@@ -213,9 +213,11 @@ static LsStatus run_bench(Bench *bench)
 // Sizes at which the device is busy: a GPU needs vectors that do not fit into its caches.
 static void default_sizes(Options *options, bool quick)
 {
-    static const LsOpSizes cuda[] = {{256, 1024, 0}, {1024, 1024, 0}, {4096, 4096, 0}, {0, 1024, 1 << 26}};
-    static const LsOpSizes cpu[] = {{256, 1024, 0}, {0, 1024, 1 << 20}};
-    static const LsOpSizes tiny[] = {{32, 64, 2 * LS_BLOCK}};
+    static const LsOpSizes cuda[] = {
+        {256, 1024, 0, 0}, {1024, 1024, 0, 0}, {4096, 4096, 0, 0}, {0, 1024, 1 << 26, 0}};
+    static const LsOpSizes cpu[] = {
+        {256, 1024, 0, 0}, {0, 1024, 1 << 20, 0}, {2048, 384, 0, 256}, {2048, 768, 0, 1024}};
+    static const LsOpSizes tiny[] = {{32, 64, 2 * LS_BLOCK, 16}};
     bool small = quick || options->kind == LS_DEVICE_REF;
     bool gpu = options->kind == LS_DEVICE_CUDA;
     const LsOpSizes *sizes = small ? tiny : gpu ? cuda : cpu;
@@ -240,8 +242,8 @@ static LsStatus read_options(int argc, char **argv, Options *options)
     static const struct option list[] = {{"device", required_argument, NULL, 'd'},
         {"only", required_argument, NULL, 'o'}, {"rows", required_argument, NULL, 'r'},
         {"width", required_argument, NULL, 'w'}, {"elements", required_argument, NULL, 'e'},
-        {"seconds", required_argument, NULL, 's'}, {"quick", no_argument, NULL, 'q'},
-        {"json", required_argument, NULL, 'j'}, {0}};
+        {"window", required_argument, NULL, 't'}, {"seconds", required_argument, NULL, 's'},
+        {"quick", no_argument, NULL, 'q'}, {"json", required_argument, NULL, 'j'}, {0}};
     LsOpSizes own = {0};
     bool quick = false;
     for (int option; (option = getopt_long(argc, argv, "", list, NULL)) != -1;)
@@ -260,6 +262,9 @@ static LsStatus read_options(int argc, char **argv, Options *options)
             break;
         case 'e':
             own.elements = strtoull(optarg, NULL, 10);
+            break;
+        case 't':
+            own.window = strtoull(optarg, NULL, 10);
             break;
         case 's':
             options->seconds = strtod(optarg, NULL);

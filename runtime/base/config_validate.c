@@ -86,8 +86,19 @@ static LsStatus validate_training(const LsConfig *config)
     return LS_OK;
 }
 
+static LsStatus validate_model(const LsConfig *config)
+{
+    if (config->model.kind == LS_MODEL_GPT && config->model.width % config->model.heads != 0)
+        return LS_FAIL(LS_CONFIG, "model.width is %lld, which model.heads (%lld) do not divide",
+            (long long)config->model.width, (long long)config->model.heads);
+    if (config->model.kind == LS_MODEL_GPT && config->train.label_smoothing > 0)
+        return LS_FAIL(LS_CONFIG, "train.label_smoothing is not for tokens; set it to 0 for model.kind gpt");
+    return LS_OK;
+}
+
 LsStatus ls_config_validate(const LsConfig *config)
 {
+    LS_TRY(validate_model(config));
     LS_TRY(validate_batch(config));
     LS_TRY(validate_limits(config));
     LS_TRY(validate_schedule(config));

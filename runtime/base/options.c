@@ -3,7 +3,8 @@
 
 #include <string.h>
 
-static const char *const model_kinds[] = {"mlp", NULL};
+static const char *const model_kinds[] = {"mlp", "gpt", NULL};
+static const char *const recomputations[] = {"none", "cheap", "block", NULL};
 static const char *const activations[] = {"relu", "gelu", NULL};
 static const char *const losses[] = {"auto", "cross_entropy", "binary_cross_entropy", "mse", NULL};
 static const char *const optimizers[] = {"sgd", "adamw", NULL};
@@ -48,15 +49,29 @@ static const char *const reductions[] = {"exact", "fast", NULL};
 // clang-format off
 static const LsOption options[] = {
     CHOICE("model.kind", model.kind, "mlp", model_kinds, IDENTITY,
-        "Architecture of the network."),
+        "Architecture of the network: `mlp` for rows of features, `gpt` (GPT-2) for tokens."),
     INTS("model.hidden", model.hidden, "[512, 512]", 1, 1 << 20, IDENTITY,
-        "Widths of the hidden layers; an empty list is a linear model."),
+        "Widths of the hidden layers of `mlp`; an empty list is a linear model."),
     CHOICE("model.activation", model.activation, "relu", activations, IDENTITY,
-        "Non-linearity after each hidden layer."),
+        "Non-linearity after each hidden layer of `mlp`."),
     REAL("model.dropout", model.dropout, "0", 0, 0.99, NUMERIC,
-        "Probability with which a hidden value is dropped while training."),
+        "Probability with which a hidden value is dropped while training; in `gpt` behind the embedding and both "
+        "output projections of a block, while attention probabilities are not dropped."),
     BOOL("model.residual", model.residual, "false", IDENTITY,
-        "Adds a hidden layer's input to its output where both have the same width."),
+        "Adds a hidden layer's input to its output where both have the same width, in `mlp`."),
+    INT("model.layers", model.layers, "6", 1, 4096, IDENTITY,
+        "Blocks of `gpt`."),
+    INT("model.heads", model.heads, "6", 1, 4096, IDENTITY,
+        "Attention heads of a block of `gpt`."),
+    INT("model.width", model.width, "384", 1, 1 << 20, IDENTITY,
+        "Width of the residual stream of `gpt`, a multiple of its heads."),
+    INT("model.context", model.context, "256", 1, 1 << 24, IDENTITY,
+        "Tokens of a window: as far as `gpt` looks back."),
+    INT("model.head_tokens", model.head_tokens, "0", 0, 1 << 30, NUMERIC,
+        "Tokens whose logits `gpt` has in memory at a time, on the way to the loss; 0: as many as give 2^27 logits."),
+    CHOICE("model.recompute", model.recompute, "none", recomputations, FREE,
+        "What `gpt` computes again in the backward pass instead of keeping it: `cheap` is the normalisations' outputs "
+        "and the MLP's hidden values, `block` all but a block's input; the bits stay the same."),
 
     TEXT("data.path", data.path, "", FREE,
         "Data set, as `lockstep data import` writes it; a resume compares its contents, not its name."),
@@ -70,7 +85,7 @@ static const LsOption options[] = {
     REAL("train.label_smoothing", train.label_smoothing, "0", 0, 0.99, NUMERIC,
         "Share of each label's probability that cross-entropy spreads evenly over all classes."),
     INT("train.batch", train.batch, "256", 1, 1 << 30, NUMERIC,
-        "Samples of one step over all ranks; a multiple of lanes × accumulation."),
+        "Samples of one step over all ranks, windows where they are tokens; a multiple of lanes × accumulation."),
     INT("train.lanes", train.lanes, "8", 1, 4096, NUMERIC,
         "Fixed parts that the batch is cut into, a power of two and the most ranks that can train; the sum "
         "over them has the same bits on any number of ranks."),
@@ -146,7 +161,7 @@ static const LsOption options[] = {
     INT("eval.quick_samples", eval.quick_samples, "2000", 0, COUNT_MAX, NUMERIC,
         "Samples of the quick part, a fixed stratified choice; 0: the whole split."),
     INT("eval.batch", eval.batch, "500", 1, 1 << 24, NUMERIC,
-        "Samples that a rank evaluates at a time."),
+        "Samples that a rank evaluates at a time; windows of tokens at most as many as in a microbatch."),
     CHOICE("eval.metric", eval.metric, "loss", metrics, IDENTITY,
         "What early stopping and `checkpoint.keep_best` compare."),
 

@@ -20,11 +20,15 @@ const char *ls_split_name(LsSplit split)
 
 size_t ls_dataset_x_bytes(const LsDatasetInfo *info)
 {
+    if (ls_dataset_tokens(info))
+        return info->window * sizeof(int32_t);
     return info->features * (info->feature_type == LS_COLUMN_U8 ? 1 : sizeof(float));
 }
 
 size_t ls_dataset_y_bytes(const LsDatasetInfo *info)
 {
+    if (ls_dataset_tokens(info))
+        return info->window * sizeof(int32_t);
     return info->classes ? sizeof(int32_t) : info->outputs * sizeof(float);
 }
 
@@ -111,6 +115,17 @@ static LsStatus locate(LsHdf5 *file, const LsDataset *dataset, LsHdf5Type type, 
     return find_table(file, dataset, stored, "chunks", LS_HDF5_CHUNK, stored->chunks, &stored->table);
 }
 
+static LsStatus locate_tokens(LsHdf5 *file, LsDataset *dataset, LsSplit split)
+{
+    const LsDatasetInfo *info = &dataset->info;
+    LsStored *stored = &dataset->x[split];
+    snprintf(stored->name, sizeof stored->name, "/%s/tokens", ls_split_name(split));
+    stored->row_bytes = ls_token_bytes(info);
+    uint64_t shape[1] = {info->token_counts[split]};
+    LsHdf5Type type = info->feature_type == LS_COLUMN_U16 ? LS_HDF5_U16 : LS_HDF5_U32;
+    return locate(file, dataset, type, shape, 1, stored);
+}
+
 static LsStatus locate_split(LsHdf5 *file, LsDataset *dataset, LsSplit split)
 {
     const LsDatasetInfo *info = &dataset->info;
@@ -148,13 +163,14 @@ static LsStatus open_parts(LsHdf5 *file, LsDataset *dataset)
     LS_TRY(take_descriptor(file, dataset));
     LS_TRY(read_schema(file, dataset));
     for (LsSplit split = LS_TRAIN; split < LS_SPLITS; split++)
-        if (dataset->info.samples[split] > 0)
-            LS_TRY(locate_split(file, dataset, split));
+        if (ls_dataset_has(&dataset->info, split))
+            LS_TRY(ls_dataset_tokens(&dataset->info) ? locate_tokens(file, dataset, split)
+                                                     : locate_split(file, dataset, split));
     return LS_OK;
 }
 
 // Prepares to keep these values of all splits in memory, if they fit into what is left of the limit.
-static LsStatus create_caches(LsDataset *dataset, const LsStored *stored, size_t *left, LsCache **caches)
+static LsStatus create_caches(const LsStored *stored, size_t *left, LsCache **caches)
 {
     uint64_t bytes = 0;
     for (LsSplit split = LS_TRAIN; split < LS_SPLITS; split++) {
@@ -165,7 +181,7 @@ static LsStatus create_caches(LsDataset *dataset, const LsStored *stored, size_t
     }
     *left -= bytes;
     for (LsSplit split = LS_TRAIN; split < LS_SPLITS; split++)
-        if (dataset->info.samples[split] > 0)
+        if (stored[split].rows > 0)
             LS_TRY(ls_cache_create(&stored[split], &caches[split]));
     return LS_OK;
 }
@@ -192,9 +208,9 @@ LsStatus ls_dataset_open_cached(const char *path, size_t cache_limit, LsDataset 
         status = open_parts(file, dataset);
     ls_hdf5_close(file);
     if (status == LS_OK) // labels first: they are few bytes a row, and a system call saved
-        status = create_caches(dataset, dataset->y, &cache_limit, dataset->y_cache);
+        status = create_caches(dataset->y, &cache_limit, dataset->y_cache);
     if (status == LS_OK)
-        status = create_caches(dataset, dataset->x, &cache_limit, dataset->x_cache);
+        status = create_caches(dataset->x, &cache_limit, dataset->x_cache);
     if (status != LS_OK) {
         ls_dataset_close(dataset);
         return status;

@@ -87,10 +87,10 @@ static LsStatus load_unit(
     return status;
 }
 
-LsStatus ls_cache_row(const LsDataset *dataset, const LsStored *stored, LsCache *cache, uint64_t row,
-    uint8_t *deflated, const uint8_t **out)
+LsStatus ls_cache_rows(const LsDataset *dataset, const LsStored *stored, LsCache *cache, uint64_t row,
+    size_t count, uint8_t *deflated, const uint8_t **out)
 {
-    uint64_t start = row * stored->row_bytes, end = start + stored->row_bytes;
+    uint64_t start = row * stored->row_bytes, end = start + count * stored->row_bytes;
     for (uint64_t unit = start / cache->unit_bytes; unit * cache->unit_bytes < end; unit++)
         if (!is_ready(cache, unit))
             LS_TRY(load_unit(dataset, stored, cache, unit, deflated));

@@ -11,10 +11,10 @@
 LsStatus ls_cache_create(const LsStored *stored, LsCache **out);
 void ls_cache_destroy(LsCache *cache); // accepts NULL
 
-// Sets *out to the row, loading what it lies in when that is not there yet. Any number of threads may ask.
-// `deflated` is the caller's room for a chunk (ls_stored_deflated_bytes) when the set is chunked.
-// LS_BAD_DATA, LS_IO.
-LsStatus ls_cache_row(const LsDataset *dataset, const LsStored *stored, LsCache *cache, uint64_t row,
-    uint8_t *deflated, const uint8_t **out);
+// Sets *out to `count` rows from `row` on, loading what they lie in when that is not there yet. Any number of
+// threads may ask. `deflated` is the caller's room for a chunk (ls_stored_deflated_bytes) when the set is
+// chunked. LS_BAD_DATA, LS_IO.
+LsStatus ls_cache_rows(const LsDataset *dataset, const LsStored *stored, LsCache *cache, uint64_t row,
+    size_t count, uint8_t *deflated, const uint8_t **out);
 
 #endif

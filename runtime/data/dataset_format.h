@@ -20,7 +20,7 @@ typedef struct LsChunkEntry {
     uint8_t hash[16];       // XXH3-128 of the deflated bytes
 } LsChunkEntry;
 
-// Where the rows of x or y of one split lie.
+// Where the rows of x or y of one split lie. Tokens are an x whose rows are single tokens.
 typedef struct LsStored {
     char name[32]; // "/train/x"
     uint64_t rows;
@@ -57,7 +57,24 @@ void ls_schema_release(LsDataset *dataset);
 // XXH3-128 of the canonical text without root_hash. LS_INTERNAL when memory is short.
 LsStatus ls_schema_hash(const json_t *schema, LsHash128 *out);
 
-// Bytes of one row.
+static inline bool ls_dataset_tokens(const LsDatasetInfo *info)
+{
+    return info->vocabulary > 0;
+}
+
+// Whether the data set has a split.
+static inline bool ls_dataset_has(const LsDatasetInfo *info, LsSplit split)
+{
+    return ls_dataset_tokens(info) ? info->token_counts[split] > 0 : info->samples[split] > 0;
+}
+
+// Bytes of one token as it is stored.
+static inline size_t ls_token_bytes(const LsDatasetInfo *info)
+{
+    return info->feature_type == LS_COLUMN_U16 ? sizeof(uint16_t) : sizeof(uint32_t);
+}
+
+// Bytes of one sample as it is read: those of its row in the file, but for tokens.
 size_t ls_dataset_x_bytes(const LsDatasetInfo *info);
 size_t ls_dataset_y_bytes(const LsDatasetInfo *info);
 
@@ -74,8 +91,9 @@ size_t ls_stored_deflated_bytes(const LsStored *stored);
 // LS_BAD_DATA: the block differs from its hash.
 LsStatus ls_stored_fail_block(const LsDataset *dataset, const LsStored *stored, uint64_t block);
 
-// Checks rows as they were read: labels below the classes, targets and features finite. `first` and `samples`
-// name the row: samples[i], or first + i when samples is NULL. LS_BAD_DATA.
+// Checks rows as they were read: labels below the classes, tokens (as stored, each a row) below the
+// vocabulary, targets and features finite. `first` and `samples` name the row: samples[i], or first + i when
+// samples is NULL. LS_BAD_DATA.
 typedef struct LsRowNames {
     const char *path;
     LsSplit split;

@@ -51,6 +51,10 @@ static hid_t create_type(LsHdf5Type type, uint64_t text_bytes)
         return H5Tcopy(H5T_IEEE_F32LE);
     case LS_HDF5_I32:
         return H5Tcopy(H5T_STD_I32LE);
+    case LS_HDF5_U16:
+        return H5Tcopy(H5T_STD_U16LE);
+    case LS_HDF5_U32:
+        return H5Tcopy(H5T_STD_U32LE);
     case LS_HDF5_CHUNK: {
         hid_t hash = H5Tarray_create2(H5T_STD_U8LE, 1, (hsize_t[]){16});
         made = H5Tcreate(H5T_COMPOUND, 32);
@@ -72,8 +76,13 @@ static hid_t create_type(LsHdf5Type type, uint64_t text_bytes)
 
 static size_t type_bytes(LsHdf5Type type)
 {
-    static const size_t bytes[] = {
-        [LS_HDF5_U8] = 1, [LS_HDF5_F32] = 4, [LS_HDF5_I32] = 4, [LS_HDF5_CHUNK] = 32, [LS_HDF5_TEXT] = 1};
+    static const size_t bytes[] = {[LS_HDF5_U8] = 1,
+        [LS_HDF5_F32] = 4,
+        [LS_HDF5_I32] = 4,
+        [LS_HDF5_U16] = 2,
+        [LS_HDF5_U32] = 4,
+        [LS_HDF5_CHUNK] = 32,
+        [LS_HDF5_TEXT] = 1};
     return bytes[type];
 }
 

@@ -68,7 +68,7 @@ static LsStatus read_text(const char *text, size_t size, const char *name, LsDat
     return LS_OK;
 }
 
-static LsStatus read_features(const char *name, const json_t *schema, LsDatasetInfo *info)
+static LsStatus check_format(const char *name, const json_t *schema)
 {
     uint64_t number;
     if (!read_count(json_object_get(schema, "format"), 1, UINT32_MAX, &number))
@@ -77,6 +77,12 @@ static LsStatus read_features(const char *name, const json_t *schema, LsDatasetI
         return LS_FAIL(LS_BAD_DATA,
             "%s has data set format %llu, this program reads format %d; import the data again", name,
             (unsigned long long)number, LS_DATASET_FORMAT);
+    return LS_OK;
+}
+
+static LsStatus read_features(const char *name, const json_t *schema, LsDatasetInfo *info)
+{
+    uint64_t number;
     const char *type = json_string_value(json_object_get(schema, "feature_type"));
     if (type == NULL || (strcmp(type, "u8") != 0 && strcmp(type, "f32") != 0))
         return fail(name, "has no feature_type \"u8\" or \"f32\"");
@@ -193,15 +199,64 @@ static LsStatus read_splits(const char *name, const json_t *schema, LsDataset *d
     return LS_OK;
 }
 
+static LsStatus read_token_splits(const char *name, const json_t *schema, LsDataset *dataset)
+{
+    LsDatasetInfo *info = &dataset->info;
+    for (LsSplit split = LS_TRAIN; split < LS_SPLITS; split++) {
+        const json_t *entry = json_object_get(json_object_get(schema, "splits"), ls_split_name(split));
+        uint64_t tokens, bytes;
+        if (entry == NULL)
+            continue;
+        if (!read_count(json_object_get(entry, "tokens"), 1, (uint64_t)1 << 48, &tokens))
+            return fail(name, "has an impossible number of tokens");
+        if (!read_hash(entry, "tokens_hash", &dataset->x[split].hashes_hash))
+            return fail(name, "lacks the hash of a split");
+        info->token_counts[split] = tokens;
+        const json_t *text_bytes =
+            json_object_get(json_object_get(schema, "text_bytes"), ls_split_name(split));
+        if (text_bytes == NULL)
+            continue; // not known
+        if (!read_count(text_bytes, 0, (uint64_t)1 << 52, &bytes))
+            return fail(name, "has an impossible number of bytes");
+        info->bytes_per_token[split] = (double)bytes / (double)tokens;
+    }
+    return info->token_counts[LS_TRAIN] == 0 ? fail(name, "has no training tokens") : LS_OK;
+}
+
+// Tokens: the tokenizer itself is read by whoever needs it.
+static LsStatus read_tokens(const char *name, const json_t *schema, LsDataset *dataset)
+{
+    uint64_t vocabulary;
+    const char *type = json_string_value(json_object_get(schema, "token_type"));
+    const json_t *tokenizer = json_object_get(schema, "tokenizer");
+    if (!read_count(json_object_get(schema, "vocabulary"), 1, INT32_MAX, &vocabulary))
+        return fail(name, "has an impossible vocabulary");
+    if (type == NULL || (strcmp(type, "u16") != 0 && strcmp(type, "u32") != 0))
+        return fail(name, "has no token_type \"u16\" or \"u32\"");
+    if (tokenizer != NULL && !json_is_object(tokenizer))
+        return fail(name, "has a tokenizer that is none");
+    dataset->info.feature_type = strcmp(type, "u16") == 0 ? LS_COLUMN_U16 : LS_COLUMN_U32;
+    dataset->info.vocabulary = vocabulary;
+    return read_token_splits(name, schema, dataset);
+}
+
+static bool is_tokens(const json_t *schema)
+{
+    const char *kind = json_string_value(json_object_get(schema, "kind"));
+    return kind != NULL && strcmp(kind, "tokens") == 0;
+}
+
 LsStatus ls_schema_read(const char *text, size_t size, const char *name, LsDataset *dataset)
 {
     LS_TRY(read_text(text, size, name, dataset));
+    LS_TRY(check_format(name, dataset->schema));
+    dataset->info.schema = dataset->schema;
+    if (is_tokens(dataset->schema))
+        return read_tokens(name, dataset->schema, dataset);
     LS_TRY(read_features(name, dataset->schema, &dataset->info));
     LS_TRY(read_outputs(name, dataset->schema, &dataset->info));
     LS_TRY(read_normalization(name, dataset->schema, dataset));
-    LS_TRY(read_splits(name, dataset->schema, dataset));
-    dataset->info.schema = dataset->schema;
-    return LS_OK;
+    return read_splits(name, dataset->schema, dataset);
 }
 
 void ls_schema_release(LsDataset *dataset)

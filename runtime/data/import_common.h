@@ -3,7 +3,7 @@
 // The schema is one JSON object (docs/data.md lists every key). Set by the writer: format, feature_type,
 // feature_shape, outputs, splits (samples, counts per class, hashes), root_hash. Set by every importer:
 //
-//   kind       "idx", "csv"
+//   kind       "idx", "csv" (of token data sets "tokens", with keys of its own, see token_set.h)
 //   classes    array of names, one per class; absent for regression
 //   uniform    true: shift and scale hold one number for all features
 //   shift, scale   arrays: inputs = (x - shift) * scale

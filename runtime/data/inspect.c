@@ -124,14 +124,35 @@ static void print_source(const LsDataset *dataset, FILE *out)
     free(options);
 }
 
+static void print_tokens(const LsDataset *dataset, FILE *out)
+{
+    const LsDatasetInfo *info = &dataset->info;
+    const json_t *tokenizer = json_object_get(info->schema, "tokenizer");
+    fprintf(out, "tokens      %s, %s\n", info->feature_type == LS_COLUMN_U16 ? "uint16" : "uint32",
+        dataset->x[LS_TRAIN].chunk_rows > 0 ? "in deflated chunks" : "contiguous");
+    fprintf(out, "vocabulary  %zu, tokenizer ", info->vocabulary);
+    print_text(out, json_object_get(tokenizer, "kind"), 0);
+    fprintf(out, "\ndocuments  ");
+    print_number(out, json_object_get(info->schema, "documents"), 0);
+    fprintf(out, "\n\n%-16s %16s %16s\n", "split", "tokens", "bytes per token");
+    for (LsSplit split = LS_TRAIN; split < LS_SPLITS; split++)
+        if (info->token_counts[split] > 0)
+            fprintf(out, "%-16s %16zu %16.4g\n", ls_split_name(split), info->token_counts[split],
+                info->bytes_per_token[split]);
+}
+
 LsStatus ls_dataset_inspect(const LsDataset *dataset, FILE *out)
 {
     fprintf(out, "%s\nkind        ", dataset->path);
     print_text(out, json_object_get(dataset->schema, "kind"), 0);
     fputc('\n', out);
-    print_shapes(dataset, out);
-    print_classes(dataset, out);
-    print_columns(dataset, out);
+    if (ls_dataset_tokens(&dataset->info)) {
+        print_tokens(dataset, out);
+    } else {
+        print_shapes(dataset, out);
+        print_classes(dataset, out);
+        print_columns(dataset, out);
+    }
     print_source(dataset, out);
     if (ferror(out))
         return LS_FAIL(LS_IO, "cannot print what %s holds", dataset->path);

@@ -13,6 +13,7 @@ struct LsReader {
     LsSplit split;
     uint8_t *deflated, *rows; // of one chunk; NULL when x is contiguous
     uint64_t chunk;           // that `rows` holds; UINT64_MAX: none
+    uint8_t *window;          // a sample's tokens as stored, and the one that follows; NULL when not tokens
 };
 
 size_t ls_stored_deflated_bytes(const LsStored *stored)
@@ -58,20 +59,28 @@ LsStatus ls_reader_create(const LsDataset *dataset, LsSplit split, LsReader **ou
     const LsStored *x = &dataset->x[split];
     if (dataset->fd < 0)
         return LS_FAIL(LS_INTERNAL, "%s: a schema alone has no rows", dataset->path);
-    if (dataset->info.samples[split] == 0)
+    if (!ls_dataset_has(&dataset->info, split))
         return LS_FAIL(
             LS_BAD_DATA, "%s has no %s split; import the data with one", dataset->path, ls_split_name(split));
+    bool tokens = ls_dataset_tokens(&dataset->info);
+    if (tokens && dataset->info.window == 0)
+        return LS_FAIL(LS_INTERNAL, "%s: tokens are read before the window is set", dataset->path);
     LsReader *reader = calloc(1, sizeof *reader);
     if (reader == NULL)
         return LS_FAIL(LS_INTERNAL, "%s: out of memory", dataset->path);
     *reader = (LsReader){.dataset = dataset, .split = split, .chunk = UINT64_MAX};
-    if (x->chunk_rows > 0) {
+    LsStatus status = LS_OK;
+    if (tokens)
+        status = ls_memory_allocate((dataset->info.window + 1) * x->row_bytes, (void **)&reader->window);
+    if (status == LS_OK && x->chunk_rows > 0) {
         reader->deflated = malloc(ls_stored_deflated_bytes(x));
         reader->rows = malloc(x->chunk_rows * x->row_bytes);
-        if (reader->deflated == NULL || reader->rows == NULL) {
-            ls_reader_destroy(reader);
-            return LS_FAIL(LS_INTERNAL, "%s: no memory for a chunk", dataset->path);
-        }
+        if (reader->deflated == NULL || reader->rows == NULL)
+            status = LS_FAIL(LS_INTERNAL, "%s: no memory for a chunk", dataset->path);
+    }
+    if (status != LS_OK) {
+        ls_reader_destroy(reader);
+        return status;
     }
     *out = reader;
     return LS_OK;
@@ -83,6 +92,7 @@ void ls_reader_destroy(LsReader *reader)
         return;
     free(reader->deflated);
     free(reader->rows);
+    free(reader->window);
     free(reader);
 }
 
@@ -106,16 +116,21 @@ static LsStatus read_contiguous(
     return LS_OK;
 }
 
+static LsStatus load_chunk(LsReader *reader, const LsStored *stored, uint64_t chunk)
+{
+    if (chunk == reader->chunk)
+        return LS_OK;
+    reader->chunk = UINT64_MAX; // what a failure leaves behind is no chunk
+    LS_TRY(ls_stored_read_chunk(reader->dataset, stored, chunk, reader->deflated, reader->rows));
+    reader->chunk = chunk;
+    return LS_OK;
+}
+
 static LsStatus read_chunked(
     LsReader *reader, const LsStored *stored, const uint64_t *samples, size_t count, uint8_t *out)
 {
     for (size_t i = 0; i < count; i++) {
-        uint64_t chunk = samples[i] / stored->chunk_rows;
-        if (chunk != reader->chunk) {
-            reader->chunk = UINT64_MAX; // what a failure leaves behind is no chunk
-            LS_TRY(ls_stored_read_chunk(reader->dataset, stored, chunk, reader->deflated, reader->rows));
-            reader->chunk = chunk;
-        }
+        LS_TRY(load_chunk(reader, stored, samples[i] / stored->chunk_rows));
         memcpy(out + i * stored->row_bytes,
             reader->rows + samples[i] % stored->chunk_rows * stored->row_bytes, stored->row_bytes);
     }
@@ -137,8 +152,54 @@ static LsStatus read_rows(LsReader *reader, const LsStored *stored, LsCache *cac
         return read_file(reader, stored, samples, count, out);
     for (size_t i = 0; i < count; i++) {
         const uint8_t *row = NULL;
-        LS_TRY(ls_cache_row(reader->dataset, stored, cache, samples[i], reader->deflated, &row));
+        LS_TRY(ls_cache_rows(reader->dataset, stored, cache, samples[i], 1, reader->deflated, &row));
         memcpy(out + i * stored->row_bytes, row, stored->row_bytes);
+    }
+    return LS_OK;
+}
+
+// Finds `count` tokens from `first` on as they are stored: in memory, or read into the reader's window.
+static LsStatus find_tokens(LsReader *reader, uint64_t first, size_t count, const uint8_t **out)
+{
+    const LsDataset *dataset = reader->dataset;
+    const LsStored *stored = &dataset->x[reader->split];
+    LsCache *cache = dataset->x_cache[reader->split];
+    if (cache != NULL)
+        return ls_cache_rows(dataset, stored, cache, first, count, reader->deflated, out);
+    *out = reader->window;
+    if (stored->chunk_rows == 0)
+        return ls_file_read_at(dataset->fd, dataset->path, reader->window, count * stored->row_bytes,
+            stored->offset + first * stored->row_bytes);
+    for (size_t done = 0, take; done < count; done += take) {
+        uint64_t place = (first + done) % stored->chunk_rows;
+        take = count - done < stored->chunk_rows - place ? count - done : stored->chunk_rows - place;
+        LS_TRY(load_chunk(reader, stored, (first + done) / stored->chunk_rows));
+        memcpy(reader->window + done * stored->row_bytes, reader->rows + place * stored->row_bytes,
+            take * stored->row_bytes);
+    }
+    return LS_OK;
+}
+
+static void widen_tokens(LsColumnType type, const void *tokens, size_t first, size_t count, int32_t *out)
+{
+    const uint16_t *narrow = tokens;
+    const uint32_t *wide = tokens;
+    for (size_t i = 0; i < count; i++)
+        out[i] = type == LS_COLUMN_U16 ? narrow[first + i] : (int32_t)wide[first + i];
+}
+
+static LsStatus read_windows(LsReader *reader, const uint64_t *samples, size_t count, int32_t *x, int32_t *y)
+{
+    const LsDatasetInfo *info = &reader->dataset->info;
+    for (size_t i = 0; i < count; i++) {
+        const uint8_t *tokens = NULL;
+        uint64_t first = samples[i] * info->window;
+        LsRowNames names = {.path = reader->dataset->path, .split = reader->split, .first = first};
+        LS_TRY(find_tokens(reader, first, info->window + 1, &tokens));
+        LS_TRY(ls_rows_check_x(info, &names, tokens, info->window + 1));
+        widen_tokens(info->feature_type, tokens, 0, info->window, x + i * info->window);
+        if (y != NULL)
+            widen_tokens(info->feature_type, tokens, 1, info->window, y + i * info->window);
     }
     return LS_OK;
 }
@@ -151,6 +212,8 @@ LsStatus ls_reader_read(LsReader *reader, const uint64_t *samples, size_t count,
         if (samples[i] >= info->samples[reader->split])
             return LS_FAIL(LS_INTERNAL, "%s: sample %llu of %zu in split %s", dataset->path,
                 (unsigned long long)samples[i], info->samples[reader->split], ls_split_name(reader->split));
+    if (ls_dataset_tokens(info))
+        return read_windows(reader, samples, count, x, y);
     LsRowNames names = {.path = dataset->path, .split = reader->split, .samples = samples};
     LsSplit split = reader->split;
     LS_TRY(read_rows(reader, &dataset->x[split], dataset->x_cache[split], samples, count, x));
@@ -201,8 +264,29 @@ static LsStatus check_finite(
         found % width);
 }
 
+static uint32_t stored_token(const LsDatasetInfo *info, const void *tokens, size_t i)
+{
+    return info->feature_type == LS_COLUMN_U16 ? ((const uint16_t *)tokens)[i]
+                                               : ((const uint32_t *)tokens)[i];
+}
+
+static LsStatus check_tokens(
+    const LsDatasetInfo *info, const LsRowNames *names, const void *tokens, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (stored_token(info, tokens, i) >= info->vocabulary)
+            return LS_FAIL(LS_BAD_DATA,
+                "%s: %s token %llu is %u, which is not below the vocabulary of %zu; correct the input and "
+                "import it again",
+                names->path, ls_split_name(names->split), (unsigned long long)row_name(names, i),
+                stored_token(info, tokens, i), info->vocabulary);
+    return LS_OK;
+}
+
 LsStatus ls_rows_check_x(const LsDatasetInfo *info, const LsRowNames *names, const void *x, size_t rows)
 {
+    if (ls_dataset_tokens(info))
+        return check_tokens(info, names, x, rows);
     if (info->feature_type == LS_COLUMN_U8)
         return LS_OK;
     return check_finite(names, x, rows, info->features, "feature");

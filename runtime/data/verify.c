@@ -151,10 +151,11 @@ LsStatus ls_dataset_verify(const LsDataset *dataset)
     if (dataset->fd < 0)
         return LS_FAIL(LS_INTERNAL, "%s: a schema alone has no rows", dataset->path);
     for (LsSplit split = LS_TRAIN; split < LS_SPLITS; split++) {
-        if (dataset->info.samples[split] == 0)
+        if (!ls_dataset_has(&dataset->info, split))
             continue;
         LS_TRY(verify_stored(dataset, split, true));
-        LS_TRY(verify_stored(dataset, split, false));
+        if (!ls_dataset_tokens(&dataset->info))
+            LS_TRY(verify_stored(dataset, split, false));
     }
     return LS_OK;
 }

@@ -77,6 +77,22 @@ static LsStatus check_shape(const char *path, const LsWriterShape *shape, LsData
     return LS_OK;
 }
 
+static LsStatus check_tokens(const char *path, const LsWriterShape *shape, LsDatasetInfo *info)
+{
+    bool good = shape->vocabulary <= INT32_MAX &&
+                (shape->feature_type == LS_COLUMN_U32 ||
+                    (shape->feature_type == LS_COLUMN_U16 && shape->vocabulary <= UINT16_MAX + 1));
+    for (LsSplit split = LS_TRAIN; split < LS_SPLITS; split++)
+        good = good && shape->samples[split] <= SIZE_MAX / 16;
+    if (!good)
+        return LS_FAIL(LS_BAD_DATA, "%s: tokens have an impossible vocabulary or number", path);
+    if (shape->samples[LS_TRAIN] == 0)
+        return LS_FAIL(LS_BAD_DATA, "%s: there are no training tokens", path);
+    *info = (LsDatasetInfo){.feature_type = shape->feature_type, .vocabulary = shape->vocabulary};
+    memcpy(info->samples, shape->samples, sizeof info->samples);
+    return LS_OK;
+}
+
 static LsStatus create_unclaimed(LsWriter *writer)
 {
     uint64_t random;
@@ -143,6 +159,20 @@ static LsStatus open_stream(LsWriter *writer, LsHdf5Set *set, size_t row_bytes, 
     return LS_OK;
 }
 
+static LsStatus open_tokens(LsWriter *writer, LsSplit split, bool compress)
+{
+    const LsDatasetInfo *info = &writer->info;
+    Stream *tokens = &writer->x[split];
+    size_t token_bytes = ls_token_bytes(info), chunk = ls_stored_chunk_rows(token_bytes);
+    snprintf(tokens->stored.name, sizeof tokens->stored.name, "/%s/tokens", ls_split_name(split));
+    LsHdf5Set set = {.type = info->feature_type == LS_COLUMN_U16 ? LS_HDF5_U16 : LS_HDF5_U32,
+        .dimensions = 1,
+        .shape = {info->samples[split]}};
+    if (compress)
+        set.chunk_rows = chunk < info->samples[split] ? chunk : info->samples[split];
+    return open_stream(writer, &set, token_bytes, tokens);
+}
+
 static LsStatus open_split(LsWriter *writer, LsSplit split, bool compress)
 {
     const LsDatasetInfo *info = &writer->info;
@@ -190,7 +220,7 @@ static LsStatus reserve(const LsWriter *writer)
 LsStatus ls_writer_begin(const char *path, const LsWriterShape *shape, LsWriter **out)
 {
     LsDatasetInfo info;
-    LS_TRY(check_shape(path, shape, &info));
+    LS_TRY(shape->vocabulary > 0 ? check_tokens(path, shape, &info) : check_shape(path, shape, &info));
     LsWriter *writer = calloc(1, sizeof *writer);
     char *copy = strdup(path);
     if (writer == NULL || copy == NULL) {
@@ -203,7 +233,8 @@ LsStatus ls_writer_begin(const char *path, const LsWriterShape *shape, LsWriter 
     LsStatus status = create_temporary(writer);
     for (LsSplit split = LS_TRAIN; status == LS_OK && split < LS_SPLITS; split++)
         if (info.samples[split] > 0)
-            status = open_split(writer, split, shape->compress);
+            status = shape->vocabulary > 0 ? open_tokens(writer, split, shape->compress)
+                                           : open_split(writer, split, shape->compress);
     if (status == LS_OK)
         status = reserve(writer);
     if (status != LS_OK) {
@@ -280,6 +311,11 @@ LsStatus ls_writer_append(LsWriter *writer, LsSplit split, const void *x, const 
         return LS_OK;
     LsRowNames names = {.path = writer->path, .split = split, .first = writer->appended[split]};
     LS_TRY(ls_rows_check_x(info, &names, x, rows));
+    if (ls_dataset_tokens(info)) {
+        LS_TRY(append(writer, &writer->x[split], x, rows * ls_token_bytes(info)));
+        writer->appended[split] += rows;
+        return LS_OK;
+    }
     LS_TRY(ls_rows_check_y(info, &names, y, rows));
     for (size_t i = 0; info->classes && i < rows; i++)
         writer->counts[split][((const int32_t *)y)[i]]++;
@@ -311,6 +347,9 @@ static json_t *describe_split(const LsWriter *writer, LsSplit split)
 {
     char x_hash[LS_HASH128_TEXT], y_hash[LS_HASH128_TEXT];
     ls_hash128_text(writer->x[split].stored.hashes_hash, x_hash);
+    if (ls_dataset_tokens(&writer->info))
+        return json_pack(
+            "{s:I, s:s}", "tokens", (json_int_t)writer->info.samples[split], "tokens_hash", x_hash);
     ls_hash128_text(writer->y[split].stored.hashes_hash, y_hash);
     json_t *entry = json_pack("{s:I, s:s, s:s}", "samples", (json_int_t)writer->info.samples[split], "x_hash",
         x_hash, "y_hash", y_hash);
@@ -323,21 +362,38 @@ static json_t *describe_split(const LsWriter *writer, LsSplit split)
     return entry;
 }
 
-// Adds the writer's keys and the root hash to the schema.
-static LsStatus complete_schema(const LsWriter *writer, json_t *schema)
+static void describe_rows(const LsDatasetInfo *info, json_t *schema)
 {
-    const LsDatasetInfo *info = &writer->info;
-    json_t *shape = json_array(), *splits = json_object();
+    json_t *shape = json_array();
     for (int i = 0; i < info->feature_dimensions; i++)
         json_array_append_new(shape, json_integer((json_int_t)info->feature_shape[i]));
-    for (LsSplit split = LS_TRAIN; split < LS_SPLITS; split++)
-        if (info->samples[split] > 0)
-            json_object_set_new(splits, ls_split_name(split), describe_split(writer, split));
-    json_object_set_new(schema, "format", json_integer(LS_DATASET_FORMAT));
     json_object_set_new(
         schema, "feature_type", json_string(info->feature_type == LS_COLUMN_U8 ? "u8" : "f32"));
     json_object_set_new(schema, "feature_shape", shape);
     json_object_set_new(schema, "outputs", json_integer((json_int_t)info->outputs));
+}
+
+static void describe_tokens(const LsDatasetInfo *info, json_t *schema)
+{
+    const char *type = info->feature_type == LS_COLUMN_U16 ? "u16" : "u32";
+    json_object_set_new(schema, "kind", json_string("tokens"));
+    json_object_set_new(schema, "token_type", json_string(type));
+    json_object_set_new(schema, "vocabulary", json_integer((json_int_t)info->vocabulary));
+}
+
+// Adds the writer's keys and the root hash to the schema.
+static LsStatus complete_schema(const LsWriter *writer, json_t *schema)
+{
+    const LsDatasetInfo *info = &writer->info;
+    json_t *splits = json_object();
+    for (LsSplit split = LS_TRAIN; split < LS_SPLITS; split++)
+        if (info->samples[split] > 0)
+            json_object_set_new(splits, ls_split_name(split), describe_split(writer, split));
+    json_object_set_new(schema, "format", json_integer(LS_DATASET_FORMAT));
+    if (ls_dataset_tokens(info))
+        describe_tokens(info, schema);
+    else
+        describe_rows(info, schema);
     json_object_set_new(schema, "splits", splits);
     LsHash128 hash;
     char text[LS_HASH128_TEXT];
@@ -405,7 +461,8 @@ LsStatus ls_writer_commit(LsWriter *writer, json_t *schema)
         if (writer->appended[split] == 0)
             continue;
         LS_TRY(end_stream(writer, &writer->x[split]));
-        LS_TRY(end_stream(writer, &writer->y[split]));
+        if (!ls_dataset_tokens(&writer->info))
+            LS_TRY(end_stream(writer, &writer->y[split]));
     }
     LS_TRY(write_schema(writer, schema));
     return publish(writer);

@@ -22,7 +22,9 @@ typedef struct LsWriterShape {
     bool classes;           // y is int32 classes; else float32 targets
     size_t outputs;         // classes, or targets of a row
     size_t samples[LS_SPLITS];
-    bool compress; // x in deflated chunks
+    size_t vocabulary; // not 0: tokens. Then feature_type is LS_COLUMN_U16 or LS_COLUMN_U32, samples are
+                       // tokens, and of the rest only `compress` counts
+    bool compress;     // x in deflated chunks
 } LsWriterShape;
 
 typedef struct LsWriter LsWriter;
@@ -31,13 +33,15 @@ typedef struct LsWriter LsWriter;
 // full disk shows before the work is done); LS_BAD_DATA for a shape that overflows or has no training rows.
 LsStatus ls_writer_begin(const char *path, const LsWriterShape *shape, LsWriter **out);
 
-// Appends rows to a split: x [rows][features] of the feature type, y [rows] int32 or [rows][outputs] float32.
-// Both are checked: a class outside [0, outputs), a NaN or an infinity is LS_BAD_DATA. LS_IO.
+// Appends rows to a split: x [rows][features] of the feature type, y [rows] int32 or [rows][outputs] float32;
+// of tokens, x [rows] tokens and y NULL. Both are checked: a class outside [0, outputs), a token beyond the
+// vocabulary, a NaN or an infinity is LS_BAD_DATA. LS_IO.
 LsStatus ls_writer_append(LsWriter *writer, LsSplit split, const void *x, const void *y, size_t rows);
 
 // Ends the file, makes it durable and gives it its name. `schema` is the importer's part of the schema (the
 // keys of import_common.h); the writer adds its own keys (format, feature_type, feature_shape, outputs,
-// splits, root_hash) to the object. Every split must be complete.
+// splits, root_hash; of tokens format, kind, token_type, vocabulary, splits, root_hash) to the object. Every
+// split must be complete.
 LsStatus ls_writer_commit(LsWriter *writer, json_t *schema);
 
 // Frees; removes the temporary file unless it was committed. Accepts NULL.

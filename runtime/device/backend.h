@@ -39,6 +39,30 @@ LsStatus ls_require_labels(const LsLossArgs *args);
 // Checks that a list of additions stays within its inputs.
 LsStatus ls_require_tree(const LsTreeAdd *args);
 
+// Rows must be whole windows, and there is something in each.
+LsStatus ls_require_windows(const char *op, size_t rows, size_t window);
+
+// LS_UNSUPPORTED for a type without kernels, LS_INTERNAL for windows or heads of nothing.
+LsStatus ls_require_attention(const char *op, size_t window, size_t heads, size_t size, LsDtype type);
+
+// LS_BAD_DATA naming the token if one is not in the vocabulary. For backends on the host, like
+// ls_require_labels.
+LsStatus ls_require_tokens(const int32_t *tokens, size_t rows, size_t vocabulary);
+
+// The same dropout with each sample as one long row.
+LsStatus ls_dropout_by_sample(const LsDropout *args, LsDropout *out);
+
+// Rows sorted by token, those of a token in ascending order; in args->scratch. The tokens have been checked.
+typedef struct LsTokenOrder {
+    const uint32_t
+        *ends; // [vocabulary] where the rows of a token end in `order`; those of the next begin there
+    const uint32_t *order; // [rows]
+} LsTokenOrder;
+LsTokenOrder ls_order_by_token(const LsEmbeddingGradient *args);
+
+// What layer normalisation adds to the variance.
+#define LS_LAYER_NORM_EPSILON 1e-5f
+
 // The threshold that dropout compares random words with, and the factor of what is kept.
 uint32_t ls_dropout_threshold(double rate);
 float ls_dropout_factor(double rate);

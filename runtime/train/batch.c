@@ -30,6 +30,8 @@ struct LsDeviceBatch {
 static LsStatus check_metric(const LsConfig *config, const LsDatasetInfo *info)
 {
     LsEvalMetric metric = (LsEvalMetric)config->eval.metric;
+    if (metric != LS_METRIC_LOSS && info->vocabulary > 0)
+        return LS_FAIL(LS_CONFIG, "eval.metric: a model of tokens is judged by its loss; use loss");
     if (metric != LS_METRIC_LOSS && !info->classes)
         return LS_FAIL(
             LS_CONFIG, "eval.metric: the data's targets are numbers and have no classes to count; use loss");
@@ -43,6 +45,8 @@ static LsStatus check_metric(const LsConfig *config, const LsDatasetInfo *info)
 LsStatus ls_data_shape(const LsConfig *config, const LsDatasetInfo *info, LsDataShape *out)
 {
     LsDataShape shape = {.features = info->features, .outputs = info->outputs, .classes = info->classes};
+    if (info->vocabulary > 0)
+        shape = (LsDataShape){.window = (size_t)config->model.context, .vocabulary = info->vocabulary};
     if (info->classes && config->train.loss == LS_LOSS_BINARY_CROSS_ENTROPY) {
         if (info->outputs != 2)
             return LS_FAIL(LS_CONFIG,
@@ -56,14 +60,30 @@ LsStatus ls_data_shape(const LsConfig *config, const LsDatasetInfo *info, LsData
     return LS_OK;
 }
 
-static LsDtype raw_type(const LsDatasetInfo *info)
+size_t ls_evaluation_rows(const LsConfig *config, const LsDataShape *shape)
 {
+    int64_t microbatch = config->train.batch / (config->train.lanes * config->train.accumulation);
+    int64_t rows = config->eval.batch;
+    return (size_t)(shape->window > 0 && microbatch < rows ? microbatch : rows);
+}
+
+static LsDtype raw_type(const LsDatasetInfo *info, const LsDataShape *shape)
+{
+    if (shape->window > 0)
+        return LS_I32;
     return info->feature_type == LS_COLUMN_U8 ? LS_U8 : LS_F32;
+}
+
+static size_t input_columns(const LsDataShape *shape)
+{
+    return shape->window > 0 ? shape->window : shape->features;
 }
 
 // Targets or labels of a row; int32 and float are equally wide.
 static size_t target_columns(const LsDataShape *shape)
 {
+    if (shape->window > 0)
+        return shape->window;
     return shape->classes ? 1 : shape->outputs;
 }
 
@@ -91,7 +111,7 @@ static LsStatus reserve_set(LsDeviceBatch *batch, Set *set)
     LsDevice *device = batch->device;
     size_t rows = batch->max_rows;
     void *positions = NULL, *targets = NULL;
-    LS_TRY(reserve(batch, rows, batch->shape.features, ls_dtype_size(batch->raw_type), &set->raw));
+    LS_TRY(reserve(batch, rows, input_columns(&batch->shape), ls_dtype_size(batch->raw_type), &set->raw));
     LS_TRY(reserve(batch, rows, target_columns(&batch->shape), sizeof(float), &set->y));
     LS_TRY(reserve(batch, rows, 1, sizeof(uint64_t), &positions));
     set->positions = positions;
@@ -104,11 +124,13 @@ static LsStatus reserve_set(LsDeviceBatch *batch, Set *set)
 static LsStatus reserve_all(LsDeviceBatch *batch, const LsDatasetInfo *info)
 {
     size_t input = ls_dtype_size(ls_device_compute_type(batch->device));
+    for (size_t s = 0; s < batch->sets; s++)
+        LS_TRY(reserve_set(batch, &batch->set[s]));
+    if (batch->shape.window > 0) // tokens go to the model as they are
+        return LS_OK;
     LS_TRY(upload_statistic(batch, info->shift, &batch->shift));
     LS_TRY(upload_statistic(batch, info->scale, &batch->scale));
     LS_TRY(reserve(batch, batch->max_rows, batch->shape.features, input, &batch->inputs));
-    for (size_t s = 0; s < batch->sets; s++)
-        LS_TRY(reserve_set(batch, &batch->set[s]));
     // The statistics are the caller's memory, which may go away after this call.
     return batch->device->ops->synchronize(batch->device);
 }
@@ -116,7 +138,8 @@ static LsStatus reserve_all(LsDeviceBatch *batch, const LsDatasetInfo *info)
 LsStatus ls_device_batch_create(LsDevice *device, const LsDatasetInfo *info, const LsDataShape *shape,
     size_t max_rows, size_t sets, LsDeviceBatch **out)
 {
-    if (max_rows == 0 || sets == 0 || info->features == 0 || shape->features != info->features)
+    bool fits = shape->window > 0 || (info->features > 0 && shape->features == info->features);
+    if (max_rows == 0 || sets == 0 || !fits)
         return LS_FAIL(LS_INTERNAL, "a batch of %zu rows of %zu features does not fit a model of %zu",
             max_rows, info->features, shape->features);
     LsDeviceBatch *batch = calloc(1, sizeof *batch + sets * sizeof(Set));
@@ -124,7 +147,7 @@ LsStatus ls_device_batch_create(LsDevice *device, const LsDatasetInfo *info, con
         return LS_FAIL(LS_INTERNAL, "no memory for a batch");
     batch->device = device;
     batch->shape = *shape;
-    batch->raw_type = raw_type(info);
+    batch->raw_type = raw_type(info, shape);
     batch->uniform = info->uniform;
     batch->convert = info->classes && !shape->classes;
     batch->classes = info->classes ? info->outputs : 0;
@@ -176,6 +199,36 @@ static LsStatus check_labels(
     return LS_OK;
 }
 
+// Tokens and those that follow them, likewise.
+static LsStatus check_tokens(
+    const LsDeviceBatch *batch, const int32_t *tokens, const uint64_t *positions, size_t rows)
+{
+    size_t window = batch->shape.window;
+    for (size_t i = 0; i < rows * window; i++) {
+        if (tokens[i] >= 0 && (size_t)tokens[i] < batch->shape.vocabulary)
+            continue;
+        char place[64] = "";
+        if (positions)
+            snprintf(place, sizeof place, ", position %llu of the stream",
+                (unsigned long long)positions[i / window]);
+        return LS_FAIL(LS_BAD_DATA,
+            "window %zu of a batch of %zu%s: token %d is not one of the vocabulary's 0 … %zu; check the file "
+            "with lockstep data verify",
+            i / window, rows, place, tokens[i], batch->shape.vocabulary - 1);
+    }
+    return LS_OK;
+}
+
+static LsStatus check_values(
+    const LsDeviceBatch *batch, const void *x, const void *y, const uint64_t *positions, size_t rows)
+{
+    if (batch->shape.window > 0) {
+        LS_TRY(check_tokens(batch, x, positions, rows));
+        return y ? check_tokens(batch, y, positions, rows) : LS_OK;
+    }
+    return y && batch->classes ? check_labels(batch, y, positions, rows) : LS_OK;
+}
+
 static LsStatus copy_targets(LsDeviceBatch *batch, Set *set, const void *y, size_t rows)
 {
     const int32_t *labels = y;
@@ -193,9 +246,8 @@ LsStatus ls_device_batch_copy(
     Set *set = &batch->set[index];
     if (rows == 0 || rows > batch->max_rows)
         return LS_FAIL(LS_INTERNAL, "a batch of %zu rows was given, up to %zu fit", rows, batch->max_rows);
-    if (y && batch->classes)
-        LS_TRY(check_labels(batch, y, positions, rows));
-    size_t row_bytes = batch->shape.features * ls_dtype_size(batch->raw_type);
+    LS_TRY(check_values(batch, x, y, positions, rows));
+    size_t row_bytes = input_columns(&batch->shape) * ls_dtype_size(batch->raw_type);
     LS_TRY(device->ops->copy_in(device, set->raw, x, rows * row_bytes));
     if (y)
         LS_TRY(copy_targets(batch, set, y, rows));
@@ -207,6 +259,10 @@ LsStatus ls_device_batch_copy(
 LsStatus ls_device_batch_normalize(LsDeviceBatch *batch, size_t index, size_t rows, LsBatch *out)
 {
     const Set *set = &batch->set[index];
+    if (batch->shape.window > 0) {
+        *out = (LsBatch){.rows = rows, .inputs = set->raw, .labels = set->y, .positions = set->positions};
+        return LS_OK;
+    }
     LsNormalize args = {
         .rows = rows,
         .columns = batch->shape.features,
@@ -239,8 +295,10 @@ LsStatus ls_device_batch_upload(
 size_t ls_device_batch_bytes(
     const LsDatasetInfo *info, const LsDataShape *shape, LsDtype type, size_t max_rows, size_t sets)
 {
-    size_t raw = shape->features * ls_dtype_size(raw_type(info)) + target_columns(shape) * sizeof(float) +
-                 sizeof(uint64_t);
+    size_t raw = input_columns(shape) * ls_dtype_size(raw_type(info, shape)) +
+                 target_columns(shape) * sizeof(float) + sizeof(uint64_t);
+    if (shape->window > 0)
+        return max_rows * sets * raw;
     size_t statistics = 2 * (info->uniform ? 1 : shape->features) * sizeof(float);
     return max_rows * (sets * raw + shape->features * ls_dtype_size(type)) + statistics;
 }

@@ -32,9 +32,11 @@ LsBlockRun ls_block_run(const LsParameters *parameters, size_t block, size_t end
             high = middle;
     }
     const LsParameter *parameter = &parameters->list[low];
-    size_t start = parameter->offset / LS_BLOCK;
-    size_t stop = start + (parameter->elements + LS_BLOCK - 1) / LS_BLOCK;
-    return (LsBlockRun){low, block - start, (stop < end ? stop : end) - block};
+    size_t start = parameter->offset / LS_BLOCK, first = block - start;
+    size_t stop = start + (parameter->reserved + LS_BLOCK - 1) / LS_BLOCK;
+    size_t own = (parameter->elements + LS_BLOCK - 1) / LS_BLOCK;
+    size_t count = (stop < end ? stop : end) - block, left = first < own ? own - first : 0;
+    return (LsBlockRun){low, first, count, count < left ? count : left};
 }
 
 LsStatus ls_checkpoint_read_blocks(
@@ -328,8 +330,8 @@ LsStatus ls_checkpoint_read(const LsCheckpoint *checkpoint, const LsParameters *
         const LsManifestTensor *tensor;
         LS_TRY(find_tensor(checkpoint, group, &parameters->list[run.index], &tensor));
         float *to = out + (block - first) * LS_BLOCK;
-        LS_TRY(ls_checkpoint_read_blocks(checkpoint, tensor, run.first, run.count, to));
-        size_t valid = ls_block_elements(tensor->elements, run.first, run.count);
+        LS_TRY(ls_checkpoint_read_blocks(checkpoint, tensor, run.first, run.stored, to));
+        size_t valid = run.stored ? ls_block_elements(tensor->elements, run.first, run.stored) : 0;
         memset(to + valid, 0, (run.count * LS_BLOCK - valid) * sizeof(float));
         block += run.count;
     }

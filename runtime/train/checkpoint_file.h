@@ -27,6 +27,7 @@ size_t ls_block_elements(size_t elements, size_t first, size_t count);
 typedef struct LsBlockRun {
     size_t index;        // of the tensor in the table
     size_t first, count; // its blocks
+    size_t stored;       // of them: those in front have elements and are in the file, the rest is padding
 } LsBlockRun;
 
 // The run that starts at flat block `block` and ends with its tensor or at `end`.

@@ -100,13 +100,12 @@ static LsStatus issue(LsTrainer *t, const Microbatch *m, BucketSender *sender)
     LsStatus status = forward(t, m, &batch);
     ls_trace_end(t->trace);
     LS_TRY(status);
-    if (m->ends_step)
-        LS_TRY(store_loss(t, t->plan.lane_steps - 1));
     ls_trace_begin(t->trace, "backward");
     status = t->model->ops->backward(t->model, t->arenas.weights, &batch, t->arenas.gradient[m->slot],
         m->accumulate, m->ends_step ? gradients_ready : NULL, sender);
     ls_trace_end(t->trace);
-    return status;
+    LS_TRY(status);
+    return m->ends_step ? store_loss(t, t->plan.lane_steps - 1) : LS_OK;
 }
 
 static LsStatus record(LsTrainer *t, const Microbatch *m, BucketSender *sender, LsGraph **out)

@@ -46,7 +46,8 @@ static LsStatus set_up(DryRun *dry, LsConfig *config)
     LsDataShape shape;
     LS_TRY(ls_data_shape(config, dry->info, &shape));
     int64_t microbatch = config->train.batch / (config->train.lanes * config->train.accumulation);
-    size_t rows = (size_t)(microbatch > config->eval.batch ? microbatch : config->eval.batch);
+    size_t block = ls_evaluation_rows(config, &shape);
+    size_t rows = (size_t)microbatch > block ? (size_t)microbatch : block;
     LS_TRY(ls_model_create(config, &shape, NULL, rows, &dry->model));
     size_t bucket_bytes = (size_t)(config->collectives.bucket_mb * 1024 * 1024);
     return ls_buckets_create(dry->model->parameters.blocks, bucket_bytes, &dry->buckets);
@@ -60,12 +61,17 @@ static void print_run(const DryRun *dry, int ranks, FILE *out)
     fprintf(out, "model        %s, %zu parameters in %zu tensors, %.3g FLOP per sample\n",
         dry->model->ops->name, ls_parameters_elements(&dry->model->parameters), dry->model->parameters.count,
         dry->model->flops_per_sample);
-    fprintf(out, "data         %s: %.0f training samples of %zu values\n", config->data.path, samples,
-        dry->info->features);
+    size_t window = dry->model->shape.window;
+    fprintf(out, "data         %s: %.0f training samples of %zu %s\n", config->data.path, samples,
+        window ? window : dry->info->features, window ? "tokens" : "values");
     fprintf(out, "steps        %.0f (%.2f epochs)\n", steps, steps * (double)config->train.batch / samples);
-    fprintf(out, "batch        %lld = %lld lanes x %lld microbatches x %lld rows per product\n",
-        (long long)config->train.batch, (long long)config->train.lanes, (long long)config->train.accumulation,
-        (long long)(config->train.batch / (config->train.lanes * config->train.accumulation)));
+    int64_t rows = config->train.batch / (config->train.lanes * config->train.accumulation);
+    fprintf(out, "batch        %lld = %lld lanes x %lld microbatches x %lld", (long long)config->train.batch,
+        (long long)config->train.lanes, (long long)config->train.accumulation, (long long)rows);
+    if (window)
+        fprintf(out, " windows: %lld rows per product\n", (long long)rows * (long long)window);
+    else
+        fprintf(out, " rows per product\n");
     fprintf(out, "precision    %s, buckets: %zu\n", ls_dtype_name(dry->type), dry->buckets.count);
     fprintf(out, "device       %s\n", dry->gpu ? "one GPU for each rank" : "CPU");
     fprintf(out, "ranks        %d\n\n", ranks);

@@ -3,6 +3,7 @@
 // the order of the samples.
 #include "train/evaluate.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 #include "base/memory.h"
@@ -72,8 +73,9 @@ static LsStatus open_evaluator(Evaluator *e)
     LS_TRY(ls_device_batch_create(o->device, info, &o->model->shape, batch, 1, &e->batch));
     LS_TRY(o->device->ops->allocate(o->device, batch * sizeof(float), &e->row_loss));
     LS_TRY(host(batch, 1, sizeof(uint64_t), &e->index));
-    LS_TRY(host(batch, info->features, element, &e->x));
-    LS_TRY(host(batch, info->classes ? 1 : info->outputs, sizeof(float), &e->y));
+    size_t window = o->model->shape.window;
+    LS_TRY(host(batch, window ? window : info->features, window ? sizeof(int32_t) : element, &e->x));
+    LS_TRY(host(batch, window ? window : info->classes ? 1 : info->outputs, sizeof(float), &e->y));
     LS_TRY(host(batch, outputs, sizeof(float), &e->outputs));
     LS_TRY(host(batch, 1, sizeof(float), &e->losses));
     LS_TRY(host(own_blocks(e, rank), batch, sizeof(LsPrediction), &e->mine));
@@ -106,8 +108,9 @@ static LsStatus compute_block(Evaluator *e, size_t block, LsPrediction *predicti
     LS_TRY(ls_device_batch_upload(e->batch, e->x, e->y, NULL, o->batch, &batch));
     LS_TRY(model->ops->forward(model, o->weights, &batch, false));
     LS_TRY(model->ops->loss(model, &batch, 0, NULL, NULL, e->row_loss));
-    LS_TRY(
-        ops->copy_out(o->device, e->outputs, model->ops->outputs(model), o->batch * columns * sizeof(float)));
+    if (columns > 0)
+        LS_TRY(ops->copy_out(
+            o->device, e->outputs, model->ops->outputs(model), o->batch * columns * sizeof(float)));
     LS_TRY(ops->copy_out(o->device, e->losses, e->row_loss, o->batch * sizeof(float)));
     LS_TRY(ops->synchronize(o->device));
     const float *outputs = e->outputs, *losses = e->losses;
@@ -155,6 +158,18 @@ static LsStatus gather(Evaluator *e)
     return LS_OK;
 }
 
+// What a loss per token means for the text. The split's mean of bytes per token serves for any part of it.
+static void describe_text(const Evaluator *e, LsEvaluation *out)
+{
+    double bytes_per_token = e->info->bytes_per_token[e->options->split];
+    out->window = e->options->model->shape.window;
+    if (out->window == 0)
+        return;
+    out->perplexity = exp(out->loss);
+    if (bytes_per_token > 0)
+        out->bits_per_byte = out->loss / log(2.0) / bytes_per_token;
+}
+
 static LsStatus summarize(const Evaluator *e, LsEvaluation *out)
 {
     const LsPrediction *ordered = e->ordered;
@@ -164,6 +179,7 @@ static LsStatus summarize(const Evaluator *e, LsEvaluation *out)
     result.loss /= (double)e->samples;
     if (e->info->classes)
         LS_TRY(ls_metrics_classification(ordered, e->samples, e->info->outputs, &result));
+    describe_text(e, &result);
     *out = result;
     return LS_OK;
 }
@@ -177,6 +193,13 @@ static LsStatus check(const LsEvaluateOptions *options, const LsDatasetInfo *inf
     if (options->batch == 0 || options->batch > options->model->max_rows)
         return LS_FAIL(LS_INTERNAL, "evaluation in blocks of %zu rows, the model was made for %zu",
             options->batch, options->model->max_rows);
+    const LsDataShape *shape = &options->model->shape;
+    if (info->vocabulary != shape->vocabulary || info->window != shape->window)
+        return LS_FAIL(LS_BAD_DATA, "%s has windows of %zu tokens of %zu, the model was made for %zu of %zu",
+            ls_dataset_path(options->dataset), info->window, info->vocabulary, shape->window,
+            shape->vocabulary);
+    if (shape->window > 0)
+        return LS_OK;
     size_t outputs = info->classes && !options->model->shape.classes ? 1 : info->outputs;
     if (info->features != options->model->shape.features || outputs != options->model->shape.outputs)
         return LS_FAIL(LS_BAD_DATA, "%s has %zu features and %zu outputs, the model was made for %zu and %zu",

@@ -114,6 +114,10 @@ json_t *ls_evaluation_json(const LsEvaluation *evaluation)
     }
     if (evaluation->binary)
         json_object_set_new(object, "roc_auc", ls_json_number(evaluation->roc_auc));
+    if (evaluation->window > 0)
+        json_object_set_new(object, "perplexity", ls_json_number(evaluation->perplexity));
+    if (evaluation->bits_per_byte > 0)
+        json_object_set_new(object, "bits_per_byte", ls_json_number(evaluation->bits_per_byte));
     return object;
 }
 

@@ -96,7 +96,7 @@ static LsStatus evaluate(LsTrainer *t, LsSplit split, const uint64_t *indexes, s
                                       .split = split,
                                       .indexes = indexes,
                                       .count = count,
-                                      .batch = (size_t)t->config->eval.batch,
+                                      .batch = t->block,
                                       .weights = t->arenas.weights},
         &t->newest_evaluation);
     ls_trace_end(t->trace);

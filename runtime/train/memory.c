@@ -19,8 +19,8 @@ static size_t batch_bytes(const LsMemoryQuestion *q)
 {
     const LsConfig *config = q->config;
     size_t rows = (size_t)(config->train.batch / (config->train.lanes * config->train.accumulation));
-    size_t block = (size_t)config->eval.batch;
     const LsDataShape *shape = &q->model->shape;
+    size_t block = ls_evaluation_rows(config, shape);
     return ls_device_batch_bytes(q->info, shape, q->type, rows, ls_feed_sets(q->discrete)) +
            ls_device_batch_bytes(q->info, shape, q->type, block, 1) + block * sizeof(float);
 }

@@ -305,8 +305,8 @@ LsStatus ls_save_begin(const LsRunDir *run, LsComm *comm, const LsCheckpointCont
 static LsStatus write_run(const LsSave *save, int fd, const LsManifestTensor *tensor, LsBlockRun run,
     const float *from, uint64_t *hash)
 {
-    while (run.count > 0) {
-        size_t portion = run.count < LS_PORTION ? run.count : LS_PORTION;
+    while (run.stored > 0) {
+        size_t portion = run.stored < LS_PORTION ? run.stored : LS_PORTION;
         for (size_t i = 0; i < portion; i++)
             hash[i] = ls_hash64(
                 from + i * LS_BLOCK, ls_block_elements(tensor->elements, run.first + i, 1) * sizeof(float));
@@ -314,7 +314,7 @@ static LsStatus write_run(const LsSave *save, int fd, const LsManifestTensor *te
         uint64_t offset = tensor->offset + (uint64_t)run.first * LS_BLOCK * sizeof(float);
         LS_TRY(ls_file_write_at(fd, save->file, from, bytes, offset));
         run.first += portion;
-        run.count -= portion;
+        run.stored -= portion;
         from += portion * LS_BLOCK;
         hash += portion;
     }
@@ -370,7 +370,7 @@ static const uint64_t *place_hashes(LsSave *save, size_t a, uint32_t rank, const
         for (size_t block = piece.first, end = piece.first + piece.count; block < end;) {
             LsBlockRun run = ls_block_run(save->parameters, block, end);
             size_t index = save->tensor_of[a * save->parameters->count + run.index];
-            memcpy(save->manifest.tensor[index].block_hash + run.first, from, run.count * sizeof *from);
+            memcpy(save->manifest.tensor[index].block_hash + run.first, from, run.stored * sizeof *from);
             from += run.count;
             block += run.count;
         }

@@ -81,7 +81,9 @@ static LsStatus open_run_on_rank_0(LsTrainer *t)
         return LS_OK;
     if (t->options->resume && strcmp(t->options->resume, "never") == 0)
         LS_TRY(ls_run_dir_archive(&t->run));
-    return ls_metrics_open(&t->run, &(LsMetricsOptions){.quiet = t->options->quiet}, &t->metrics);
+    return ls_metrics_open(&t->run,
+        &(LsMetricsOptions){.quiet = t->options->quiet, .tokens_per_sample = t->model->shape.window},
+        &t->metrics);
 }
 
 static LsStatus open_run(LsTrainer *t)
@@ -98,9 +100,15 @@ LsStatus ls_train_open_data(const LsConfig *config, LsDataset **out)
             LS_CONFIG, "data.path is not set: it names the data set file that `lockstep data import` wrote");
     LsDataset *dataset = NULL;
     LS_TRY(ls_dataset_open(config->data.path, &dataset));
-    if (ls_dataset_info(dataset)->samples[LS_TRAIN] == 0) {
+    const LsDatasetInfo *info = ls_dataset_info(dataset);
+    LsStatus status = LS_OK;
+    if (info->vocabulary > 0)
+        status = ls_dataset_set_window(dataset, (size_t)config->model.context);
+    if (status == LS_OK && info->samples[LS_TRAIN] == 0)
+        status = LS_FAIL(LS_BAD_DATA, "%s has no training samples", config->data.path);
+    if (status != LS_OK) {
         ls_dataset_close(dataset);
-        return LS_FAIL(LS_BAD_DATA, "%s has no training samples", config->data.path);
+        return status;
     }
     *out = dataset;
     return LS_OK;
@@ -137,7 +145,8 @@ static LsStatus shape_batches(LsTrainer *t)
     const LsConfig *config = t->config;
     LS_TRY(ls_data_shape(config, t->info, &t->shape));
     t->microbatch = (size_t)(config->train.batch / (config->train.lanes * config->train.accumulation));
-    t->rows = t->microbatch > (size_t)config->eval.batch ? t->microbatch : (size_t)config->eval.batch;
+    t->block = ls_evaluation_rows(config, &t->shape);
+    t->rows = t->microbatch > t->block ? t->microbatch : t->block;
     return ls_plan_compile((uint32_t)config->train.lanes, (uint32_t)ls_comm_size(t->comm),
         (uint32_t)ls_comm_rank(t->comm), &t->plan);
 }

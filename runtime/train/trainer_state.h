@@ -78,6 +78,7 @@ typedef struct LsTrainer {
     int64_t total_steps; // the run ends after this one
     LsDataShape shape;
     size_t microbatch;  // rows
+    size_t block;       // rows, of an evaluation
     size_t rows;        // the most that the model is given at a time: a microbatch or a block of evaluation
     double deadline;    // clock value at which train.max_time is over, 0: never
     int64_t saved_step; // newest durable checkpoint's step, -1: none

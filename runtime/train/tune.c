@@ -27,7 +27,7 @@ static LsStatus rehearse(LsTrainer *t, LsDeviceBatch *scratch, const void *zeros
     LS_TRY(ls_device_batch_upload(scratch, zeros, zeros, zeros, rows, &batch));
     LS_TRY(model->forward(t->model, t->arenas.weights, &batch, train));
     if (!train)
-        return LS_OK;
+        return model->loss(t->model, &batch, 0, NULL, NULL, NULL);
     LS_TRY(model->loss(t->model, &batch, 1.0f / (float)rows, loss_scale, NULL, NULL));
     // Every lane begins by overwriting its slot, so nothing is left of these gradients. Adding to them is
     // another product.
@@ -41,8 +41,9 @@ static LsStatus rehearse(LsTrainer *t, LsDeviceBatch *scratch, const void *zeros
 // A training microbatch and a block of an evaluation.
 static LsStatus rehearse_both(LsTrainer *t)
 {
-    size_t block = (size_t)t->config->eval.batch, rows = block > t->microbatch ? block : t->microbatch;
-    size_t columns = t->info->features + t->model->shape.outputs + sizeof(uint64_t);
+    const LsDataShape *shape = &t->model->shape;
+    size_t block = ls_evaluation_rows(t->config, shape), rows = block > t->microbatch ? block : t->microbatch;
+    size_t columns = t->info->features + shape->outputs + shape->window + sizeof(uint64_t);
     LsDeviceBatch *scratch = NULL;
     void *zeros = NULL;
     LsStatus status = ls_memory_allocate(rows * columns * sizeof(float), &zeros);

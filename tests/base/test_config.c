@@ -125,13 +125,13 @@ static void test_choices_follow_the_enumerations(void **state)
     const struct {
         const char *name, *choice;
         int value;
-    } last[] = {{"model.kind", "mlp", LS_MODEL_MLP}, {"model.activation", "gelu", LS_ACTIVATION_GELU},
-        {"train.loss", "mse", LS_LOSS_MSE}, {"optimizer.kind", "adamw", LS_OPTIMIZER_ADAMW},
-        {"schedule.kind", "wsd", LS_SCHEDULE_WSD}, {"schedule.kind", "step", LS_SCHEDULE_STEP},
-        {"eval.metric", "roc_auc", LS_METRIC_ROC_AUC}, {"runtime.device", "ref", LS_DEVICE_REF},
-        {"runtime.precision", "bf16", LS_PRECISION_BF16}, {"runtime.precision", "fp16", LS_PRECISION_FP16},
-        {"runtime.isa", "amx", LS_ISA_AMX}, {"collectives.backend", "nccl", LS_COMM_NCCL},
-        {"collectives.reduction", "fast", LS_REDUCTION_FAST}};
+    } last[] = {{"model.kind", "gpt", LS_MODEL_GPT}, {"model.recompute", "block", LS_RECOMPUTE_BLOCK},
+        {"model.activation", "gelu", LS_ACTIVATION_GELU}, {"train.loss", "mse", LS_LOSS_MSE},
+        {"optimizer.kind", "adamw", LS_OPTIMIZER_ADAMW}, {"schedule.kind", "wsd", LS_SCHEDULE_WSD},
+        {"schedule.kind", "step", LS_SCHEDULE_STEP}, {"eval.metric", "roc_auc", LS_METRIC_ROC_AUC},
+        {"runtime.device", "ref", LS_DEVICE_REF}, {"runtime.precision", "bf16", LS_PRECISION_BF16},
+        {"runtime.precision", "fp16", LS_PRECISION_FP16}, {"runtime.isa", "amx", LS_ISA_AMX},
+        {"collectives.backend", "nccl", LS_COMM_NCCL}, {"collectives.reduction", "fast", LS_REDUCTION_FAST}};
     for (size_t i = 0; i < sizeof last / sizeof last[0]; i++) {
         LsConfig config = fresh();
         assert_int_equal(ls_config_set(&config, last[i].name, last[i].choice, "test"), LS_OK);
@@ -154,7 +154,7 @@ static void test_bad_values(void **state)
     const char *const bad_bools[] = {"", "yes", "no", "1", "True", "TRUE", "on", "true "};
     for (size_t i = 0; i < sizeof bad_bools / sizeof bad_bools[0]; i++)
         expect_refused("model.residual", bad_bools[i], "true or false");
-    expect_refused("model.kind", "gpt", "one of mlp");
+    expect_refused("model.kind", "cnn", "one of mlp, gpt");
     expect_refused("runtime.device", "CPU", "one of auto, cpu, cuda, ref");
     expect_refused("runtime.precision", "", "one of auto, fp32, bf16, fp16");
     const char *const bad_lists[] = {"", "[", "]", "[1", "1]", "[1,]", "[,1]", "[1,,2]", "[1 2]", "[[1]]",

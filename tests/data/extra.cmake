@@ -13,3 +13,16 @@ target_link_libraries(write_example_dataset PRIVATE lockstep_flags lockstep_data
 add_test(NAME data/check_h5py COMMAND /usr/bin/python3 ${CMAKE_CURRENT_SOURCE_DIR}/data/check_h5py.py
                                       $<TARGET_FILE:write_example_dataset>)
 set_tests_properties(data/check_h5py PROPERTIES TIMEOUT 120 SKIP_RETURN_CODE 77 LABELS "unit;data")
+
+# The tokenizer against a reference in Python.
+foreach(case IN ITEMS tokenizer gpt2)
+  set(arguments $<TARGET_FILE:lockstep> ${PROJECT_SOURCE_DIR})
+  if(case STREQUAL "gpt2")
+    list(APPEND arguments --gpt2)
+  endif()
+  add_test(NAME data/check_${case} COMMAND /usr/bin/python3 ${CMAKE_CURRENT_SOURCE_DIR}/data/check_tokenizer.py ${arguments})
+  set_tests_properties(data/check_${case} PROPERTIES TIMEOUT 120 SKIP_RETURN_CODE 77 LABELS "unit;data")
+endforeach()
+add_test(NAME data/check_import_text COMMAND /usr/bin/python3 ${CMAKE_CURRENT_SOURCE_DIR}/data/check_import_text.py
+                                             $<TARGET_FILE:lockstep>)
+set_tests_properties(data/check_import_text PROPERTIES TIMEOUT 120 SKIP_RETURN_CODE 77 LABELS "unit;data")

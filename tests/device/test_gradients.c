@@ -351,9 +351,193 @@ static void dropout(void **unused)
     }
 }
 
+// ---- Layer normalisation: sum of weights × layer_norm(x + branch) + residual's weights × (x + branch)
+// ------
+
+// x [ROWS][INNER], weight [INNER], bias [INNER]; the branch is a constant.
+enum { NORM = ROWS * INNER, NORM_WEIGHT = NORM, NORM_BIAS = NORM + INNER, NORM_INPUTS = NORM + 2 * INNER };
+static float norm_inputs[NORM_INPUTS], norm_branch[NORM], norm_dy[NORM], norm_residual[NORM];
+
+static double norm_value(const double *v)
+{
+    double total = 0;
+    for (size_t r = 0; r < ROWS; r++) {
+        double mean = 0, variance = 0, sum[INNER];
+        for (size_t c = 0; c < INNER; c++) {
+            // The gradient is taken where the device rounded the sum to, as a function of x.
+            double rounding = (double)(norm_inputs[r * INNER + c] + norm_branch[r * INNER + c]) -
+                              (double)norm_inputs[r * INNER + c];
+            sum[c] = v[r * INNER + c] + rounding;
+            mean += sum[c] / INNER;
+        }
+        for (size_t c = 0; c < INNER; c++)
+            variance += (sum[c] - mean) * (sum[c] - mean) / INNER;
+        for (size_t c = 0; c < INNER; c++) {
+            double y = (sum[c] - mean) / sqrt(variance + 1e-5) * v[NORM_WEIGHT + c] + v[NORM_BIAS + c];
+            total += y * norm_dy[r * INNER + c] + sum[c] * norm_residual[r * INNER + c];
+        }
+    }
+    return total;
+}
+
+typedef struct NormMemory {
+    float *inputs, *branch, *sum, *y, *dy, *residual, *statistics, *gradient, *scratch;
+} NormMemory;
+
+static void run_norm(LsDevice *device, const NormMemory *m)
+{
+    LsLayerNorm forward = {.rows = ROWS,
+        .columns = INNER,
+        .x = m->inputs,
+        .branch = m->branch,
+        .sum = m->sum,
+        .weight = m->inputs + NORM_WEIGHT,
+        .bias = m->inputs + NORM_BIAS,
+        .y = m->y,
+        .mean = m->statistics,
+        .rstd = m->statistics + ROWS,
+        .type = LS_F32};
+    LsLayerNormBackward backward = {.rows = ROWS,
+        .columns = INNER,
+        .x = m->sum,
+        .dy = m->dy,
+        .weight = m->inputs + NORM_WEIGHT,
+        .mean = m->statistics,
+        .rstd = m->statistics + ROWS,
+        .residual = m->residual,
+        .dx = m->gradient,
+        .type = LS_F32,
+        .dweight = m->gradient + NORM_WEIGHT,
+        .dbias = m->gradient + NORM_BIAS,
+        .scratch = m->scratch};
+    assert_int_equal(device->ops->layer_norm(device, &forward), LS_OK);
+    assert_int_equal(device->ops->layer_norm_backward(device, &backward), LS_OK);
+}
+
+static void check_norm(LsDevice *device)
+{
+    float host[NORM_INPUTS];
+    NormMemory m = {allocate(device, NORM_INPUTS), allocate(device, NORM), allocate(device, NORM),
+        allocate(device, NORM), allocate(device, NORM), allocate(device, NORM), allocate(device, 2 * ROWS),
+        allocate(device, NORM_INPUTS), allocate(device, ls_layer_norm_scratch(ROWS, INNER) / sizeof(float))};
+    copy_in(device, m.inputs, norm_inputs, sizeof norm_inputs);
+    copy_in(device, m.branch, norm_branch, sizeof norm_branch);
+    copy_in(device, m.dy, norm_dy, sizeof norm_dy);
+    copy_in(device, m.residual, norm_residual, sizeof norm_residual);
+    run_norm(device, &m);
+    copy_out(device, host, m.gradient, sizeof host);
+    // Sums of 19 terms, and statistics of as many, in every factor: a hundred roundings.
+    check_gradient(norm_value, norm_inputs, NORM_INPUTS, 0, NORM_INPUTS, host, 1e-5, device->ops->name);
+    float *const all[] = {
+        m.inputs, m.branch, m.sum, m.y, m.dy, m.residual, m.statistics, m.gradient, m.scratch};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        device->ops->release(device, all[i]);
+}
+
+// The cuda device has no kernels for these ops yet.
+static bool has_language_ops(const LsDevice *device)
+{
+    return !device->discrete;
+}
+
+static void layer_norms(void **unused)
+{
+    (void)unused;
+    random_numbers(norm_inputs, NORM_INPUTS, 8);
+    random_numbers(norm_branch, NORM, 9);
+    random_numbers(norm_dy, NORM, 10);
+    random_numbers(norm_residual, NORM, 11);
+    for (int d = 0; d < device_count; d++)
+        if (has_language_ops(devices[d]))
+            check_norm(devices[d]);
+}
+
+// ---- Attention: sum of weights × attention(qkv) -----------------------------------------------------------
+
+enum { WINDOWS = 2, WINDOW = 5, HEADS = 2, SIZE = 3, TOKENS = WINDOWS * WINDOW, OUT = TOKENS * HEADS * SIZE };
+static float packed[3 * OUT], attention_dout[OUT];
+
+// Number i of part 0, 1 or 2 (q, k, v) of a head's row.
+static double part_of(const double *qkv, size_t row, size_t part, size_t head, size_t i)
+{
+    return qkv[((row * 3 + part) * HEADS + head) * SIZE + i];
+}
+
+static double attention_row(const double *qkv, size_t head, size_t row)
+{
+    double total = 0, sum = 0;
+    for (size_t key = row / WINDOW * WINDOW; key <= row; key++) {
+        double score = 0, value = 0;
+        for (size_t i = 0; i < SIZE; i++) {
+            score += part_of(qkv, row, 0, head, i) * part_of(qkv, key, 1, head, i);
+            value += part_of(qkv, key, 2, head, i) * attention_dout[(row * HEADS + head) * SIZE + i];
+        }
+        double weight = exp(score / sqrt(SIZE));
+        sum += weight;
+        total += weight * value;
+    }
+    return total / sum;
+}
+
+static double attention_value(const double *qkv)
+{
+    double total = 0;
+    for (size_t row = 0; row < TOKENS; row++)
+        for (size_t head = 0; head < HEADS; head++)
+            total += attention_row(qkv, head, row);
+    return total;
+}
+
+static void check_attention(LsDevice *device)
+{
+    size_t bytes = ls_attention_scratch(WINDOWS, WINDOW, HEADS, SIZE);
+    float *qkv = allocate(device, 3 * OUT), *out = allocate(device, OUT), *dout = allocate(device, OUT);
+    float *log_sum = allocate(device, TOKENS * HEADS), *dqkv = allocate(device, 3 * OUT);
+    float *scratch = allocate(device, bytes / sizeof(float)), host[3 * OUT];
+    LsAttention forward = {.windows = WINDOWS,
+        .window = WINDOW,
+        .heads = HEADS,
+        .size = SIZE,
+        .qkv = qkv,
+        .out = out,
+        .log_sum = log_sum,
+        .type = LS_F32};
+    LsAttentionBackward backward = {.windows = WINDOWS,
+        .window = WINDOW,
+        .heads = HEADS,
+        .size = SIZE,
+        .qkv = qkv,
+        .out = out,
+        .dout = dout,
+        .log_sum = log_sum,
+        .dqkv = dqkv,
+        .type = LS_F32,
+        .scratch = scratch};
+    copy_in(device, qkv, packed, sizeof packed);
+    copy_in(device, dout, attention_dout, sizeof attention_dout);
+    assert_int_equal(device->ops->attention(device, &forward), LS_OK);
+    assert_int_equal(device->ops->attention_backward(device, &backward), LS_OK);
+    copy_out(device, host, dqkv, sizeof host);
+    // Softmax over up to 5 scores of 3 products each, and sums over as many: some thirty roundings.
+    check_gradient(attention_value, packed, 3 * OUT, 0, 3 * OUT, host, 1e-5, device->ops->name);
+    float *const all[] = {qkv, out, dout, log_sum, dqkv, scratch};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        device->ops->release(device, all[i]);
+}
+
+static void attention(void **unused)
+{
+    (void)unused;
+    random_numbers(packed, 3 * OUT, 12);
+    random_numbers(attention_dout, OUT, 13);
+    for (int d = 0; d < device_count; d++)
+        if (has_language_ops(devices[d]))
+            check_attention(devices[d]);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(layers), cmocka_unit_test(losses), cmocka_unit_test(dropout)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(layers), cmocka_unit_test(losses),
+        cmocka_unit_test(dropout), cmocka_unit_test(layer_norms), cmocka_unit_test(attention)};
     return cmocka_run_group_tests(tests, open_devices, close_devices);
 }

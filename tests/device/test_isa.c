@@ -21,8 +21,8 @@ typedef struct Report {
     LsStatus status;
     LsPrecision precision;
     char fingerprint[256];
-    uint64_t loops;    // of every op but matmul
-    uint64_t products; // of matmul in F32
+    uint64_t loops;    // of every op but matmul and attention
+    uint64_t products; // of those in F32
 } Report;
 
 static uint64_t run_case(const LsOpCase *op, LsDevice *device, uint64_t hash)
@@ -51,7 +51,7 @@ static void run_cases(LsDevice *device, Report *report)
         if (cases[i].large || ls_op_uses(&cases[i], LS_F16))
             continue;
         // GELU without the value before it is computed by oneDNN.
-        if (cases[i].kind != LS_OP_MATMUL)
+        if (!ls_op_multiplies(&cases[i]))
             report->loops = run_case(&cases[i], device, report->loops);
         else if (cases[i].type == LS_F32)
             report->products = run_case(&cases[i], device, report->products);

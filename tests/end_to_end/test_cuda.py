@@ -4,6 +4,7 @@ Skips (77) where runtime.device=cuda says that there is no GPU. An emulated GPU 
 and can be made to run its threads and streams in other orders; a real one is taken as it is.
 """
 
+import importlib.util
 import json
 import os
 import re
@@ -276,6 +277,7 @@ class Refused(Gpu):
         self.assertEqual(self.train("shared", "train.max_steps=10", "collectives.backend=auto", ranks=2,
                                     env={"EMULATED_GPUS": "1"}), expected)
 
+    @unittest.skipUnless(importlib.util.find_spec("h5py"), "no h5py to damage a file with")
     def test_damaged_rows_end_all_ranks(self):
         """The rank that meets them still takes part until all know, and they end with its sentence."""
         import h5py
@@ -288,6 +290,7 @@ class Refused(Gpu):
             self.assert_refused(result, "images.h5")
             self.assertEqual(self.status(f"run-{ranks}")["state"], "failed")
 
+    @unittest.skipUnless(importlib.util.find_spec("h5py"), "no h5py to damage a file with")
     def test_damaged_rows_of_one_rank(self):
         """Only its copy of the data is damaged: the others hear of it with the votes, and all end with its sentence."""
         import h5py

@@ -62,6 +62,8 @@ static void try_file(const char *path, size_t cache_limit)
         check_refusal(status);
         return;
     }
+    if (ls_dataset_tokens(ls_dataset_info(dataset)) && ls_dataset_set_window(dataset, 7) != LS_OK)
+        check_refusal(LS_BAD_DATA);
     LsStatus verified = ls_dataset_verify(dataset);
     if (verified != LS_OK)
         check_refusal(verified);
@@ -89,6 +91,8 @@ static void try_schema(const char *text, size_t size)
                                         : ls_schema_read(canonical, strlen(canonical), "input", &dataset);
     if (status != LS_OK) {
         check_refusal(status);
+    } else if (ls_dataset_tokens(&dataset.info)) {
+        require(dataset.info.token_counts[LS_TRAIN] > 0 && dataset.info.bytes_per_token[LS_TRAIN] >= 0.0);
     } else {
         const LsDatasetInfo *info = &dataset.info;
         require(info->features > 0 && info->outputs > 0 && info->samples[LS_TRAIN] > 0);

@@ -1,105 +1,6 @@
 // Ten steps of AdamW with clipping through the device's ops against PyTorch: losses, norms, final weights.
 #include "mlp_fixture.h"
-
-typedef struct Training {
-    Setup s;
-    float *master, *moment1, *moment2, *words;
-    LsStepOutcome *outcome;
-    uint8_t *decay;
-    uint32_t *lane_index, *block_index;
-    size_t blocks;
-} Training;
-
-static void begin(Training *t, LsDevice *device, const json_t *fixture)
-{
-    LsConfig config;
-    configure(fixture, &config);
-    *t = (Training){0};
-    set_up(&t->s, device, &config, fixture, 0);
-    const LsParameters *parameters = &t->s.model->parameters;
-    t->blocks = parameters->blocks;
-    size_t bytes = t->s.elements * sizeof(float);
-    float *flat = flatten(field(fixture, "parameters"), "value", parameters);
-    t->master = upload(device, flat, bytes);
-    memset(flat, 0, bytes);
-    t->moment1 = upload(device, flat, bytes);
-    t->moment2 = upload(device, flat, bytes);
-    // Votes, the loss sum, the block norms.
-    t->words = upload(device, flat, (LS_VOTE_WORDS + 1 + t->blocks) * sizeof(float));
-    free(flat);
-    LsStepOutcome outcome = {.control.loss_scale = 1};
-    t->outcome = upload(device, &outcome, sizeof outcome);
-    uint8_t decay[16];
-    uint32_t index[17];
-    assert_true(t->blocks <= sizeof decay);
-    ls_parameters_block_decay(parameters, decay);
-    for (uint32_t i = 0; i <= t->blocks; i++)
-        index[i] = LS_VOTE_WORDS + i;
-    t->decay = upload(device, decay, t->blocks);
-    t->lane_index = upload(device, index, sizeof *index);
-    t->block_index = upload(device, index + 1, t->blocks * sizeof *index);
-}
-
-static void end(Training *t)
-{
-    LsDevice *device = t->s.device;
-    void *memory[] = {
-        t->master, t->moment1, t->moment2, t->words, t->outcome, t->decay, t->lane_index, t->block_index};
-    for (size_t i = 0; i < sizeof memory / sizeof memory[0]; i++)
-        device->ops->release(device, memory[i]);
-    tear_down(&t->s);
-}
-
-static void step(Training *t, const json_t *fixture)
-{
-    LsDevice *device = t->s.device;
-    const LsModelOps *model = t->s.model->ops;
-    const LsBatch *batch = &t->s.batch;
-    float *loss_sum = t->words + LS_VOTE_WORDS;
-    assert_ok(device->ops->zero(device, loss_sum, sizeof(float)));
-    assert_ok(model->forward(t->s.model, t->s.weights, batch, true));
-    assert_ok(model->loss(t->s.model, batch, 1.0f / (float)batch->rows, NULL, loss_sum, NULL));
-    assert_ok(model->backward(t->s.model, t->s.weights, batch, t->s.gradients, false, NULL, NULL));
-    LsSquaresPiece piece = {.n = t->s.elements, .x = t->s.gradients, .sums = loss_sum + 1};
-    assert_ok(device->ops->block_squares(device, &(LsBlockSquares){.count = 1, .piece = &piece}));
-    LsDecideStep decide = {
-        .lanes = 1,
-        .blocks = t->blocks,
-        .ranks = 1,
-        .rank_words = LS_VOTE_WORDS + 1 + t->blocks,
-        .words = t->words,
-        .lane_index = t->lane_index,
-        .block_index = t->block_index,
-        .samples = (double)batch->rows,
-        .learning_rate = (float)number(fixture, "lr"),
-        .clip_norm = (float)number(fixture, "clip_norm"),
-        .beta1 = (float)number(fixture, "beta1"),
-        .beta2 = (float)number(fixture, "beta2"),
-        .outcome = t->outcome,
-    };
-    assert_ok(device->ops->decide_step(device, &decide));
-    LsOptimizerPiece shard = {
-        .n = t->s.elements,
-        .master = t->master,
-        .gradient = t->s.gradients,
-        .moment1 = t->moment1,
-        .moment2 = t->moment2,
-        .weights = t->s.weights,
-        .block_decay = t->decay,
-    };
-    LsOptimizerStep update = {
-        .count = 1,
-        .piece = &shard,
-        .kind = LS_OPTIMIZER_ADAMW,
-        .type = ls_device_compute_type(device),
-        .beta1 = decide.beta1,
-        .beta2 = decide.beta2,
-        .epsilon = (float)number(fixture, "epsilon"),
-        .weight_decay = (float)number(fixture, "weight_decay"),
-        .control = &t->outcome->control,
-    };
-    assert_ok(device->ops->optimizer_step(device, &update));
-}
+#include "training.h"
 
 // Each step's rounding errors of about 1e-6 (FP32) add up over ten steps at most; AdamW divides by the root
 // of the second moment, so elements with small gradients carry the relative error of theirs.
@@ -109,7 +10,13 @@ static void check_training(LsDevice *device, const json_t *fixture)
     LsStepControl control;
     size_t steps, norms;
     float *losses = read_floats(fixture, "losses", &steps), *norm = read_floats(fixture, "norms", &norms);
-    begin(&t, device, fixture);
+    LsConfig config;
+    configure(fixture, &config);
+    t = (Training){0};
+    set_up(&t.s, device, &config, fixture, 0);
+    float *start = flatten(field(fixture, "parameters"), "value", &t.s.model->parameters);
+    begin_training(&t, start);
+    free(start);
     for (size_t i = 0; i < steps; i++) {
         step(&t, fixture);
         download(device, &control, &t.outcome->control, sizeof control);
@@ -123,7 +30,7 @@ static void check_training(LsDevice *device, const json_t *fixture)
     assert_close(actual, expected, t.s.elements, 1e-5, "trained weights");
     free(expected);
     free(actual);
-    end(&t);
+    end_training(&t);
     free(norm);
     free(losses);
 }

@@ -1,5 +1,5 @@
 // How each kind of case becomes a call of the device.
-#include "op_cases.h"
+#include "op_language.h"
 
 static LsStatus call_matmul(const LsOpCase *op, LsDevice *device, void *const b[])
 {
@@ -176,7 +176,8 @@ static LsStatus call_matrix_op(const LsOpCase *op, LsDevice *device, void *const
                                                 .rate = op->rate,
                                                 .seed = 11,
                                                 .purpose = LS_RNG_DROPOUT + 1,
-                                                .positions = b[1]});
+                                                .positions = b[1],
+                                                .rows_per_position = op->window});
     default:
         return device->ops->add(
             device, &(LsAdd){.n = rows * columns, .a = b[0], .b = b[1], .y = result, .type = op->type});
@@ -186,6 +187,8 @@ static LsStatus call_matrix_op(const LsOpCase *op, LsDevice *device, void *const
 LsStatus ls_op_call(const LsOpCase *op, LsDevice *device, void *const b[])
 {
     size_t n = op->rows * op->columns;
+    if (ls_op_is_language(op))
+        return ls_op_language_call(op, device, b);
     switch (op->kind) {
     case LS_OP_MATMUL:
         return call_matmul(op, device, b);
@@ -222,6 +225,7 @@ bool ls_op_is_exact(const LsOpCase *op)
     case LS_OP_TREE_ADD:
     case LS_OP_SGD:
     case LS_OP_ADAMW:
+    case LS_OP_EMBEDDING:
         return true;
     case LS_OP_ACTIVATION_BACKWARD:
         return op->activation != LS_GELU;
@@ -230,10 +234,15 @@ bool ls_op_is_exact(const LsOpCase *op)
     }
 }
 
+bool ls_op_multiplies(const LsOpCase *op)
+{
+    return op->kind == LS_OP_MATMUL || op->kind == LS_OP_ATTENTION || op->kind == LS_OP_ATTENTION_BACKWARD;
+}
+
 double ls_op_flops(const LsOpCase *op)
 {
     if (op->kind != LS_OP_MATMUL)
-        return 0;
+        return ls_op_language_flops(op);
     return 2.0 * (double)op->rows * (double)op->columns * (double)op->depth;
 }
 

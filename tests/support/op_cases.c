@@ -1,12 +1,11 @@
 // Names of op cases, their buffers and what fills them, and runs on a device.
-#include "op_cases.h"
-
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/memory.h"
+#include "op_language.h"
 
 // ---- Names ----------------------------------------------------------------------------------------------
 
@@ -27,6 +26,12 @@ static const char *const kind_names[LS_OP_KINDS] = {
     [LS_OP_SGD] = "sgd",
     [LS_OP_ADAMW] = "adamw",
     [LS_OP_DECIDE_STEP] = "decide_step",
+    [LS_OP_EMBEDDING] = "embedding",
+    [LS_OP_EMBEDDING_GRADIENT] = "embedding_gradient",
+    [LS_OP_LAYER_NORM] = "layer_norm",
+    [LS_OP_LAYER_NORM_BACKWARD] = "layer_norm_backward",
+    [LS_OP_ATTENTION] = "attention",
+    [LS_OP_ATTENTION_BACKWARD] = "attention_backward",
 };
 
 static const char *const decision_names[LS_DECISIONS] = {
@@ -47,7 +52,7 @@ void ls_op_name(const LsOpCase *op, char *text, size_t size)
 {
     static const char *const activations[] = {"", " relu", " gelu"};
     static const char *const derivatives[] = {"", " relu'", " gelu'"};
-    char shape[64], dropped[32] = "", pieces[32] = "";
+    char shape[64], dropped[32] = "", pieces[32] = "", windows[64] = "";
     if (op->kind == LS_OP_DECIDE_STEP) {
         snprintf(text, size, "decide_step of %zu ranks, %zu lanes, %zu blocks, %s", op->rows, op->columns,
             op->depth, decision_names[op->decision]);
@@ -64,17 +69,20 @@ void ls_op_name(const LsOpCase *op, char *text, size_t size)
         snprintf(dropped, sizeof dropped, " rate %g", op->rate);
     if (op->pieces > 1)
         snprintf(pieces, sizeof pieces, " %zu pieces", op->pieces);
-    snprintf(text, size, "%s %s %s>%s%s%s%s%s%s%s%s%s%s%s%s%s%s", kind_names[op->kind], shape,
+    if (op->window)
+        snprintf(windows, sizeof windows, " window %zu heads %zu", op->window, op->heads);
+    snprintf(text, size, "%s %s %s>%s%s%s%s%s%s%s%s%s%s%s%s%s%s%s%s", kind_names[op->kind], shape,
         ls_dtype_name(op->type), ls_dtype_name(op->output), op->bias ? " bias" : "",
         activations[op->activation], op->keep ? " keep" : "", derivatives[op->backward],
         op->accumulate ? " accumulate" : "", op->bias_gradient ? " bias-gradient" : "",
         op->in_place ? " in-place" : "", op->uniform ? " uniform" : "", op->momentum ? " momentum" : "",
-        op->nesterov ? " nesterov" : "", op->smoothing > 0 ? " smoothed" : "", dropped, pieces);
+        op->nesterov ? " nesterov" : "", op->smoothing > 0 ? " smoothed" : "", dropped, pieces, windows,
+        op->branch ? " branch" : "");
 }
 
 // ---- Buffers --------------------------------------------------------------------------------------------
 
-static LsOpBuffer numbers(const char *name, LsDtype type, size_t count, LsOpFill fill, bool output)
+LsOpBuffer ls_op_numbers(const char *name, LsDtype type, size_t count, LsOpFill fill, bool output)
 {
     return (LsOpBuffer){.name = name,
         .type = type,
@@ -84,7 +92,7 @@ static LsOpBuffer numbers(const char *name, LsDtype type, size_t count, LsOpFill
         .output = output};
 }
 
-static LsOpBuffer others(const char *name, size_t element, size_t count, LsOpFill fill)
+LsOpBuffer ls_op_others(const char *name, size_t element, size_t count, LsOpFill fill)
 {
     return (LsOpBuffer){.name = name, .type = LS_U8, .element = element, .count = count, .fill = fill};
 }
@@ -92,13 +100,13 @@ static LsOpBuffer others(const char *name, size_t element, size_t count, LsOpFil
 static size_t product_buffers(const LsOpCase *op, LsOpBuffer *b)
 {
     size_t m = op->rows, n = op->columns, k = op->depth;
-    b[0] = numbers("a", op->type, m * k, LS_FILL_SIGNED, false);
-    b[1] = numbers("b", op->type, k * n, LS_FILL_SIGNED, false);
-    b[2] = numbers("bias", op->type, op->bias ? n : 0, LS_FILL_SIGNED, false);
-    b[3] = numbers("c", op->output, m * n, op->accumulate ? LS_FILL_SIGNED : LS_FILL_NOTHING, true);
-    b[4] = numbers("pre_activation", op->output, op->keep ? m * n : 0, LS_FILL_NOTHING, true);
-    b[5] = numbers("saved", op->output, op->backward != LS_IDENTITY ? m * n : 0, LS_FILL_SIGNED, false);
-    b[6] = numbers("bias_gradient", LS_F32, op->bias_gradient ? m : 0,
+    b[0] = ls_op_numbers("a", op->type, m * k, LS_FILL_SIGNED, false);
+    b[1] = ls_op_numbers("b", op->type, k * n, LS_FILL_SIGNED, false);
+    b[2] = ls_op_numbers("bias", op->type, op->bias ? n : 0, LS_FILL_SIGNED, false);
+    b[3] = ls_op_numbers("c", op->output, m * n, op->accumulate ? LS_FILL_SIGNED : LS_FILL_NOTHING, true);
+    b[4] = ls_op_numbers("pre_activation", op->output, op->keep ? m * n : 0, LS_FILL_NOTHING, true);
+    b[5] = ls_op_numbers("saved", op->output, op->backward != LS_IDENTITY ? m * n : 0, LS_FILL_SIGNED, false);
+    b[6] = ls_op_numbers("bias_gradient", LS_F32, op->bias_gradient ? m : 0,
         op->accumulate ? LS_FILL_SIGNED : LS_FILL_NOTHING, true);
     return 7;
 }
@@ -106,15 +114,15 @@ static size_t product_buffers(const LsOpCase *op, LsOpBuffer *b)
 static size_t loss_buffers(const LsOpCase *op, LsOpBuffer *b)
 {
     size_t n = op->rows * op->columns;
-    b[0] = numbers("outputs", op->type, n, LS_FILL_SIGNED, op->in_place);
+    b[0] = ls_op_numbers("outputs", op->type, n, LS_FILL_SIGNED, op->in_place);
     if (op->kind == LS_OP_CROSS_ENTROPY)
-        b[1] = others("labels", 4, op->rows, LS_FILL_LABELS);
+        b[1] = ls_op_others("labels", 4, op->rows, LS_FILL_LABELS);
     else
-        b[1] = numbers("targets", LS_F32, n, LS_FILL_UNIT, false);
+        b[1] = ls_op_numbers("targets", LS_F32, n, LS_FILL_UNIT, false);
     b[1].bound = op->columns;
-    b[2] = numbers("loss_scale", LS_F32, 1, LS_FILL_SCALE, false);
-    b[3] = numbers("row_loss", LS_F32, op->rows, LS_FILL_NOTHING, true);
-    b[4] = numbers("gradient", op->type, op->in_place ? 0 : n, LS_FILL_NOTHING, true);
+    b[2] = ls_op_numbers("loss_scale", LS_F32, 1, LS_FILL_SCALE, false);
+    b[3] = ls_op_numbers("row_loss", LS_F32, op->rows, LS_FILL_NOTHING, true);
+    b[4] = ls_op_numbers("gradient", op->type, op->in_place ? 0 : n, LS_FILL_NOTHING, true);
     return 5;
 }
 
@@ -122,22 +130,22 @@ static size_t optimizer_buffers(const LsOpCase *op, LsOpBuffer *b)
 {
     size_t n = op->columns;
     bool adamw = op->kind == LS_OP_ADAMW;
-    b[0] = numbers("master", LS_F32, n, LS_FILL_SIGNED, true);
-    b[1] = numbers("gradient", LS_F32, n, LS_FILL_SIGNED, false);
-    b[2] = numbers("moment1", LS_F32, adamw || op->momentum ? n : 0, LS_FILL_SIGNED, true);
-    b[3] = numbers("moment2", LS_F32, adamw ? n : 0, LS_FILL_UNIT, true);
-    b[4] = numbers("weights", op->output, op->output != LS_F32 ? n : 0, LS_FILL_NOTHING, true);
-    b[5] = others("block_decay", 1, n / LS_BLOCK, LS_FILL_FLAGS);
-    b[6] = others("control", sizeof(LsStepControl), 1, LS_FILL_CONTROL);
+    b[0] = ls_op_numbers("master", LS_F32, n, LS_FILL_SIGNED, true);
+    b[1] = ls_op_numbers("gradient", LS_F32, n, LS_FILL_SIGNED, false);
+    b[2] = ls_op_numbers("moment1", LS_F32, adamw || op->momentum ? n : 0, LS_FILL_SIGNED, true);
+    b[3] = ls_op_numbers("moment2", LS_F32, adamw ? n : 0, LS_FILL_UNIT, true);
+    b[4] = ls_op_numbers("weights", op->output, op->output != LS_F32 ? n : 0, LS_FILL_NOTHING, true);
+    b[5] = ls_op_others("block_decay", 1, n / LS_BLOCK, LS_FILL_FLAGS);
+    b[6] = ls_op_others("control", sizeof(LsStepControl), 1, LS_FILL_CONTROL);
     return 7;
 }
 
 static size_t decide_buffers(const LsOpCase *op, LsOpBuffer *b)
 {
-    b[0] = others("words", sizeof(float), op->rows * ls_op_rank_words(op), LS_FILL_WORDS);
-    b[1] = others("lane_index", sizeof(uint32_t), op->columns, LS_FILL_INDEX);
-    b[2] = others("block_index", sizeof(uint32_t), op->depth, LS_FILL_INDEX);
-    b[3] = others("outcome", sizeof(LsStepOutcome), 1, LS_FILL_OUTCOME);
+    b[0] = ls_op_others("words", sizeof(float), op->rows * ls_op_rank_words(op), LS_FILL_WORDS);
+    b[1] = ls_op_others("lane_index", sizeof(uint32_t), op->columns, LS_FILL_INDEX);
+    b[2] = ls_op_others("block_index", sizeof(uint32_t), op->depth, LS_FILL_INDEX);
+    b[3] = ls_op_others("outcome", sizeof(LsStepOutcome), 1, LS_FILL_OUTCOME);
     b[3].output = true;
     b[2].bound = 1; // tells blocks from lanes
     return 4;
@@ -146,9 +154,9 @@ static size_t decide_buffers(const LsOpCase *op, LsOpBuffer *b)
 static size_t tree_buffers(const LsOpCase *op, LsOpBuffer *b)
 {
     for (size_t i = 0; i < op->depth; i++)
-        b[i] = numbers("input", LS_F32, op->columns, LS_FILL_SIGNED, false);
+        b[i] = ls_op_numbers("input", LS_F32, op->columns, LS_FILL_SIGNED, false);
     b[0].output = op->in_place;
-    b[op->depth] = numbers("output", LS_F32, op->in_place ? 0 : op->columns, LS_FILL_NOTHING, true);
+    b[op->depth] = ls_op_numbers("output", LS_F32, op->in_place ? 0 : op->columns, LS_FILL_NOTHING, true);
     return op->depth + 1;
 }
 
@@ -156,18 +164,20 @@ static size_t tree_buffers(const LsOpCase *op, LsOpBuffer *b)
 static size_t pair_buffers(const LsOpCase *op, LsOpBuffer *b)
 {
     size_t n = op->rows * op->columns;
-    b[0] = numbers("first", op->type, n, LS_FILL_SIGNED, op->in_place);
+    b[0] = ls_op_numbers("first", op->type, n, LS_FILL_SIGNED, op->in_place);
     if (op->kind == LS_OP_DROPOUT)
-        b[1] = others("positions", 8, op->rows, LS_FILL_POSITIONS);
+        b[1] = ls_op_others("positions", 8, op->rows / (op->window ? op->window : 1), LS_FILL_POSITIONS);
     else
-        b[1] = numbers("second", op->type, n, LS_FILL_SIGNED, false);
-    b[2] = numbers("result", op->type, op->in_place ? 0 : n, LS_FILL_NOTHING, true);
+        b[1] = ls_op_numbers("second", op->type, n, LS_FILL_SIGNED, false);
+    b[2] = ls_op_numbers("result", op->type, op->in_place ? 0 : n, LS_FILL_NOTHING, true);
     return 3;
 }
 
 size_t ls_op_buffers(const LsOpCase *op, LsOpBuffer b[LS_OP_BUFFERS])
 {
     size_t n = op->rows * op->columns;
+    if (ls_op_is_language(op))
+        return ls_op_language_buffers(op, b);
     switch (op->kind) {
     case LS_OP_MATMUL:
         return product_buffers(op, b);
@@ -183,26 +193,27 @@ size_t ls_op_buffers(const LsOpCase *op, LsOpBuffer b[LS_OP_BUFFERS])
     case LS_OP_DECIDE_STEP:
         return decide_buffers(op, b);
     case LS_OP_CAST:
-        b[0] = numbers("from", op->type, n, LS_FILL_SIGNED, false);
-        b[1] = numbers("to", op->output, n, LS_FILL_NOTHING, true);
+        b[0] = ls_op_numbers("from", op->type, n, LS_FILL_SIGNED, false);
+        b[1] = ls_op_numbers("to", op->output, n, LS_FILL_NOTHING, true);
         return 2;
     case LS_OP_NORMALIZE:
-        b[0] = numbers("x", op->type, n, op->type == LS_U8 ? LS_FILL_BYTES : LS_FILL_SIGNED, false);
-        b[1] = numbers("shift", LS_F32, op->uniform ? 1 : op->columns, LS_FILL_SIGNED, false);
-        b[2] = numbers("scale", LS_F32, op->uniform ? 1 : op->columns, LS_FILL_POSITIVE, false);
-        b[3] = numbers("y", op->output, n, LS_FILL_NOTHING, true);
+        b[0] = ls_op_numbers("x", op->type, n, op->type == LS_U8 ? LS_FILL_BYTES : LS_FILL_SIGNED, false);
+        b[1] = ls_op_numbers("shift", LS_F32, op->uniform ? 1 : op->columns, LS_FILL_SIGNED, false);
+        b[2] = ls_op_numbers("scale", LS_F32, op->uniform ? 1 : op->columns, LS_FILL_POSITIVE, false);
+        b[3] = ls_op_numbers("y", op->output, n, LS_FILL_NOTHING, true);
         return 4;
     case LS_OP_BIAS_GRADIENT:
-        b[0] = numbers("dy", op->type, n, LS_FILL_SIGNED, false);
-        b[1] = numbers("db", LS_F32, op->columns, op->accumulate ? LS_FILL_SIGNED : LS_FILL_NOTHING, true);
+        b[0] = ls_op_numbers("dy", op->type, n, LS_FILL_SIGNED, false);
+        b[1] =
+            ls_op_numbers("db", LS_F32, op->columns, op->accumulate ? LS_FILL_SIGNED : LS_FILL_NOTHING, true);
         return 2;
     case LS_OP_SUM:
-        b[0] = numbers("x", LS_F32, n, LS_FILL_SIGNED, false);
-        b[1] = numbers("y", LS_F32, 1, op->accumulate ? LS_FILL_SIGNED : LS_FILL_NOTHING, true);
+        b[0] = ls_op_numbers("x", LS_F32, n, LS_FILL_SIGNED, false);
+        b[1] = ls_op_numbers("y", LS_F32, 1, op->accumulate ? LS_FILL_SIGNED : LS_FILL_NOTHING, true);
         return 2;
     case LS_OP_BLOCK_SQUARES:
-        b[0] = numbers("x", LS_F32, n, LS_FILL_SIGNED, false);
-        b[1] = numbers("sums", LS_F32, ls_op_piece_sums(op, op->pieces), LS_FILL_NOTHING, true);
+        b[0] = ls_op_numbers("x", LS_F32, n, LS_FILL_SIGNED, false);
+        b[1] = ls_op_numbers("sums", LS_F32, ls_op_piece_sums(op, op->pieces), LS_FILL_NOTHING, true);
         return 2;
     default:
         return pair_buffers(op, b);
@@ -345,7 +356,7 @@ static float number_for(const LsOpCase *op, LsOpFill fill, LsRngKey key, size_t 
     }
 }
 
-static void store_number(void *array, LsDtype type, size_t i, float value)
+void ls_op_store(void *array, LsDtype type, size_t i, float value)
 {
     if (type == LS_F32)
         ((float *)array)[i] = value;
@@ -357,6 +368,7 @@ static void fill_element(const LsOpCase *op, const LsOpBuffer *buffer, LsRngKey 
 {
     switch (buffer->fill) {
     case LS_FILL_NOTHING:
+    case LS_FILL_DERIVED:
         memset((char *)image + i * buffer->element, 0xFF, buffer->element);
         return;
     case LS_FILL_BYTES:
@@ -384,7 +396,7 @@ static void fill_element(const LsOpCase *op, const LsOpBuffer *buffer, LsRngKey 
         ((uint32_t *)image)[i] = index_of(op, buffer->bound != 0, i);
         return;
     default:
-        store_number(image, buffer->type, i, number_for(op, buffer->fill, key, i));
+        ls_op_store(image, buffer->type, i, number_for(op, buffer->fill, key, i));
     }
 }
 
@@ -438,6 +450,7 @@ LsStatus ls_op_run_open(const LsOpCase *op, LsDevice *device, size_t shift, LsOp
     run->count = ls_op_buffers(op, run->buffers);
     for (size_t i = 0; i < run->count; i++)
         LS_TRY(open_buffer(run, i, shift));
+    ls_op_language_derive(op, run->image);
     return ls_op_run_restore(run);
 }
 

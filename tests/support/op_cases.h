@@ -5,7 +5,7 @@
 // can place them on any device at any alignment, run the op and read the results back.
 //
 // op_list.c has the cases, op_cases.c their buffers and runs, op_call.c the calls, op_expect.c the float64
-// models.
+// models; op_language.c and op_language_expect.c are those of the ops of language models.
 #ifndef LOCKSTEP_TESTS_OP_CASES_H
 #define LOCKSTEP_TESTS_OP_CASES_H
 
@@ -28,6 +28,12 @@ typedef enum LsOpKind {
     LS_OP_SGD,
     LS_OP_ADAMW,
     LS_OP_DECIDE_STEP,
+    LS_OP_EMBEDDING,
+    LS_OP_EMBEDDING_GRADIENT,
+    LS_OP_LAYER_NORM,
+    LS_OP_LAYER_NORM_BACKWARD,
+    LS_OP_ATTENTION,
+    LS_OP_ATTENTION_BACKWARD,
     LS_OP_KINDS
 } LsOpKind;
 
@@ -52,7 +58,9 @@ typedef struct LsOpCase {
     LsDtype type;   // of the inputs
     LsDtype output; // cast, normalize, matmul: of the result; optimizer: of the rounded weights, F32: none
     size_t rows, columns, depth; // matmul: m, n, k. Vectors: rows is 1. tree_add: depth is its inputs.
-                                 // decide_step: ranks, lanes, blocks
+                                 // decide_step: ranks, lanes, blocks. Embedding: depth is the
+                                 // vocabulary. Attention: rows are tokens of all windows, columns the
+                                 // size of a head
     bool transpose_a, transpose_b, accumulate, bias, keep; // keep: the value before the activation
     LsActivation activation;
     LsActivation backward; // matmul: multiplies by its derivative
@@ -62,6 +70,9 @@ typedef struct LsOpCase {
     bool in_place;         // the result replaces the first input
     bool uniform;          // normalize
     bool momentum, nesterov;
+    size_t window;   // embedding, attention: tokens; dropout: rows of a sample, 0: one
+    size_t heads;    // attention
+    bool branch;     // layer_norm: a branch is added; its backward pass: a residual is
     double rate;     // dropout
     float smoothing; // cross-entropy
     bool large;      // of a size for measuring speed, too slow to check against float64
@@ -81,6 +92,7 @@ typedef enum LsOpFill {
     LS_FILL_CONTROL,   // an LsStepControl in the middle of a run
     LS_FILL_WORDS,     // decide_step: what the ranks exchanged
     LS_FILL_INDEX,     // decide_step: where a lane's or a block's word is
+    LS_FILL_DERIVED,   // follows from the other inputs
     LS_FILL_OUTCOME    // decide_step: an LsStepOutcome before the step
 } LsOpFill;
 
@@ -108,10 +120,10 @@ LsStatus ls_op_random_cases(uint64_t seed, size_t rounds, LsOpCase **cases, size
 uint64_t ls_op_fresh_seed(void);
 
 // Cases for measuring speed: products of layers of `width` units with `rows` samples (rows 0: none), and the
-// other ops on `elements` (0: none), as a matrix of that width where they work on matrices. Freed by the
-// caller.
+// other ops on `elements` (0: none), as a matrix of that width where they work on matrices. With a `window`,
+// those of a language model on that many rows as well. Freed by the caller.
 typedef struct LsOpSizes {
-    size_t rows, width, elements;
+    size_t rows, width, elements, window;
 } LsOpSizes;
 LsStatus ls_op_speed_cases(const LsOpSizes *sizes, LsOpCase **cases, size_t *count);
 
@@ -127,7 +139,13 @@ LsStatus ls_op_call(const LsOpCase *op, LsDevice *device, void *const memory[]);
 // order.
 bool ls_op_is_exact(const LsOpCase *op);
 
-double ls_op_flops(const LsOpCase *op); // of matmul, 0 otherwise
+// Whether it is a product or made of products, whose bits depend on the instruction set.
+bool ls_op_multiplies(const LsOpCase *op);
+
+// Whether it is an op of language models: embedding, layer normalisation, attention and their gradients.
+bool ls_op_is_language(const LsOpCase *op);
+
+double ls_op_flops(const LsOpCase *op); // of matmul and attention, 0 otherwise
 double ls_op_bytes(const LsOpCase *op); // read and written
 
 // Whether any of its buffers holds numbers of that type.

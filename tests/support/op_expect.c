@@ -3,7 +3,7 @@
 #include <math.h>
 #include <stdio.h>
 
-#include "op_cases.h"
+#include "op_language.h"
 
 static const double GELU_SCALE = 0.79788456080286535588, GELU_CUBIC = 0.044715; // sqrt(2 / pi)
 
@@ -224,8 +224,9 @@ static void expect_tree(const LsOpCase *op, void *const image[], double *value[]
 static double expect_dropped(const LsOpCase *op, void *const image[], size_t i)
 {
     LsRngKey key = ls_rng_key(11, LS_RNG_DROPOUT + 1);
-    uint64_t position = ((const uint64_t *)image[1])[i / op->columns];
-    bool keep = ls_rng_u32(key, position, i % op->columns) >= (uint32_t)(op->rate * 0x1p32);
+    size_t sample = op->columns * (op->window ? op->window : 1); // elements of one
+    uint64_t position = ((const uint64_t *)image[1])[i / sample];
+    bool keep = ls_rng_u32(key, position, i % sample) >= (uint32_t)(op->rate * 0x1p32);
     return keep ? ls_op_number(image[0], op->type, i) / (1 - op->rate) : 0;
 }
 
@@ -273,6 +274,10 @@ static void expect_elements(const LsOpCase *op, void *const image[], double *val
 
 void ls_op_expect(const LsOpCase *op, void *const image[], double *value[], double *scale[])
 {
+    if (ls_op_is_language(op)) {
+        ls_op_language_expect(op, image, value, scale);
+        return;
+    }
     switch (op->kind) {
     case LS_OP_MATMUL:
         expect_matmul(op, image, value, scale);
@@ -311,6 +316,8 @@ static double units(const LsOpCase *op)
     // GELU': an argument of up to 2|u| with one ulp moves the gate by 2|u| u s(1 - s), at most 0.23 u, and
     // the slope multiplies that by less than 4; a dozen roundings besides.
     const double derivative_units = 32;
+    if (ls_op_is_language(op))
+        return ls_op_language_units(op);
     switch (op->kind) {
     case LS_OP_MATMUL:
         // A sum of k products in any order is within k u of the sum of their sizes (Higham, "Accuracy and
@@ -351,9 +358,12 @@ double ls_op_tolerance(const LsOpCase *op, LsDtype type, double value, double sc
     double allowed = units(op) * 0x1p-24 * scale + 0x1p-126;
     // The value before an activation, or before the product with a derivative, may be rounded as well; slopes
     // are up to 1.13 and `scale` bounds its size. A GPU library's own GELU may be off by a quarter of that.
-    double before = op->keep || op->backward != LS_IDENTITY ? 1.13 * rounding(type, scale)
-                    : op->activation == LS_GELU             ? rounding(type, scale) / 4
-                                                            : 0;
+    // Attention rounds the weights, and the gradients of scores, before it multiplies by them.
+    bool attention = op->kind == LS_OP_ATTENTION || op->kind == LS_OP_ATTENTION_BACKWARD;
+    double before = attention                                 ? rounding(type, scale)
+                    : op->keep || op->backward != LS_IDENTITY ? 1.13 * rounding(type, scale)
+                    : op->activation == LS_GELU               ? rounding(type, scale) / 4
+                                                              : 0;
     return allowed + before + rounding(type, fabs(value) + allowed + before);
 }
 

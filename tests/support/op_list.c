@@ -215,6 +215,69 @@ static void put_decisions(List *list, LsOpCase op)
     }
 }
 
+// Each of its variants appears once: with and without a second input, in place or not, accumulated or not.
+static void put_layer_norms(List *list, LsOpCase op)
+{
+    for (int variant = 0; variant < 3; variant++) {
+        op.branch = variant > 0;
+        op.in_place = variant > 1;
+        op.kind = LS_OP_LAYER_NORM;
+        op.accumulate = false;
+        put(list, op);
+        op.kind = LS_OP_LAYER_NORM_BACKWARD;
+        op.accumulate = variant == 1;
+        put(list, op);
+    }
+}
+
+static void put_embeddings(List *list, LsOpCase op)
+{
+    op.kind = LS_OP_EMBEDDING;
+    put(list, op);
+    op.kind = LS_OP_EMBEDDING_GRADIENT;
+    put(list, op);
+    op.accumulate = true;
+    put(list, op);
+}
+
+static void put_attention(List *list, LsOpCase op)
+{
+    op.kind = LS_OP_ATTENTION;
+    put(list, op);
+    op.kind = LS_OP_ATTENTION_BACKWARD;
+    put(list, op);
+}
+
+static void put_language_ops(List *list, LsDtype type)
+{
+    const LsOpCase op = {.type = type, .output = type};
+    static const size_t matrices[][2] = {{1, 1}, {3, 10}, {70, 17}, {130, 131}, {65, 384}, {2, 1000}};
+    for (size_t i = 0; i < sizeof matrices / sizeof *matrices; i++) {
+        LsOpCase matrix = op;
+        matrix.rows = matrices[i][0], matrix.columns = matrices[i][1];
+        put_layer_norms(list, matrix);
+    }
+    // Windows, tokens, columns, vocabulary: tokens that never come and tokens that come often.
+    static const size_t tables[][4] = {{1, 1, 1, 1}, {2, 5, 33, 300}, {3, 64, 17, 7}, {2, 130, 64, 1}};
+    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++) {
+        LsOpCase table = op;
+        table.rows = tables[i][0] * tables[i][1], table.window = tables[i][1];
+        table.columns = tables[i][2], table.depth = tables[i][3];
+        put_embeddings(list, table);
+        table.kind = LS_OP_DROPOUT, table.rate = 0.2;
+        put(list, table);
+    }
+    // Windows, tokens, heads, size: on both sides of the blocks of queries (64) and keys (256).
+    static const size_t heads[][4] = {{1, 1, 1, 8}, {2, 5, 3, 16}, {1, 5, 1, 64}, {1, 64, 1, 33},
+        {2, 130, 3, 64}, {3, 65, 1, 8}, {1, 300, 1, 33}};
+    for (size_t i = 0; i < sizeof heads / sizeof *heads; i++) {
+        LsOpCase attention = op;
+        attention.rows = heads[i][0] * heads[i][1], attention.window = heads[i][1];
+        attention.heads = heads[i][2], attention.columns = heads[i][3];
+        put_attention(list, attention);
+    }
+}
+
 LsStatus ls_op_cases(LsOpCase **cases, size_t *count)
 {
     List list = {.status = LS_OK};
@@ -227,6 +290,8 @@ LsStatus ls_op_cases(LsOpCase **cases, size_t *count)
                                       .output = float_types[t],
                                       .rows = matrices[i][0],
                                       .columns = matrices[i][1]});
+    for (size_t t = 0; t < FLOAT_TYPES; t++)
+        put_language_ops(&list, float_types[t]);
     static const size_t lengths[] = {1, 15, 16, 33, 1000, LS_BLOCK, 2 * LS_BLOCK + 77};
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
         put_casts(&list, (LsOpCase){.rows = 1, .columns = lengths[i]});
@@ -292,6 +357,17 @@ static void put_random_product(List *list, Dice *dice, uint64_t seed)
     put(list, op);
 }
 
+static void put_random_language_ops(List *list, Dice *dice, LsOpCase op)
+{
+    op.rows = some_size(dice, 6), op.columns = some_size(dice, 9);
+    put_layer_norms(list, op);
+    op.window = some_size(dice, 6), op.rows = op.window * (1 + roll(dice, 3));
+    op.depth = some_size(dice, 8);
+    put_embeddings(list, op);
+    op.columns = some_size(dice, 6), op.heads = 1 + roll(dice, 3);
+    put_attention(list, op);
+}
+
 LsStatus ls_op_random_cases(uint64_t seed, size_t rounds, LsOpCase **cases, size_t *count)
 {
     List list = {.status = LS_OK};
@@ -304,6 +380,7 @@ LsStatus ls_op_random_cases(uint64_t seed, size_t rounds, LsOpCase **cases, size
         LsOpCase matrix = {.type = type, .output = type, .seed = inputs};
         matrix.rows = some_size(&dice, 6), matrix.columns = some_size(&dice, 8);
         put_matrix_ops(&list, matrix);
+        put_random_language_ops(&list, &dice, (LsOpCase){.type = type, .output = type, .seed = inputs});
         LsOpCase vector = {.rows = 1, .columns = some_size(&dice, 14), .seed = inputs};
         put_casts(&list, vector);
         put_vector_ops(&list, vector);
@@ -332,6 +409,24 @@ uint64_t ls_op_fresh_seed(void)
 
 // ---- Large cases ----------------------------------------------------------------------------------------
 
+// The ops of a model of `width` channels on windows of `window` tokens, in heads of 64, and for comparison
+// the products of attention's blocks: scores of 64 queries and 256 keys, and sums over these keys.
+static void put_model(List *list, LsDtype type, size_t rows, size_t width, size_t window)
+{
+    enum { SIZE = 64, VOCABULARY = 8192, KEYS = 256 };
+    LsOpCase op = {.type = type, .output = type, .rows = rows, .columns = width, .large = true};
+    put_layer_norms(list, op);
+    op.window = window, op.depth = VOCABULARY;
+    put_embeddings(list, op);
+    op.heads = width / SIZE, op.columns = SIZE;
+    put_attention(list, op);
+    LsOpCase product = {.kind = LS_OP_MATMUL, .type = type, .output = LS_F32, .rows = SIZE, .large = true};
+    product.columns = KEYS, product.depth = SIZE, product.transpose_b = true;
+    put(list, product);
+    product.columns = SIZE, product.depth = KEYS, product.transpose_b = false;
+    put(list, product);
+}
+
 LsStatus ls_op_speed_cases(const LsOpSizes *sizes, LsOpCase **cases, size_t *count)
 {
     List list = {.status = LS_OK};
@@ -339,6 +434,8 @@ LsStatus ls_op_speed_cases(const LsOpSizes *sizes, LsOpCase **cases, size_t *cou
         put_layer(&list, float_types[t], sizes->rows, sizes->width, sizes->width);
         put_layer(&list, float_types[t], sizes->rows, sizes->width, 10);
     }
+    for (size_t t = 0; t < FLOAT_TYPES && sizes->window; t++)
+        put_model(&list, float_types[t], sizes->rows, sizes->width, sizes->window);
     if (!sizes->elements)
         return give(&list, cases, count);
     LsOpCase matrix = {.columns = sizes->width, .large = true};

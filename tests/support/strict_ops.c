@@ -67,9 +67,10 @@ static LsStatus strict_activation_backward(LsDevice *device, const LsActivationB
 
 static LsStatus strict_dropout(LsDevice *device, const LsDropout *args)
 {
+    size_t sample_rows = args->rows_per_position > 1 ? args->rows_per_position : 1;
     size_t bytes = bytes_of(args->type, args->rows * args->columns);
     const Span spans[] = {{"x", args->x, bytes, false}, {"y", args->y, bytes, true},
-        {"positions", args->positions, args->rows * sizeof *args->positions, false}};
+        {"positions", args->positions, args->rows / sample_rows * sizeof *args->positions, false}};
     RUN(device, dropout, spans, args);
 }
 
@@ -200,8 +201,76 @@ static LsStatus strict_optimizer_step(LsDevice *device, const LsOptimizerStep *a
     RUN_SPANS(device, optimizer_step, 1 + PIECE_SPANS * args->count, spans, args);
 }
 
+static LsStatus strict_embedding(LsDevice *device, const LsEmbedding *args)
+{
+    size_t row = bytes_of(args->type, args->columns);
+    const Span spans[] = {{"tokens", args->tokens, args->rows * sizeof *args->tokens, false},
+        {"table", args->table, args->vocabulary * row, false},
+        {"positions", args->positions, args->window * row, false}, {"y", args->y, args->rows * row, true}};
+    RUN(device, embedding, spans, args);
+}
+
+static LsStatus strict_embedding_gradient(LsDevice *device, const LsEmbeddingGradient *args)
+{
+    size_t columns = args->columns;
+    const Span spans[] = {{"tokens", args->tokens, args->rows * sizeof *args->tokens, false},
+        {"dy", args->dy, bytes_of(args->type, args->rows * columns), false},
+        {"dtable", args->dtable, bytes_of(LS_F32, args->vocabulary * columns), true},
+        {"dpositions", args->dpositions, bytes_of(LS_F32, args->window * columns), true},
+        {"scratch", args->scratch, ls_embedding_scratch(args->rows, args->vocabulary), true}};
+    RUN(device, embedding_gradient, spans, args);
+}
+
+static LsStatus strict_layer_norm(LsDevice *device, const LsLayerNorm *args)
+{
+    size_t row = bytes_of(args->type, args->columns), all = args->rows * row;
+    const Span spans[] = {{"x", args->x, all, false}, {"branch", args->branch, all, false},
+        {"sum", args->branch ? args->sum : NULL, all, true}, {"weight", args->weight, row, false},
+        {"bias", args->bias, row, false}, {"y", args->y, all, true},
+        {"mean", args->mean, bytes_of(LS_F32, args->rows), true},
+        {"rstd", args->rstd, bytes_of(LS_F32, args->rows), true}};
+    RUN(device, layer_norm, spans, args);
+}
+
+static LsStatus strict_layer_norm_backward(LsDevice *device, const LsLayerNormBackward *args)
+{
+    size_t row = bytes_of(args->type, args->columns), all = args->rows * row;
+    const Span spans[] = {{"x", args->x, all, false}, {"dy", args->dy, all, false},
+        {"weight", args->weight, row, false}, {"mean", args->mean, bytes_of(LS_F32, args->rows), false},
+        {"rstd", args->rstd, bytes_of(LS_F32, args->rows), false}, {"residual", args->residual, all, false},
+        {"dx", args->dx, all, true}, {"dweight", args->dweight, bytes_of(LS_F32, args->columns), true},
+        {"dbias", args->dbias, bytes_of(LS_F32, args->columns), true},
+        {"scratch", args->scratch, ls_layer_norm_scratch(args->rows, args->columns), true}};
+    RUN(device, layer_norm_backward, spans, args);
+}
+
+static LsStatus strict_attention(LsDevice *device, const LsAttention *args)
+{
+    size_t rows = args->windows * args->window, width = bytes_of(args->type, args->heads * args->size);
+    const Span spans[] = {{"qkv", args->qkv, 3 * rows * width, false}, {"out", args->out, rows * width, true},
+        {"log_sum", args->log_sum, bytes_of(LS_F32, rows * args->heads), true}};
+    RUN(device, attention, spans, args);
+}
+
+static LsStatus strict_attention_backward(LsDevice *device, const LsAttentionBackward *args)
+{
+    size_t rows = args->windows * args->window, width = bytes_of(args->type, args->heads * args->size);
+    size_t scratch = ls_attention_scratch(args->windows, args->window, args->heads, args->size);
+    const Span spans[] = {{"qkv", args->qkv, 3 * rows * width, false},
+        {"out", args->out, rows * width, false}, {"dout", args->dout, rows * width, false},
+        {"log_sum", args->log_sum, bytes_of(LS_F32, rows * args->heads), false},
+        {"dqkv", args->dqkv, 3 * rows * width, true}, {"scratch", args->scratch, scratch, true}};
+    RUN(device, attention_backward, spans, args);
+}
+
 void ls_strict_add_ops(LsDeviceOps *ops)
 {
+    ops->embedding = strict_embedding;
+    ops->embedding_gradient = strict_embedding_gradient;
+    ops->layer_norm = strict_layer_norm;
+    ops->layer_norm_backward = strict_layer_norm_backward;
+    ops->attention = strict_attention;
+    ops->attention_backward = strict_attention_backward;
     ops->cast = strict_cast;
     ops->normalize = strict_normalize;
     ops->matmul = strict_matmul;

@@ -129,12 +129,68 @@ static void labels_become_targets(void **state)
     ls_device_close(device);
 }
 
+enum { WINDOW = 4, VOCABULARY = 9 };
+
+// Tokens and those behind them arrive as they are; one beyond the vocabulary is named, on either side.
+static void tokens(void **state)
+{
+    (void)state;
+    static const int32_t bad[] = {-1, VOCABULARY, INT32_MAX, INT32_MIN};
+    LsDatasetInfo info = {.window = WINDOW, .vocabulary = VOCABULARY};
+    LsDataShape shape = {.window = WINDOW, .vocabulary = VOCABULARY};
+    int32_t sides[2][ROWS * WINDOW] = {
+        {0, 8, 1, 2, 3, 4, 5, 6, 7, 8, 0, 1}, {8, 1, 2, 3, 4, 5, 6, 7, 8, 0, 1, 2}};
+    int32_t found[ROWS * WINDOW];
+    uint64_t positions[ROWS] = {3, 99, 1234567};
+    LsDevice *device = NULL;
+    LsDeviceBatch *batch = NULL;
+    LsBatch out;
+    require_ok(ls_strict_device_open(LS_PRECISION_FP32, &device));
+    require_ok(ls_device_batch_create(device, &info, &shape, ROWS, 1, &batch));
+    require_ok(ls_device_batch_upload(batch, sides[0], sides[1], positions, ROWS, &out));
+    assert_int_equal(out.rows, ROWS);
+    download(device, found, out.inputs, sizeof found);
+    assert_memory_equal(found, sides[0], sizeof found);
+    download(device, found, out.labels, sizeof found);
+    assert_memory_equal(found, sides[1], sizeof found);
+    for (size_t side = 0; side < 2; side++)
+        for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+            int32_t *token = &sides[side][2 * WINDOW + 1], good = *token;
+            *token = bad[i];
+            assert_int_equal(
+                ls_device_batch_upload(batch, sides[0], sides[1], positions, ROWS, &out), LS_BAD_DATA);
+            assert_non_null(strstr(ls_status_message(), "window 2"));
+            assert_non_null(strstr(ls_status_message(), "1234567"));
+            *token = good;
+        }
+    ls_device_batch_destroy(batch);
+    ls_device_close(device);
+}
+
+// Windows are evaluated at most as many at a time as they are trained on; other samples are small.
+static void evaluation_rows(void **state)
+{
+    (void)state;
+    LsConfig config;
+    ls_config_defaults(&config);
+    config.train.batch = 64;
+    config.train.lanes = 8;
+    config.train.accumulation = 2;
+    config.eval.batch = 500;
+    assert_int_equal(ls_evaluation_rows(&config, &(LsDataShape){.features = 2}), 500);
+    assert_int_equal(ls_evaluation_rows(&config, &(LsDataShape){.window = 2, .vocabulary = 3}), 4);
+    config.eval.batch = 3;
+    assert_int_equal(ls_evaluation_rows(&config, &(LsDataShape){.window = 2, .vocabulary = 3}), 3);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sets_are_apart),
         cmocka_unit_test(a_label_that_is_no_class),
         cmocka_unit_test(labels_become_targets),
+        cmocka_unit_test(tokens),
+        cmocka_unit_test(evaluation_rows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -15,14 +15,17 @@ typedef struct LsDataShape {
     size_t features; // values of one sample
     size_t outputs;  // classes, or regression outputs; 1 for binary cross-entropy
     bool classes;    // targets are class labels (int32), else float values [outputs]
+    size_t window;   // tokens of a sample of a token data set, 0 otherwise: then features and outputs are 0,
+                     // inputs and labels are tokens
+    size_t vocabulary;
 } LsDataShape;
 
 // One microbatch in device memory.
 typedef struct LsBatch {
     size_t rows;
-    const void *inputs;        // [rows][features], of the device's compute type
-    const int32_t *labels;     // [rows] or NULL
-    const float *targets;      // [rows][outputs] or NULL
+    const void *inputs;    // [rows][features], of the device's compute type; or int32 tokens [rows][window]
+    const int32_t *labels; // [rows] or NULL; tokens [rows][window], each the one that follows
+    const float *targets;  // [rows][outputs] or NULL
     const uint64_t *positions; // [rows] stream positions, the randomness of dropout
 } LsBatch;
 
@@ -38,13 +41,21 @@ typedef struct LsModelOps {
     LsStatus (*forward)(LsModel *model, const void *weights, const LsBatch *batch, bool train);
     // Adds the batch's loss sum to *loss_sum (device float) when not NULL, writes row losses to row_loss
     // [rows] (device) when not NULL, and, with gradient_scale not 0, prepares the output gradient for
-    // backward.
+    // backward. A language model, whose logits only ever exist in parts, then computes all this in backward:
+    // sum and losses are there when that returns. The loss of a window is the mean over its tokens.
     LsStatus (*loss)(LsModel *model, const LsBatch *batch, float gradient_scale, const float *loss_scale,
         float *loss_sum, float *row_loss);
     // gradients[i] (+)= d loss / d parameter i, F32, whole flat buffer. accumulate: add to what is there.
     LsStatus (*backward)(LsModel *model, const void *weights, const LsBatch *batch, float *gradients,
         bool accumulate, LsGradientsReady ready, void *context);
-    const void *(*outputs)(const LsModel *model);
+    const void *(*outputs)(const LsModel *model); // NULL for a language model
+    // Generation, NULL where a model does none.
+    // step: computes token `place` of a batch of one window alone; the ones before it, and what they left for
+    // it, are those of the newest forward pass and of the steps since.
+    LsStatus (*step)(LsModel *model, const void *weights, const LsBatch *batch, size_t place);
+    // next: the logits of what follows token `place` of window `row` of the newest forward pass or step, to
+    // host memory [vocabulary].
+    LsStatus (*next)(LsModel *model, size_t row, size_t place, float *logits);
     void (*destroy)(LsModel *model);
 } LsModelOps;
 

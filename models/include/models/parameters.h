@@ -18,8 +18,10 @@ typedef struct LsParameter {
     int dimensions;
     size_t shape[LS_DIMENSIONS_MAX];
     size_t elements;
-    size_t offset; // in elements, a multiple of LS_BLOCK
-    bool decay;    // weight decay applies
+    size_t reserved; // elements that the flat buffers keep for it, more than its own where products want
+                     // padding rows, which are zero and stay zero; 0: its own
+    size_t offset;   // in elements, a multiple of LS_BLOCK
+    bool decay;      // weight decay applies
     LsInit init;
     float init_scale; // standard deviation (normal) or bound (uniform)
 } LsParameter;

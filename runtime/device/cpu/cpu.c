@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "../backend.h"
+#include "attention.h"
 #include "base/memory.h"
 #include "loops/loops.h"
 #include "onednn.h"
@@ -19,12 +20,14 @@ typedef struct CpuDevice {
     LsIsa isa;
     int threads;
     LsTreeScratch tree_scratch;
+    LsCpuMemory attention;
 } CpuDevice;
 
 static void cpu_close(LsDevice *device)
 {
     CpuDevice *cpu = (CpuDevice *)device;
     ls_onednn_close(cpu->onednn);
+    free(cpu->attention.memory);
     free(cpu);
 }
 
@@ -103,6 +106,22 @@ static LsStatus cpu_tree_add(LsDevice *device, const LsTreeAdd *args)
     return cpu->loops->tree_add(args, cpu->tree_scratch);
 }
 
+static LsStatus cpu_attention(LsDevice *device, const LsAttention *args)
+{
+    CpuDevice *cpu = (CpuDevice *)device;
+    LS_TRY(ls_require_attention("attention", args->window, args->heads, args->size, args->type));
+    LS_TRY(ls_cpu_require_type("attention", args->type));
+    return ls_cpu_attention(cpu->onednn, cpu->loops, &cpu->attention, args);
+}
+
+static LsStatus cpu_attention_backward(LsDevice *device, const LsAttentionBackward *args)
+{
+    CpuDevice *cpu = (CpuDevice *)device;
+    LS_TRY(ls_require_attention("attention_backward", args->window, args->heads, args->size, args->type));
+    LS_TRY(ls_cpu_require_type("attention_backward", args->type));
+    return ls_cpu_attention_backward(cpu->onednn, cpu->loops, &cpu->attention, args);
+}
+
 static LsDeviceOps table_of(const LsCpuLoops *loops)
 {
     LsDeviceOps ops = ls_ref_ops;
@@ -123,6 +142,12 @@ static LsDeviceOps table_of(const LsCpuLoops *loops)
     ops.sum = loops->sum;
     ops.block_squares = loops->block_squares;
     ops.optimizer_step = loops->optimizer_step;
+    ops.embedding = loops->embedding;
+    ops.embedding_gradient = loops->embedding_gradient;
+    ops.layer_norm = loops->layer_norm;
+    ops.layer_norm_backward = loops->layer_norm_backward;
+    ops.attention = cpu_attention;
+    ops.attention_backward = cpu_attention_backward;
     return ops;
 }
 

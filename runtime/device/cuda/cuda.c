@@ -53,8 +53,10 @@ static LsStatus cuda_activation_backward(LsDevice *device, const LsActivationBac
 
 static LsStatus cuda_dropout(LsDevice *device, const LsDropout *args)
 {
+    LsDropout sampled;
     LS_TRY(checked(device, ls_require_float_type("dropout", args->type)));
-    return launched(device, ls_kernel_dropout(ls_cuda_stream(ls_cuda(device)), args), "dropout");
+    LS_TRY(checked(device, ls_dropout_by_sample(args, &sampled)));
+    return launched(device, ls_kernel_dropout(ls_cuda_stream(ls_cuda(device)), &sampled), "dropout");
 }
 
 static LsStatus cuda_add(LsDevice *device, const LsAdd *args)
@@ -109,6 +111,51 @@ static LsStatus cuda_optimizer_step(LsDevice *device, const LsOptimizerStep *arg
     LS_TRY(checked(device, ls_require_optimizer_step(args)));
     return launched(
         device, ls_kernel_optimizer_step(ls_cuda_stream(ls_cuda(device)), args), "optimizer_step");
+}
+
+// ---- Language models, which have no kernels here yet
+// -------------------------------------------------------
+
+static LsStatus unsupported(LsDevice *device, const char *op)
+{
+    return checked(device,
+        LS_FAIL(LS_UNSUPPORTED, "%s has no kernel on the cuda device; set runtime.device to cpu", op));
+}
+
+static LsStatus cuda_embedding(LsDevice *device, const LsEmbedding *args)
+{
+    (void)args;
+    return unsupported(device, "embedding");
+}
+
+static LsStatus cuda_embedding_gradient(LsDevice *device, const LsEmbeddingGradient *args)
+{
+    (void)args;
+    return unsupported(device, "embedding_gradient");
+}
+
+static LsStatus cuda_layer_norm(LsDevice *device, const LsLayerNorm *args)
+{
+    (void)args;
+    return unsupported(device, "layer_norm");
+}
+
+static LsStatus cuda_layer_norm_backward(LsDevice *device, const LsLayerNormBackward *args)
+{
+    (void)args;
+    return unsupported(device, "layer_norm_backward");
+}
+
+static LsStatus cuda_attention(LsDevice *device, const LsAttention *args)
+{
+    (void)args;
+    return unsupported(device, "attention");
+}
+
+static LsStatus cuda_attention_backward(LsDevice *device, const LsAttentionBackward *args)
+{
+    (void)args;
+    return unsupported(device, "attention_backward");
 }
 
 static void cuda_tune(LsDevice *device, bool on)
@@ -185,6 +232,12 @@ static const LsDeviceOps cuda_ops = {
     .tree_add = cuda_tree_add,
     .decide_step = cuda_decide_step,
     .optimizer_step = cuda_optimizer_step,
+    .embedding = cuda_embedding,
+    .embedding_gradient = cuda_embedding_gradient,
+    .layer_norm = cuda_layer_norm,
+    .layer_norm_backward = cuda_layer_norm_backward,
+    .attention = cuda_attention,
+    .attention_backward = cuda_attention_backward,
 };
 
 LsStatus ls_cuda_open(const LsDeviceOptions *options, LsDevice **out)

@@ -53,10 +53,12 @@ LsStatus ls_ref_activation_backward(LsDevice *device, const LsActivationBackward
     return LS_OK;
 }
 
-LsStatus ls_ref_dropout(LsDevice *device, const LsDropout *args)
+LsStatus ls_ref_dropout(LsDevice *device, const LsDropout *given)
 {
     (void)device;
-    LS_TRY(ls_require_float_type("dropout", args->type));
+    LsDropout sampled, *args = &sampled;
+    LS_TRY(ls_require_float_type("dropout", given->type));
+    LS_TRY(ls_dropout_by_sample(given, &sampled));
     LsRngKey key = ls_rng_key(args->seed, args->purpose);
     uint32_t threshold = ls_dropout_threshold(args->rate);
     float factor = ls_dropout_factor(args->rate);

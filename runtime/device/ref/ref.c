@@ -163,6 +163,12 @@ const LsDeviceOps ls_ref_ops = {
     .tree_add = ls_ref_tree_add,
     .decide_step = ls_ref_decide_step,
     .optimizer_step = ls_ref_optimizer_step,
+    .embedding = ls_ref_embedding,
+    .embedding_gradient = ls_ref_embedding_gradient,
+    .layer_norm = ls_ref_layer_norm,
+    .layer_norm_backward = ls_ref_layer_norm_backward,
+    .attention = ls_ref_attention,
+    .attention_backward = ls_ref_attention_backward,
 };
 
 LsStatus ls_ref_open(const LsDeviceOptions *options, LsDevice **out)

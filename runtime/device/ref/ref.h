@@ -21,6 +21,12 @@ LsStatus ls_ref_block_squares(LsDevice *device, const LsBlockSquares *args);
 LsStatus ls_ref_tree_add(LsDevice *device, const LsTreeAdd *args);
 LsStatus ls_ref_decide_step(LsDevice *device, const LsDecideStep *args);
 LsStatus ls_ref_optimizer_step(LsDevice *device, const LsOptimizerStep *args);
+LsStatus ls_ref_embedding(LsDevice *device, const LsEmbedding *args);
+LsStatus ls_ref_embedding_gradient(LsDevice *device, const LsEmbeddingGradient *args);
+LsStatus ls_ref_layer_norm(LsDevice *device, const LsLayerNorm *args);
+LsStatus ls_ref_layer_norm_backward(LsDevice *device, const LsLayerNormBackward *args);
+LsStatus ls_ref_attention(LsDevice *device, const LsAttention *args);
+LsStatus ls_ref_attention_backward(LsDevice *device, const LsAttentionBackward *args);
 
 // Element i of an F32, BF16 or F16 array.
 static inline float ls_ref_load(const void *array, LsDtype type, size_t i)

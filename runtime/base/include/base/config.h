@@ -20,7 +20,8 @@ typedef struct LsIntList {
     int64_t values[LS_CONFIG_LIST];
 } LsIntList;
 
-typedef enum LsModelKind { LS_MODEL_MLP } LsModelKind;
+typedef enum LsModelKind { LS_MODEL_MLP, LS_MODEL_GPT } LsModelKind;
+typedef enum LsRecompute { LS_RECOMPUTE_NONE, LS_RECOMPUTE_CHEAP, LS_RECOMPUTE_BLOCK } LsRecompute;
 typedef enum LsActivationKind { LS_ACTIVATION_RELU, LS_ACTIVATION_GELU } LsActivationKind;
 typedef enum LsLossKind {
     LS_LOSS_AUTO,
@@ -61,6 +62,12 @@ typedef struct LsConfig {
         int activation;
         double dropout;
         bool residual;
+        int64_t layers;
+        int64_t heads;
+        int64_t width;
+        int64_t context;     // tokens of a window
+        int64_t head_tokens; // 0: chosen by the vocabulary
+        int recompute;
     } model;
     struct {
         char path[LS_CONFIG_TEXT];
@@ -70,7 +77,7 @@ typedef struct LsConfig {
     struct {
         int loss;
         double label_smoothing;
-        int64_t batch; // global, in samples
+        int64_t batch; // global, in samples or windows
         int64_t lanes;
         int64_t accumulation;
         int64_t max_steps; // 0: no limit but max_epochs

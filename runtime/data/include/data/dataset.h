@@ -6,9 +6,10 @@
 //   /train/x.chunks      [chunks] {offset, bytes, hash}: where the deflated chunks of x lie, if it is
 //   compressed /schema              scalar string: JSON with shapes, statistics, counts, import, and hashes
 // x is uint8 or float32 [samples][features…]; y is int32 [samples] (classes) or float32 [samples][outputs].
-// Everything is little-endian and contiguous but a compressed x. The schema holds a hash of every array of
-// block hashes, and the root hash is that of the schema: it stands for every value, whether compressed or
-// not.
+// A token data set has /train/tokens, … instead: uint16 or uint32 [tokens], one after the other, which are
+// read as windows. Everything is little-endian and contiguous but a compressed x. The schema holds a hash of
+// every array of block hashes, and the root hash is that of the schema: it stands for every value, whether
+// compressed or not.
 #ifndef LOCKSTEP_DATA_DATASET_H
 #define LOCKSTEP_DATA_DATASET_H
 
@@ -22,19 +23,30 @@ typedef enum LsSplit { LS_TRAIN, LS_VALIDATION, LS_TEST, LS_SPLITS } LsSplit;
 
 const char *ls_split_name(LsSplit split); // "train", "validation", "test"
 
-typedef enum LsColumnType { LS_COLUMN_U8, LS_COLUMN_F32, LS_COLUMN_I32 } LsColumnType;
+typedef enum LsColumnType {
+    LS_COLUMN_U8,
+    LS_COLUMN_F32,
+    LS_COLUMN_I32,
+    LS_COLUMN_U16, // tokens only
+    LS_COLUMN_U32  // tokens only
+} LsColumnType;
 
 // What every reader of a split needs to know.
 typedef struct LsDatasetInfo {
     size_t features; // values of one sample (product of its shape)
     size_t feature_shape[4];
     int feature_dimensions;
-    LsColumnType feature_type;  // U8 or F32
-    bool classes;               // labels are int32 classes
-    size_t outputs;             // classes, or regression outputs
-    size_t samples[LS_SPLITS];  // 0: no such split
-    bool uniform;               // shift and scale hold one value for all features
-    const float *shift, *scale; // inputs = (x - shift) * scale; owned by the data set
+    LsColumnType feature_type; // U8 or F32; of tokens as they are stored: U16 or U32
+    bool classes;              // labels are int32 classes
+    size_t outputs;            // classes, or regression outputs
+    size_t samples[LS_SPLITS]; // 0: no such split
+    // Tokens: samples are windows of `window` tokens, x and y are int32 [count][window], and y[i] is the
+    // token behind x[i]. Features, outputs, shift and scale mean nothing then.
+    size_t window, vocabulary;         // 0: no tokens; window and samples are 0 before ls_dataset_set_window
+    size_t token_counts[LS_SPLITS];    // of tokens: 0: no such split
+    double bytes_per_token[LS_SPLITS]; // of the text, 0: not known
+    bool uniform;                      // shift and scale hold one value for all features
+    const float *shift, *scale;        // inputs = (x - shift) * scale; owned by the data set
     char root_hash[LS_HASH128_TEXT];
     const json_t *schema; // owned by the data set
 } LsDatasetInfo;
@@ -51,6 +63,17 @@ LsStatus ls_dataset_describe(const json_t *schema, const char *name, LsDataset *
 const LsDatasetInfo *ls_dataset_info(const LsDataset *dataset);
 const char *ls_dataset_path(const LsDataset *dataset);
 
+// Makes a token data set one of windows: sample i of a split is inputs tokens[i × window … i × window +
+// window) and labels the tokens that follow each, so that a split of n tokens has (n - 1) / window samples.
+// Before readers and loaders are made. LS_BAD_DATA when there are no tokens, or a split is shorter than a
+// window and the token after it.
+LsStatus ls_dataset_set_window(LsDataset *dataset, size_t window);
+
+// The tokenizer that made the tokens, from the schema; the caller frees it. LS_BAD_DATA when there is none
+// (tokens imported without one), or it is damaged.
+typedef struct LsTokenizer LsTokenizer;
+LsStatus ls_dataset_tokenizer(const LsDataset *dataset, LsTokenizer **out);
+
 // A reader has the scratch memory that one thread needs (the last chunk inflated). Any number of readers may
 // read one data set at the same time; they end before it is closed. LS_BAD_DATA when there is no such split.
 typedef struct LsReader LsReader;
@@ -58,9 +81,10 @@ LsStatus ls_reader_create(const LsDataset *dataset, LsSplit split, LsReader **ou
 void ls_reader_destroy(LsReader *reader);
 
 // Reads `count` samples of the split by index into x [count][features] (feature_type) and y [count] int32 or
-// [count][outputs] float32; y may be NULL. Checks labels against the classes and floats for NaN and infinity:
-// LS_BAD_DATA names file, split and sample. Values that are kept in memory or compressed are compared with
-// their hashes when they are first read.
+// [count][outputs] float32; of tokens, x and y are int32 [count][window]. y may be NULL. Checks labels
+// against the classes, tokens against the vocabulary and floats for NaN and infinity: LS_BAD_DATA names file,
+// split and sample. Values that are kept in memory or compressed are compared with their hashes when they are
+// first read.
 LsStatus ls_reader_read(LsReader *reader, const uint64_t *samples, size_t count, void *x, void *y);
 
 // Reads everything: block hashes, chunk hashes, root hash, label range, NaN. LS_BAD_DATA at the first

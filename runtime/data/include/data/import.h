@@ -30,6 +30,13 @@ typedef struct LsImportOptions {
     LsMissingPolicy missing;
     const char
         *missing_values; // comma-separated texts that mean missing besides the empty field, e.g. "NA,?"
+    // text and tokens
+    const char *tokenizer; // a file, or "bytes"; NULL: bytes for text, not known for tokens
+    bool by_document;      // text: validation documents are drawn; else validation is the end of the tokens
+    const char *separator; // text: the line between documents; NULL: <|endoftext|>
+    size_t vocabulary;     // tokens without a tokenizer; 0: 50257, GPT-2's
+    const char *const *validation_inputs; // tokens: shards of the validation split
+    size_t validation_count;
 } LsImportOptions;
 
 void ls_import_defaults(LsImportOptions *options);
@@ -44,6 +51,16 @@ LsStatus ls_import_idx(
 // CSV (RFC 4180, plain or gzip), several files with the same columns are joined. LS_BAD_DATA names file, line
 // and column.
 LsStatus ls_import_csv(
+    const char *const *inputs, size_t count, const LsImportOptions *options, bool *unchanged);
+
+// UTF-8 files, and directories of them, as tokens: each document is followed by <|endoftext|>. LS_BAD_DATA
+// for bytes that are not UTF-8 (file, offset), an empty file, and text too short to be split.
+LsStatus ls_import_text(
+    const char *const *inputs, size_t count, const LsImportOptions *options, bool *unchanged);
+
+// Token shards of llm.c: int32 header[256] with magic 20240520, version 1 and the number of tokens, then
+// uint16 tokens. LS_BAD_DATA (file, what) for a header that says other than the file holds.
+LsStatus ls_import_tokens(
     const char *const *inputs, size_t count, const LsImportOptions *options, bool *unchanged);
 
 // New data through the stored preprocessing: rows in the model's raw feature layout of `dataset` schema.

@@ -107,10 +107,12 @@ ALWAYS_INLINE void dropout(const LsDropout *args, LsDtype type)
 LsStatus LOOPS(dropout)(LsDevice *device, const LsDropout *args)
 {
     (void)device;
+    LsDropout sampled;
     LS_TRY(ls_cpu_require_type("dropout", args->type));
+    LS_TRY(ls_dropout_by_sample(args, &sampled));
     if (args->type == LS_F32)
-        dropout(args, LS_F32);
+        dropout(&sampled, LS_F32);
     else
-        dropout(args, LS_BF16);
+        dropout(&sampled, LS_BF16);
     return LS_OK;
 }

@@ -13,6 +13,20 @@
 enum { LS_TREE_TILE = 512 };
 typedef float LsTreeScratch[LS_TREE_INPUTS][LS_TREE_TILE];
 
+// A block of attention: rows are queries, columns are keys, a multiple of 16, first ones `query` and `key`,
+// which is not behind `query`. Matrices are [rows][columns] unless said otherwise.
+typedef struct LsAttentionBlock {
+    size_t rows, columns, query, key;
+    size_t size; // of a head
+    LsDtype type;
+    float scale;
+    const float *scores, *slopes; // q · k and dout · v
+    void *weights, *gradients; // of `type`: the softmax and the scores' gradients, of which what a query may
+                               // not see is zero
+    float *largest, *total, *values; // forward: of the blocks so far, [rows], [rows], [rows][size]
+    const float *log_sum, *products; // backward: [rows]; products: dout · out
+} LsAttentionBlock;
+
 typedef struct LsCpuLoops {
     LsStatus (*cast)(LsDevice *device, const LsCast *args);
     LsStatus (*normalize)(LsDevice *device, const LsNormalize *args);
@@ -26,10 +40,30 @@ typedef struct LsCpuLoops {
     LsStatus (*sum)(LsDevice *device, const LsSum *args);
     LsStatus (*block_squares)(LsDevice *device, const LsBlockSquares *args);
     LsStatus (*optimizer_step)(LsDevice *device, const LsOptimizerStep *args);
+    LsStatus (*embedding)(LsDevice *device, const LsEmbedding *args);
+    LsStatus (*embedding_gradient)(LsDevice *device, const LsEmbeddingGradient *args);
+    LsStatus (*layer_norm)(LsDevice *device, const LsLayerNorm *args);
+    LsStatus (*layer_norm_backward)(LsDevice *device, const LsLayerNormBackward *args);
 
     // y = activation(x), n elements of `type`. y may be x.
     void (*activate)(LsActivation activation, size_t n, const void *x, void *y, LsDtype type);
     LsStatus (*tree_add)(const LsTreeAdd *args, LsTreeScratch scratch);
+
+    // weights = exp(scores × scale - largest) with `largest` raised to this block's; total and values, which
+    // are undefined before the block of key 0, are brought to the new one, and the weights added to total.
+    void (*attention_weigh)(const LsAttentionBlock *block);
+    // out[row × stride …] = values / total, and the logarithms.
+    void (*attention_finish)(const LsAttentionBlock *block, void *out, size_t stride, float *log_sum);
+    // weights = exp(scores × scale - log_sum), gradients = weights × (slopes - products) × scale.
+    void (*attention_slopes)(const LsAttentionBlock *block);
+    // products[row] = a · b over `size` values from row × stride on.
+    void (*attention_products)(
+        const void *a, const void *b, size_t rows, size_t size, size_t stride, LsDtype type, float *products);
+    // Copies rows of `bytes`, which is even, that are `stride` bytes apart.
+    void (*attention_gather)(const char *from, size_t rows, size_t bytes, size_t stride, char *to);
+    // Rounds rows of `size` values to rows that are `stride` apart.
+    void (*attention_store)(
+        const float *from, size_t rows, size_t size, void *to, size_t stride, LsDtype type);
 } LsCpuLoops;
 
 // LS_OK for F32 and BF16, the types that there are loops for, else LS_UNSUPPORTED naming the op.

@@ -18,5 +18,17 @@ LsStatus LOOPS(block_squares)(LsDevice *device, const LsBlockSquares *args);
 LsStatus LOOPS(optimizer_step)(LsDevice *device, const LsOptimizerStep *args);
 void LOOPS(activate)(LsActivation activation, size_t n, const void *x, void *y, LsDtype type);
 LsStatus LOOPS(tree_add)(const LsTreeAdd *args, LsTreeScratch scratch);
+LsStatus LOOPS(embedding)(LsDevice *device, const LsEmbedding *args);
+LsStatus LOOPS(embedding_gradient)(LsDevice *device, const LsEmbeddingGradient *args);
+LsStatus LOOPS(layer_norm)(LsDevice *device, const LsLayerNorm *args);
+LsStatus LOOPS(layer_norm_backward)(LsDevice *device, const LsLayerNormBackward *args);
+void LOOPS(attention_weigh)(const LsAttentionBlock *block);
+void LOOPS(attention_finish)(const LsAttentionBlock *block, void *out, size_t stride, float *log_sum);
+void LOOPS(attention_slopes)(const LsAttentionBlock *block);
+void LOOPS(attention_products)(
+    const void *a, const void *b, size_t rows, size_t size, size_t stride, LsDtype type, float *products);
+void LOOPS(attention_gather)(const char *from, size_t rows, size_t bytes, size_t stride, char *to);
+void LOOPS(attention_store)(
+    const float *from, size_t rows, size_t size, void *to, size_t stride, LsDtype type);
 
 #endif

@@ -106,6 +106,13 @@ typedef struct LsDeviceOps {
     LsStatus (*tree_add)(LsDevice *device, const LsTreeAdd *args);
     LsStatus (*decide_step)(LsDevice *device, const LsDecideStep *args);
     LsStatus (*optimizer_step)(LsDevice *device, const LsOptimizerStep *args);
+
+    LsStatus (*embedding)(LsDevice *device, const LsEmbedding *args);
+    LsStatus (*embedding_gradient)(LsDevice *device, const LsEmbeddingGradient *args);
+    LsStatus (*layer_norm)(LsDevice *device, const LsLayerNorm *args);
+    LsStatus (*layer_norm_backward)(LsDevice *device, const LsLayerNormBackward *args);
+    LsStatus (*attention)(LsDevice *device, const LsAttention *args);
+    LsStatus (*attention_backward)(LsDevice *device, const LsAttentionBackward *args);
 } LsDeviceOps;
 
 // Backends extend this struct: the first member of theirs is an LsDevice.

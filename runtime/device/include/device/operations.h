@@ -89,7 +89,10 @@ typedef struct LsDropout {
     double rate; // in [0, 1)
     uint64_t seed;
     uint32_t purpose;
-    const uint64_t *positions; // [rows] stream positions of the samples
+    const uint64_t *positions; // [rows / rows_per_position] stream positions of the samples
+    size_t rows_per_position;  // 0 or 1: a row is a sample; else a divisor of rows, and element c of row r is
+                               // element (r mod rows_per_position) × columns + c of sample
+                               // r / rows_per_position
 } LsDropout;
 
 // y[i] = a[i] + b[i], computed in F32. y may be a or b.
@@ -201,5 +204,93 @@ typedef struct LsOptimizerStep {
     bool nesterov;
     const LsStepControl *control;
 } LsOptimizerStep;
+
+// ---- Language models ------------------------------------------------------------------------------------
+// Rows are tokens: row b × T + t is token t of window b. C channels; T tokens of a window. Scratch memory is
+// aligned to 4 bytes at least, read and written by the one call that it is given to, and may be lent to the
+// next. A window's results do not depend on the windows beside it, but for sums over rows.
+
+// y[r][c] = table[tokens[r]][c] + positions[r mod window][c], added in F32.
+typedef struct LsEmbedding {
+    size_t rows, window, columns; // rows is a multiple of window
+    const int32_t *tokens; // [rows]; a token beyond the vocabulary is LS_BAD_DATA on hosts, NaN elsewhere
+    size_t vocabulary;
+    const void *table;     // [vocabulary][columns]
+    const void *positions; // [at least window][columns]
+    void *y;               // [rows][columns]
+    LsDtype type;          // of table, positions and y
+} LsEmbedding;
+
+// dtable[v] += sum of dy[r] over rows with tokens[r] = v, in ascending order of r; dpositions[t] (+)= sum
+// over windows in ascending order. dtable is always added to: the output layer that is tied to it was there
+// first. Without float atomics: rows are sorted by token (stable) in `scratch`.
+typedef struct LsEmbeddingGradient {
+    size_t rows, window, columns;
+    const int32_t *tokens;
+    size_t vocabulary;
+    const void *dy;
+    LsDtype type; // of dy
+    float *dtable, *dpositions;
+    bool accumulate; // of dpositions
+    void *scratch;   // ls_embedding_scratch(rows, vocabulary) bytes
+} LsEmbeddingGradient;
+size_t ls_embedding_scratch(size_t rows, size_t vocabulary);
+
+// sum = x + branch (branch NULL: sum is x itself and is not written), then y = (sum - mean) · rstd · weight +
+// bias for each row (Ba, Kiros and Hinton 2016): mean and variance (over C, not C - 1) in F32 or wider of the
+// rounded sum, rstd = 1 / sqrt(variance + 1e-5).
+typedef struct LsLayerNorm {
+    size_t rows, columns;
+    const void *x, *branch;
+    void *sum; // [rows][columns]; may be x; not used without a branch
+    const void *weight, *bias;
+    void *y;
+    float *mean, *rstd; // [rows], kept for backward, which normalises with them as they are stored
+    LsDtype type;
+} LsLayerNorm;
+
+// dx = residual + d(loss)/d(sum), where residual is the gradient that reached `sum` past the normalisation
+// (NULL: none; dx may be residual). dweight, dbias (+)= sums over rows in a fixed order, in one pass over x
+// and dy.
+typedef struct LsLayerNormBackward {
+    size_t rows, columns;
+    const void *x; // the sum that was normalised
+    const void *dy, *weight;
+    const float *mean, *rstd;
+    const void *residual;
+    void *dx;
+    LsDtype type;
+    float *dweight, *dbias;
+    bool accumulate;
+    void *scratch; // ls_layer_norm_scratch(rows, columns) bytes
+} LsLayerNormBackward;
+size_t ls_layer_norm_scratch(size_t rows, size_t columns);
+
+// Causal self-attention over packed projections: qkv[b·T + t] = [q | k | v], each heads × size values. For
+// each window and head, out[t] = sum over s <= t of softmax_s(q[t]·k[s] · scale) v[s], scale = 1 /
+// sqrt(size). Computed block by block with a running maximum and sum (Dao et al., FlashAttention, NeurIPS
+// 2022): nothing of size T × T is stored. log_sum[window][head][t] = log of the row's sum of exponentials of
+// (scaled) scores, kept for backward. 16-bit types: weights, and in the backward pass the gradients of
+// scores, are rounded to the type for their products; sums are in F32 or wider. A NaN reaches the rows that
+// may see it.
+typedef struct LsAttention {
+    size_t windows, window, heads, size;
+    const void *qkv; // [windows × window][3 × heads × size]
+    void *out;       // [windows × window][heads × size]
+    float *log_sum;  // [windows][heads][window]
+    LsDtype type;
+} LsAttention;
+
+// dqkv from dout; deterministic: each block of keys adds over queries in ascending order and each block of
+// queries over keys. dqkv must not overlap qkv.
+typedef struct LsAttentionBackward {
+    size_t windows, window, heads, size;
+    const void *qkv, *out, *dout;
+    const float *log_sum;
+    void *dqkv;
+    LsDtype type;
+    void *scratch; // ls_attention_scratch bytes
+} LsAttentionBackward;
+size_t ls_attention_scratch(size_t windows, size_t window, size_t heads, size_t size);
 
 #endif

@@ -11,6 +11,10 @@
 // set's own shape. LS_CONFIG when the loss or eval.metric does not fit the data.
 LsStatus ls_data_shape(const LsConfig *config, const LsDatasetInfo *info, LsDataShape *out);
 
+// Rows of an evaluation's blocks: eval.batch, but of windows of tokens, whose activations are large, at most
+// a microbatch of training.
+size_t ls_evaluation_rows(const LsConfig *config, const LsDataShape *shape);
+
 // Device memory for microbatches: one or more sets of raw samples, labels or targets and positions, so that
 // one can be filled while another is in use, and the normalised inputs of the one in use.
 typedef struct LsDeviceBatch LsDeviceBatch;
@@ -22,14 +26,15 @@ LsStatus ls_device_batch_create(LsDevice *device, const LsDatasetInfo *info, con
 void ls_device_batch_destroy(LsDeviceBatch *batch);
 
 // Enqueues copies of host memory (x [rows][features] of the file's type, y [rows] int32 or [rows][outputs]
-// float32, as LsHostBatch and ls_reader_read have them) into a set, on the selected stream. x, y and
-// positions must not change until the device has done the copies, and the set's former copies must be done; y
-// may be NULL (prediction), positions too (then they are undefined: nothing random may be drawn).
-// LS_BAD_DATA: a label that is none of the classes, named.
+// float32, or both int32 tokens [rows][window], as LsHostBatch and ls_reader_read have them) into a set, on
+// the selected stream. x, y and positions must not change until the device has done the copies, and the set's
+// former copies must be done; y may be NULL (prediction), positions too (then they are undefined: nothing
+// random may be drawn). LS_BAD_DATA: a label that is none of the classes, or a token beyond the vocabulary,
+// named.
 LsStatus ls_device_batch_copy(
     LsDeviceBatch *batch, size_t set, const void *x, const void *y, const uint64_t *positions, size_t rows);
 
-// Enqueues the normalisation of the set's rows. *out is valid until the next one.
+// Enqueues the normalisation of the set's rows; tokens need none. *out is valid until the next one.
 LsStatus ls_device_batch_normalize(LsDeviceBatch *batch, size_t set, size_t rows, LsBatch *out);
 
 // Both, in the first set.

@@ -14,6 +14,9 @@ typedef struct LsEvaluation {
     bool classes; // accuracy, macro_f1 are set
     bool binary;  // roc_auc is set
     double loss, accuracy, macro_f1, roc_auc;
+    size_t window;        // tokens of a sample, 0: no tokens; then loss is the mean over all tokens
+    double perplexity;    // e^loss
+    double bits_per_byte; // of the text; 0: its length in bytes is not known
 } LsEvaluation;
 
 // What one sample contributes to every metric.

@@ -1,0 +1,77 @@
+// What the ops of language models share on backends that work in host memory: checks, sizes of scratch
+// memory, and the order of rows by token.
+#include "backend.h"
+
+#include <string.h>
+
+LsStatus ls_require_windows(const char *op, size_t rows, size_t window)
+{
+    if (window == 0 || rows % window != 0)
+        return LS_FAIL(LS_INTERNAL, "%s: %zu rows are not whole windows of %zu tokens", op, rows, window);
+    return LS_OK;
+}
+
+LsStatus ls_require_attention(const char *op, size_t window, size_t heads, size_t size, LsDtype type)
+{
+    LS_TRY(ls_require_float_type(op, type));
+    if (window == 0 || heads == 0 || size == 0)
+        return LS_FAIL(
+            LS_INTERNAL, "%s: windows of %zu tokens, %zu heads of %zu values", op, window, heads, size);
+    return LS_OK;
+}
+
+LsStatus ls_require_tokens(const int32_t *tokens, size_t rows, size_t vocabulary)
+{
+    for (size_t r = 0; r < rows; r++)
+        if (tokens[r] < 0 || (size_t)tokens[r] >= vocabulary)
+            return LS_FAIL(LS_BAD_DATA, "token %zu of a microbatch is %d, the vocabulary has 0 to %zu", r,
+                tokens[r], vocabulary - 1);
+    return LS_OK;
+}
+
+LsStatus ls_dropout_by_sample(const LsDropout *args, LsDropout *out)
+{
+    size_t rows = args->rows_per_position > 1 ? args->rows_per_position : 1;
+    if (args->rows % rows != 0)
+        return LS_FAIL(LS_INTERNAL, "dropout: %zu rows are not whole samples of %zu", args->rows, rows);
+    *out = *args;
+    out->rows = args->rows / rows;
+    out->columns = args->columns * rows;
+    out->rows_per_position = 1;
+    return LS_OK;
+}
+
+size_t ls_embedding_scratch(size_t rows, size_t vocabulary)
+{
+    return (rows + vocabulary + 1) * sizeof(uint32_t);
+}
+
+// A counting sort: how often each token comes, from that where its rows begin, and then the rows in turn.
+LsTokenOrder ls_order_by_token(const LsEmbeddingGradient *args)
+{
+    uint32_t *ends = args->scratch, *order = ends + args->vocabulary + 1;
+    memset(ends, 0, (args->vocabulary + 1) * sizeof *ends);
+    // Token v's rows are counted at v + 1, so that v holds where they begin, and after its rows where they
+    // end.
+    for (size_t r = 0; r < args->rows; r++)
+        ends[args->tokens[r] + 1]++;
+    for (size_t v = 0; v < args->vocabulary; v++)
+        ends[v + 1] += ends[v];
+    for (size_t r = 0; r < args->rows; r++)
+        order[ends[args->tokens[r]]++] = (uint32_t)r;
+    return (LsTokenOrder){.ends = ends, .order = order};
+}
+
+// Sums of a run of rows and totals, of dweight and of dbias.
+size_t ls_layer_norm_scratch(size_t rows, size_t columns)
+{
+    (void)rows; // they are added in order
+    return 4 * columns * sizeof(float);
+}
+
+// dout · out of each row and head.
+size_t ls_attention_scratch(size_t windows, size_t window, size_t heads, size_t size)
+{
+    (void)size;
+    return windows * window * heads * sizeof(float);
+}
