@@ -147,6 +147,16 @@ LsStatus ls_cuda_zero(LsDevice *device, void *to, size_t bytes)
     return ls_cuda_check(cuda, cudaMemsetAsync(to, 0, bytes, ls_cuda_stream(cuda)), "zeroing memory");
 }
 
+// From the stream-ordered pool: a shape that comes late makes room without stopping the streams, as
+// cudaMalloc may.
+static LsStatus allocate_in_order(LsCudaDevice *cuda, size_t bytes, void **out)
+{
+    LS_TRY(ls_cuda_require_no_capture(cuda, "an allocation"));
+    cudaError_t error = cudaMallocAsync(out, bytes, cuda->streams[LS_STREAM_COMPUTE]);
+    return error == cudaErrorMemoryAllocation ? refuse_allocation(cuda, bytes)
+                                              : ls_cuda_check(cuda, error, "an allocation");
+}
+
 LsStatus ls_cuda_scratch(LsCudaDevice *cuda, size_t bytes, void **out)
 {
     if (!cuda->scratch || cuda->scratch->bytes < bytes) {
@@ -155,7 +165,7 @@ LsStatus ls_cuda_scratch(LsCudaDevice *cuda, size_t bytes, void **out)
         // Twice what there was, so that growing shapes leave less behind than they use.
         size_t least = cuda->scratch ? 2 * cuda->scratch->bytes : 0;
         *scratch = (LsScratch){.next = cuda->scratch, .bytes = bytes > least ? bytes : least};
-        LsStatus status = ls_cuda_allocate(&cuda->base, scratch->bytes, &scratch->memory);
+        LsStatus status = allocate_in_order(cuda, scratch->bytes, &scratch->memory);
         if (status != LS_OK) {
             free(scratch);
             return status;
@@ -171,7 +181,7 @@ void ls_cuda_release_all(LsCudaDevice *cuda)
     while (cuda->scratch) {
         LsScratch *first = cuda->scratch;
         cuda->scratch = first->next;
-        cudaFree(first->memory);
+        cudaFreeAsync(first->memory, cuda->streams[LS_STREAM_COMPUTE]);
         free(first);
     }
     while (cuda->pinned)

@@ -244,10 +244,35 @@ static void sum_columns(const Work *work, const float *a)
     }
 }
 
+// The library relies on what its caller promised, and so faults otherwise. Looked at when the product runs:
+// memory of the stream-ordered pool is there from its place in the stream on.
+static void require(const char *what, const void *memory, size_t bytes, size_t alignment)
+{
+    if ((uintptr_t)memory % alignment)
+        ls_emulator_fault(
+            "cuBLASLt's %s at %p is not aligned to %zu bytes, as promised", what, memory, alignment);
+    if (!ls_emulator_owns(memory, bytes))
+        ls_emulator_fault("cuBLASLt's %s at %p is not %zu bytes of device memory", what, memory, bytes);
+}
+
+static void require_buffers(const LsProduct *p, const LsProductBuffers *buffers)
+{
+    size_t input = ls_dtype_size(p->input_type), output = ls_dtype_size(p->output_type);
+    require("a", buffers->a, p->m * p->k * input, p->alignment_a);
+    require("b", buffers->b, p->k * p->n * input, p->alignment_b);
+    require("c", buffers->c, p->m * p->n * output, p->alignment_c);
+    if (uses_bias(p->epilogue))
+        require("bias", buffers->bias, (p->epilogue == LS_EPILOGUE_BIAS_GRADIENT ? p->m : p->n) * output,
+            VECTOR_ALIGNMENT);
+    if (uses_aux(p->epilogue))
+        require("aux", buffers->aux, p->m * p->n * output, p->alignment_c);
+}
+
 static bool multiply(void *context)
 {
     const Work *work = context;
     const LsProduct *p = &work->product;
+    require_buffers(p, &work->buffers);
     float *a = unpacked(work, work->buffers.a, p->m, p->k, p->transpose_a);
     float *b = unpacked(work, work->buffers.b, p->k, p->n, p->transpose_b);
     double *part = malloc(p->n * sizeof *part);
@@ -271,35 +296,11 @@ static bool multiply(void *context)
 
 // ---- Running --------------------------------------------------------------------------------------------
 
-// The library relies on what its caller promised, and so faults otherwise.
-static void require(const char *what, const void *memory, size_t bytes, size_t alignment)
-{
-    if ((uintptr_t)memory % alignment)
-        ls_emulator_fault(
-            "cuBLASLt's %s at %p is not aligned to %zu bytes, as promised", what, memory, alignment);
-    if (!ls_emulator_owns(memory, bytes))
-        ls_emulator_fault("cuBLASLt's %s at %p is not %zu bytes of device memory", what, memory, bytes);
-}
-
-static void require_buffers(const LsProduct *p, const LsProductBuffers *buffers)
-{
-    size_t input = ls_dtype_size(p->input_type), output = ls_dtype_size(p->output_type);
-    require("a", buffers->a, p->m * p->k * input, p->alignment_a);
-    require("b", buffers->b, p->k * p->n * input, p->alignment_b);
-    require("c", buffers->c, p->m * p->n * output, p->alignment_c);
-    if (uses_bias(p->epilogue))
-        require("bias", buffers->bias, (p->epilogue == LS_EPILOGUE_BIAS_GRADIENT ? p->m : p->n) * output,
-            VECTOR_ALIGNMENT);
-    if (uses_aux(p->epilogue))
-        require("aux", buffers->aux, p->m * p->n * output, p->alignment_c);
-}
-
 LsStatus ls_cublaslt_run(LsCublaslt *library, LsProductPlan *plan, const LsAlgorithm *algorithm,
     const LsProductBuffers *buffers, cudaStream_t stream)
 {
     if (!ls_cublaslt_accepts(library, plan, algorithm))
         return LS_FAIL(LS_INTERNAL, "emulated cuBLASLt: this is no algorithm for the product");
-    require_buffers(&plan->product, buffers);
     Work *work;
     LS_TRY(ls_memory_allocate(sizeof *work, (void **)&work));
     *work = (Work){plan->product, *buffers, *library, (int)algorithm->word[1]};
