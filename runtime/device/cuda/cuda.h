@@ -109,4 +109,11 @@ LsStatus ls_cuda_require_compute(LsCudaDevice *cuda, const char *what);
 LsStatus ls_cuda_matmul(LsDevice *device, const LsMatmul *args);
 LsStatus ls_cuda_bias_gradient(LsDevice *device, const LsBiasGradient *args);
 
+// ---- attention.c ----------------------------------------------------------------------------------------
+
+// By cuDNN where it takes the shape, else by our own kernels; which of them depends on the shape, the GPU and
+// the library's version alone.
+LsStatus ls_cuda_attention(LsDevice *device, const LsAttention *args);
+LsStatus ls_cuda_attention_backward(LsDevice *device, const LsAttentionBackward *args);
+
 #endif

@@ -275,6 +275,8 @@ size_t ls_layer_norm_scratch(size_t rows, size_t columns);
 // may see it.
 typedef struct LsAttention {
     size_t windows, window, heads, size;
+    size_t first; // rows of out and log_sum before it are left as they are, their keys and values count; 0
+                  // but in generation, which asks for the newest row alone
     const void *qkv; // [windows × window][3 × heads × size]
     void *out;       // [windows × window][heads × size]
     float *log_sum;  // [windows][heads][window]
