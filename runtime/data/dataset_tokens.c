@@ -1,4 +1,5 @@
 // What only token data sets have: windows, and a tokenizer.
+#include "data/loader.h"
 #include "data/tokenizer.h"
 #include "dataset_format.h"
 
@@ -20,7 +21,9 @@ LsStatus ls_dataset_set_window(LsDataset *dataset, size_t window)
                 dataset->path, ls_split_name(split), info->token_counts[split], window, window + 1);
     info->window = window;
     for (LsSplit split = LS_TRAIN; split < LS_SPLITS; split++)
-        info->samples[split] = ls_dataset_has(info, split) ? (info->token_counts[split] - 1) / window : 0;
+        if (ls_dataset_has(info, split))
+            info->samples[split] = split == LS_TRAIN ? ls_stream_windows(info->token_counts[split], window)
+                                                     : (info->token_counts[split] - 1) / window;
     return LS_OK;
 }
 

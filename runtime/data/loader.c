@@ -20,7 +20,7 @@ typedef enum SlotState { SLOT_FREE, SLOT_FILLING, SLOT_READY, SLOT_TAKEN } SlotS
 
 typedef struct Slot {
     LsHostBatch batch;
-    uint64_t *samples; // [rows]
+    uint64_t *samples; // [rows]; of tokens, the first ones of the windows
     SlotState state;
     LsStatus status; // of filling it
     char message[MESSAGE_SIZE];
@@ -58,13 +58,18 @@ static uint64_t first_position(const LsLoader *loader, uint64_t number)
 
 static LsStatus fill_slot(const LsLoader *loader, LsReader *reader, Slot *slot, uint64_t number)
 {
-    uint64_t first = first_position(loader, number);
-    uint64_t samples = loader->dataset->info.samples[LS_TRAIN];
+    const LsDatasetInfo *info = &loader->dataset->info;
+    bool tokens = ls_dataset_tokens(info);
+    uint64_t first = first_position(loader, number), seed = loader->options.seed;
     for (size_t i = 0; i < loader->rows; i++) {
         slot->batch.positions[i] = first + i;
-        slot->samples[i] = ls_stream_sample(loader->options.seed, samples, first + i);
+        slot->samples[i] = tokens
+                               ? ls_stream_window(seed, info->token_counts[LS_TRAIN], info->window, first + i)
+                               : ls_stream_sample(seed, info->samples[LS_TRAIN], first + i);
     }
-    return ls_reader_read(reader, slot->samples, loader->rows, slot->batch.x, slot->batch.y);
+    LsStatus (*read)(LsReader *, const uint64_t *, size_t, void *, void *) =
+        tokens ? ls_reader_read_windows : ls_reader_read;
+    return read(reader, slot->samples, loader->rows, slot->batch.x, slot->batch.y);
 }
 
 // The rank is bound to a core, and threads inherit that: the workers ask for every core instead, of which the

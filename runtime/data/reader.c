@@ -188,18 +188,29 @@ static void widen_tokens(LsColumnType type, const void *tokens, size_t first, si
         out[i] = type == LS_COLUMN_U16 ? narrow[first + i] : (int32_t)wide[first + i];
 }
 
-static LsStatus read_windows(LsReader *reader, const uint64_t *samples, size_t count, int32_t *x, int32_t *y)
+// Into row `row` of x and y.
+static LsStatus read_window(LsReader *reader, uint64_t first, size_t row, int32_t *x, int32_t *y)
 {
     const LsDatasetInfo *info = &reader->dataset->info;
+    const uint8_t *tokens = NULL;
+    LsRowNames names = {.path = reader->dataset->path, .split = reader->split, .first = first};
+    LS_TRY(find_tokens(reader, first, info->window + 1, &tokens));
+    LS_TRY(ls_rows_check_x(info, &names, tokens, info->window + 1));
+    widen_tokens(info->feature_type, tokens, 0, info->window, x + row * info->window);
+    if (y != NULL)
+        widen_tokens(info->feature_type, tokens, 1, info->window, y + row * info->window);
+    return LS_OK;
+}
+
+LsStatus ls_reader_read_windows(LsReader *reader, const uint64_t *firsts, size_t count, void *x, void *y)
+{
+    const LsDatasetInfo *info = &reader->dataset->info;
+    size_t tokens = info->token_counts[reader->split];
     for (size_t i = 0; i < count; i++) {
-        const uint8_t *tokens = NULL;
-        uint64_t first = samples[i] * info->window;
-        LsRowNames names = {.path = reader->dataset->path, .split = reader->split, .first = first};
-        LS_TRY(find_tokens(reader, first, info->window + 1, &tokens));
-        LS_TRY(ls_rows_check_x(info, &names, tokens, info->window + 1));
-        widen_tokens(info->feature_type, tokens, 0, info->window, x + i * info->window);
-        if (y != NULL)
-            widen_tokens(info->feature_type, tokens, 1, info->window, y + i * info->window);
+        if (tokens <= info->window || firsts[i] >= tokens - info->window)
+            return LS_FAIL(LS_INTERNAL, "%s: a window from token %llu of %zu in split %s",
+                reader->dataset->path, (unsigned long long)firsts[i], tokens, ls_split_name(reader->split));
+        LS_TRY(read_window(reader, firsts[i], i, x, y));
     }
     return LS_OK;
 }
@@ -208,14 +219,17 @@ LsStatus ls_reader_read(LsReader *reader, const uint64_t *samples, size_t count,
 {
     const LsDataset *dataset = reader->dataset;
     const LsDatasetInfo *info = &dataset->info;
-    for (size_t i = 0; i < count; i++)
-        if (samples[i] >= info->samples[reader->split])
-            return LS_FAIL(LS_INTERNAL, "%s: sample %llu of %zu in split %s", dataset->path,
-                (unsigned long long)samples[i], info->samples[reader->split], ls_split_name(reader->split));
-    if (ls_dataset_tokens(info))
-        return read_windows(reader, samples, count, x, y);
-    LsRowNames names = {.path = dataset->path, .split = reader->split, .samples = samples};
     LsSplit split = reader->split;
+    for (size_t i = 0; i < count; i++)
+        if (samples[i] >= info->samples[split])
+            return LS_FAIL(LS_INTERNAL, "%s: sample %llu of %zu in split %s", dataset->path,
+                (unsigned long long)samples[i], info->samples[split], ls_split_name(split));
+    if (ls_dataset_tokens(info)) {
+        for (size_t i = 0; i < count; i++)
+            LS_TRY(read_window(reader, samples[i] * info->window, i, x, y));
+        return LS_OK;
+    }
+    LsRowNames names = {.path = dataset->path, .split = split, .samples = samples};
     LS_TRY(read_rows(reader, &dataset->x[split], dataset->x_cache[split], samples, count, x));
     LS_TRY(ls_rows_check_x(info, &names, x, count));
     if (y == NULL)

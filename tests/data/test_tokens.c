@@ -107,7 +107,7 @@ static void test_windows(void **state)
         assert_int_equal(info->vocabulary, cases[i].vocabulary);
         assert_int_equal(info->feature_type, cases[i].vocabulary <= 65536 ? LS_COLUMN_U16 : LS_COLUMN_U32);
         assert_int_equal(info->token_counts[LS_TRAIN], TRAIN);
-        assert_int_equal(info->samples[LS_TRAIN], (TRAIN - 1) / WINDOW);
+        assert_int_equal(info->samples[LS_TRAIN], TRAIN / WINDOW - 1);
         assert_int_equal(info->samples[LS_VALIDATION], (VALIDATION - 1) / WINDOW);
         assert_int_equal(info->samples[LS_TEST], 0);
         check_split(dataset, LS_TRAIN);
@@ -138,6 +138,10 @@ static void test_window_sizes(void **state)
     assert_ok(ls_reader_read(reader, (uint64_t[]){9}, 1, x, y));
     assert_int_equal(y[99], token_at(LS_VALIDATION, 1000, 300));
     assert_fails(ls_reader_read(reader, (uint64_t[]){10}, 1, x, y), LS_INTERNAL, "sample 10 of 10");
+    assert_ok(ls_reader_read_windows(reader, (uint64_t[]){900}, 1, x, y));
+    assert_int_equal(y[99], token_at(LS_VALIDATION, 1000, 300));
+    assert_fails(
+        ls_reader_read_windows(reader, (uint64_t[]){901}, 1, x, y), LS_INTERNAL, "token 901 of 1001");
     ls_reader_destroy(reader);
     LsTokenizer *tokenizer = NULL;
     assert_fails(ls_dataset_tokenizer(dataset, &tokenizer), LS_BAD_DATA, "no tokenizer");
@@ -160,12 +164,12 @@ static void test_loader(void **state)
         assert_ok(ls_loader_next(loader, &batch, NULL));
         assert_int_equal(batch->rows, 4);
         for (size_t row = 0; row < 4; row++) {
-            uint64_t sample = ls_stream_sample(3, info->samples[LS_TRAIN], number * 4 + row);
+            uint64_t first = ls_stream_window(3, TRAIN, WINDOW, number * 4 + row);
             for (size_t i = 0; i < WINDOW; i++) {
                 assert_int_equal(
-                    ((int32_t *)batch->x)[row * WINDOW + i], token_at(LS_TRAIN, sample * WINDOW + i, 1000));
-                assert_int_equal(((int32_t *)batch->y)[row * WINDOW + i],
-                    token_at(LS_TRAIN, sample * WINDOW + i + 1, 1000));
+                    ((int32_t *)batch->x)[row * WINDOW + i], token_at(LS_TRAIN, first + i, 1000));
+                assert_int_equal(
+                    ((int32_t *)batch->y)[row * WINDOW + i], token_at(LS_TRAIN, first + i + 1, 1000));
             }
         }
         ls_loader_return(loader, batch);

@@ -60,18 +60,22 @@ void ls_dataset_close(LsDataset *dataset);
 // The data set that a schema describes, without its file: it has an info and no rows, and serves whoever
 // predicts from a checkpoint. `name` stands for the path in messages. LS_BAD_DATA.
 LsStatus ls_dataset_describe(const json_t *schema, const char *name, LsDataset **out);
+
+// The schema of tokens without data, for a model that came from elsewhere. tokenizer: NULL where it is not
+// known. The caller frees *schema; its root hash is that of nothing else than this vocabulary and tokenizer.
+typedef struct LsTokenizer LsTokenizer;
+LsStatus ls_dataset_describe_tokens(size_t vocabulary, const LsTokenizer *tokenizer, json_t **schema);
 const LsDatasetInfo *ls_dataset_info(const LsDataset *dataset);
 const char *ls_dataset_path(const LsDataset *dataset);
 
 // Makes a token data set one of windows: sample i of a split is inputs tokens[i × window … i × window +
-// window) and labels the tokens that follow each, so that a split of n tokens has (n - 1) / window samples.
-// Before readers and loaders are made. LS_BAD_DATA when there are no tokens, or a split is shorter than a
-// window and the token after it.
+// window) and labels the tokens that follow each, so that a split of n tokens has (n - 1) / window samples;
+// the training split has ls_stream_windows of them (data/loader.h). Before readers and loaders are made.
+// LS_BAD_DATA when there are no tokens, or a split is shorter than a window and the token after it.
 LsStatus ls_dataset_set_window(LsDataset *dataset, size_t window);
 
 // The tokenizer that made the tokens, from the schema; the caller frees it. LS_BAD_DATA when there is none
 // (tokens imported without one), or it is damaged.
-typedef struct LsTokenizer LsTokenizer;
 LsStatus ls_dataset_tokenizer(const LsDataset *dataset, LsTokenizer **out);
 
 // A reader has the scratch memory that one thread needs (the last chunk inflated). Any number of readers may
@@ -86,6 +90,9 @@ void ls_reader_destroy(LsReader *reader);
 // split and sample. Values that are kept in memory or compressed are compared with their hashes when they are
 // first read.
 LsStatus ls_reader_read(LsReader *reader, const uint64_t *samples, size_t count, void *x, void *y);
+
+// Of tokens: the windows that begin at the given ones instead of at multiples of the window.
+LsStatus ls_reader_read_windows(LsReader *reader, const uint64_t *firsts, size_t count, void *x, void *y);
 
 // Reads everything: block hashes, chunk hashes, root hash, label range, NaN. LS_BAD_DATA at the first
 // difference.

@@ -1,7 +1,7 @@
 // The loader: worker threads that bring the next microbatches while the rank computes.
 //
 // The stream of training samples is endless: position p lies in epoch p / N and is sample permute(seed,
-// epoch, N)[p mod N]. Batches cross epochs. A step's global batch is the positions [cursor, cursor + batch);
+// epoch, N)[p mod N], N being the samples of an epoch. Batches cross epochs. A step's global batch is the positions [cursor, cursor + batch);
 // lane l of L gets the l-th contiguous L-th of it, microbatch a of A the a-th part of that.
 #ifndef LOCKSTEP_DATA_LOADER_H
 #define LOCKSTEP_DATA_LOADER_H
@@ -10,6 +10,13 @@
 
 // The sample at a stream position: O(1).
 uint64_t ls_stream_sample(uint64_t seed, uint64_t samples, uint64_t position);
+
+// Of tokens, a sample is a window, and those of an epoch lie side by side from a random token before the
+// window'th on. Each epoch has another one: a text that is read again is cut elsewhere. windows: how many an
+// epoch has, above 0; `tokens` are more than `window`. window: the first token of the one at a stream
+// position; O(1).
+size_t ls_stream_windows(size_t tokens, size_t window);
+uint64_t ls_stream_window(uint64_t seed, size_t tokens, size_t window, uint64_t position);
 
 // One microbatch as raw rows in host memory; owned by the loader, valid until it is returned.
 typedef struct LsHostBatch {
