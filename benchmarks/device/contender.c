@@ -1,7 +1,5 @@
 #include "contender.h"
 
-#include <stdlib.h>
-
 #include "base/clock.h"
 
 static LsStatus call(const Contender *contender)
@@ -81,17 +79,4 @@ LsStatus contenders_measure(Contender *const contenders[], size_t count, double 
             LS_TRY(sample(contenders[c], &samples[c][s]));
     *sampled = s;
     return LS_OK;
-}
-
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-Spread spread_of(double *values, int count)
-{
-    qsort(values, (size_t)count, sizeof *values, by_value);
-    return (Spread){
-        .median = values[count / 2], .low = values[count / 10], .high = values[(count - 1) * 9 / 10]};
 }

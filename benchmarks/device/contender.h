@@ -3,6 +3,7 @@
 #define LOCKSTEP_BENCH_CONTENDER_H
 
 #include "op_cases.h"
+#include "samples.h"
 
 typedef struct Contender {
     LsDevice *device;
@@ -14,12 +15,6 @@ typedef struct Contender {
     int launches; // that make a sample
 } Contender;
 
-enum { MOST_SAMPLES = 100, FEWEST_SAMPLES = 3 };
-
-typedef struct Spread {
-    double median, low, high; // the 10th and the 90th percentile
-} Spread;
-
 // Runs it once, which builds kernels and chooses algorithms, and decides how many calls make a sample: on a
 // discrete device as many as take several milliseconds, elsewhere one.
 LsStatus contender_open(Contender *contender);
@@ -28,7 +23,5 @@ void contender_close(Contender *contender);
 // Samples of all in turn, A B A B ..., for `seconds` in total; seconds[c] has those of contender c.
 LsStatus contenders_measure(Contender *const contenders[], size_t count, double seconds,
     double (*samples)[MOST_SAMPLES], int *sampled);
-
-Spread spread_of(double *values, int count); // sorts them
 
 #endif
