@@ -51,7 +51,7 @@ static void auto_is_cuda_where_there_is_one(void **unused)
     ls_device_close(NULL);
 }
 
-static void ref_has_every_precision(void **unused)
+static void hosts_have_every_precision(void **unused)
 {
     (void)unused;
     static const LsDtype types[] = {
@@ -59,13 +59,18 @@ static void ref_has_every_precision(void **unused)
     static const char *const names[] = {
         [LS_PRECISION_FP32] = "fp32", [LS_PRECISION_BF16] = "bf16", [LS_PRECISION_FP16] = "fp16"};
     for (int precision = LS_PRECISION_FP32; precision <= LS_PRECISION_FP16; precision++) {
-        LsDevice *device;
-        char text[256];
-        assert_int_equal(open_device(LS_DEVICE_REF, precision, &device), LS_OK);
-        assert_int_equal(ls_device_compute_type(device), types[precision]);
-        ls_device_fingerprint(device, text, sizeof text);
-        assert_non_null(strstr(text, names[precision]));
-        ls_device_close(device);
+        LsDevice *devices[2] = {NULL, NULL};
+        assert_int_equal(open_device(LS_DEVICE_REF, precision, &devices[0]), LS_OK);
+        LsStatus cpu = open_device(LS_DEVICE_CPU, precision, &devices[1]);
+        if (cpu != LS_OK) // without AVX2, or without AVX-512 in bf16
+            printf("skipped: %s\n", ls_status_message());
+        for (int d = 0; d < 1 + (cpu == LS_OK); d++) {
+            char text[256];
+            assert_int_equal(ls_device_compute_type(devices[d]), types[precision]);
+            ls_device_fingerprint(devices[d], text, sizeof text);
+            assert_non_null(strstr(text, names[precision]));
+            ls_device_close(devices[d]);
+        }
     }
 }
 
@@ -77,9 +82,6 @@ static void what_is_missing_is_unavailable(void **unused)
         assert_int_equal(open_device(LS_DEVICE_CUDA, LS_PRECISION_AUTO, &device), LS_UNAVAILABLE);
         assert_advice("set it to cpu or auto");
     }
-    LsStatus half = open_device(LS_DEVICE_CPU, LS_PRECISION_FP16, &device);
-    assert_int_equal(half, LS_UNAVAILABLE); // without AVX2 for another reason
-    assert_advice("set ");
     LsDeviceOptions none = {.kind = LS_DEVICE_REF, .threads = 0};
     assert_int_equal(ls_device_open(&none, &device), LS_CONFIG);
     assert_null(device);
@@ -292,7 +294,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(auto_is_cuda_where_there_is_one),
-        cmocka_unit_test(ref_has_every_precision),
+        cmocka_unit_test(hosts_have_every_precision),
         cmocka_unit_test(what_is_missing_is_unavailable),
         cmocka_unit_test(fingerprints_differ_where_bits_do),
         cmocka_unit_test(the_peak_is_measured),

@@ -404,8 +404,7 @@ static void steps_follow_the_float64_model(void **unused)
     static Model model[N];
     for (size_t v = 0; v < sizeof variants / sizeof *variants; v++)
         for (int d = 0; d < device_count; d++) {
-            // By turns; the cpu device rounds to BF16 alone.
-            LsDtype type = v % 2 && strcmp(devices[d]->ops->name, "cpu") != 0 ? LS_F16 : LS_BF16;
+            LsDtype type = v % 2 ? LS_F16 : LS_BF16; // by turns
             Buffers b = new_buffers(devices[d]);
             for (size_t i = 0; i < N; i++)
                 model[i] = (Model){.weight = 1};

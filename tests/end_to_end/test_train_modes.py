@@ -106,17 +106,20 @@ class Images(Modes):
         self.assertGreater(self.status("one")["eval"]["accuracy"], 0.6)
 
     def test_fp16(self):
-        """CPUs have no such products; the reference rounds."""
-        result = self.train("cpu", "runtime.device=cpu", "runtime.precision=fp16", code=69)
-        self.assert_refused(result, "fp16")
-        settings = ["runtime.device=ref", "runtime.precision=fp16", "train.max_steps=20"]
-        self.train("one", *settings, "train.loss_scale=16777216")
-        self.train("two", *settings, "train.loss_scale=16777216", ranks=2)
-        self.assertEqual(self.hash("one"), self.hash("two"))
-        skipped = [event["step"] for event in self.events("one", "skip")]
-        self.assertEqual(skipped, list(range(1, len(skipped) + 1)))
-        self.assertGreater(len(skipped), 0)
-        self.assertEqual(skipped, [event["step"] for event in self.events("two", "skip")])
+        """The same steps are skipped while the scale comes down, and the same bits learn."""
+        for device, steps in (("ref", 20), ("cpu", 100)):
+            settings = [f"runtime.device={device}", "runtime.precision=fp16", f"train.max_steps={steps}",
+                        "train.loss_scale=16777216"]
+            runs = [f"{device}-{ranks}" for ranks in (1, 2, 3)]
+            for ranks, run in enumerate(runs, 1):
+                self.train(run, *settings, ranks=ranks)
+            self.assertEqual(len({self.hash(run) for run in runs}), 1)
+            skipped = [[event["step"] for event in self.events(run, "skip")] for run in runs]
+            self.assertEqual(skipped, [list(range(1, len(skipped[0]) + 1))] * 3)
+            self.assertGreater(len(skipped[0]), 0)
+        self.assertGreater(self.status("cpu-1")["eval"]["accuracy"], 0.6)
+        # A checkpoint needs no more settings than it brings.
+        self.run_lockstep("eval", "--checkpoint", "cpu-1", ranks=2)
 
     def test_reference_device(self):
         self.train("one", "runtime.device=ref", "train.max_steps=20")

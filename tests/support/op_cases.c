@@ -236,16 +236,6 @@ size_t ls_op_piece_sums(const LsOpCase *op, size_t p)
     return sums;
 }
 
-bool ls_op_uses(const LsOpCase *op, LsDtype type)
-{
-    LsOpBuffer buffers[LS_OP_BUFFERS];
-    size_t count = ls_op_buffers(op, buffers);
-    for (size_t i = 0; i < count; i++)
-        if (buffers[i].count && buffers[i].type == type)
-            return true;
-    return false;
-}
-
 // ---- The exchange of a step: votes, then the rank's lanes, then its blocks, dealt out in turn -------------
 
 static size_t shares(size_t count, size_t ranks)

@@ -148,9 +148,6 @@ bool ls_op_is_language(const LsOpCase *op);
 double ls_op_flops(const LsOpCase *op); // of matmul and attention, 0 otherwise
 double ls_op_bytes(const LsOpCase *op); // read and written
 
-// Whether any of its buffers holds numbers of that type.
-bool ls_op_uses(const LsOpCase *op, LsDtype type);
-
 // What float64 makes of the same inputs. For each output buffer i (others stay untouched), value[i] gets the
 // results and scale[i] the size of the numbers that rounding errors are relative to.
 void ls_op_expect(const LsOpCase *op, void *const image[], double *value[], double *scale[]);

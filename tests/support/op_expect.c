@@ -353,14 +353,20 @@ static double rounding(LsDtype type, double size)
     return type == LS_F32 ? 0 : type == LS_BF16 ? 0x1p-8 * size : 0x1p-11 * size + 0x1p-25;
 }
 
+// Attention rounds the weights, and the gradients of scores, before it multiplies by them. Of F16's subnormal
+// numbers, each of up to `window` of them is off by 2^-25, and multiplied by a number up to 4.
+static double attention_rounding(const LsOpCase *op, LsDtype type, double scale)
+{
+    return rounding(type, scale) + (type == LS_F16 ? 4 * (double)op->window * 0x1p-25 : 0);
+}
+
 double ls_op_tolerance(const LsOpCase *op, LsDtype type, double value, double scale)
 {
     double allowed = units(op) * 0x1p-24 * scale + 0x1p-126;
     // The value before an activation, or before the product with a derivative, may be rounded as well; slopes
     // are up to 1.13 and `scale` bounds its size. A GPU library's own GELU may be off by a quarter of that.
-    // Attention rounds the weights, and the gradients of scores, before it multiplies by them.
     bool attention = op->kind == LS_OP_ATTENTION || op->kind == LS_OP_ATTENTION_BACKWARD;
-    double before = attention                                 ? rounding(type, scale)
+    double before = attention                                 ? attention_rounding(op, type, scale)
                     : op->keep || op->backward != LS_IDENTITY ? 1.13 * rounding(type, scale)
                     : op->activation == LS_GELU               ? rounding(type, scale) / 4
                                                               : 0;

@@ -5,7 +5,6 @@
 #include "attention.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/memory.h"
@@ -17,7 +16,7 @@ enum {
 };
 
 typedef struct Attention {
-    LsOnednn *onednn;
+    LsCpuMultiplier *multiplier;
     const LsCpuLoops *loops;
     size_t window, padded, heads, size;
     LsDtype type;
@@ -56,17 +55,6 @@ static bool place(const Part *parts, size_t count, char *base, size_t *total)
     return true;
 }
 
-static LsStatus grow(LsCpuMemory *memory, size_t bytes)
-{
-    void *larger;
-    if (bytes <= memory->bytes)
-        return LS_OK;
-    LS_TRY(ls_memory_allocate(bytes, &larger));
-    free(memory->memory);
-    *memory = (LsCpuMemory){larger, bytes};
-    return LS_OK;
-}
-
 static LsStatus prepare(Attention *a, LsCpuMemory *memory, bool backward)
 {
     size_t element = ls_dtype_size(a->type), rows, block = (size_t)QUERIES * KEYS, bytes;
@@ -85,7 +73,7 @@ static LsStatus prepare(Attention *a, LsCpuMemory *memory, bool backward)
     size_t count = sizeof parts / sizeof *parts;
     if (!place(parts, count, NULL, &bytes))
         return LS_FAIL(LS_INTERNAL, "attention: %zu tokens of %zu values are too many", a->window, a->size);
-    LS_TRY(grow(memory, bytes));
+    LS_TRY(ls_cpu_memory_grow(memory, bytes));
     place(parts, count, memory->memory, &bytes);
     return LS_OK;
 }
@@ -152,7 +140,7 @@ static LsStatus multiply_heads(
         .input_type = a->type,
         .c = c,
         .output_type = LS_F32};
-    return ls_onednn_matmul(a->onednn, &product);
+    return ls_cpu_multiply(a->multiplier, &product);
 }
 
 // c (+)= w b, sums over keys with the weights of a block.
@@ -168,7 +156,7 @@ static LsStatus sum_over_keys(
         .c = c,
         .output_type = LS_F32,
         .accumulate = block->key > 0};
-    return ls_onednn_matmul(a->onednn, &product);
+    return ls_cpu_multiply(a->multiplier, &product);
 }
 
 // c += wᵀ b, sums over queries.
@@ -185,7 +173,7 @@ static LsStatus sum_over_queries(
         .c = c + block->key * a->size,
         .output_type = LS_F32,
         .accumulate = true};
-    return ls_onednn_matmul(a->onednn, &product);
+    return ls_cpu_multiply(a->multiplier, &product);
 }
 
 // ---- Forward --------------------------------------------------------------------------------------------
@@ -207,11 +195,10 @@ static LsStatus attend(const Attention *a, size_t query, char *out, float *log_s
     return LS_OK;
 }
 
-LsStatus ls_cpu_attention(
-    LsOnednn *onednn, const LsCpuLoops *loops, LsCpuMemory *memory, const LsAttention *args)
+LsStatus ls_cpu_attention(LsCpuMultiplier *multiplier, LsCpuMemory *memory, const LsAttention *args)
 {
-    Attention a = {.onednn = onednn,
-        .loops = loops,
+    Attention a = {.multiplier = multiplier,
+        .loops = multiplier->loops,
         .window = args->window,
         .heads = args->heads,
         .size = args->size,
@@ -269,10 +256,10 @@ static LsStatus head_gradients(const Attention *a, const float *log_sum, const f
 }
 
 LsStatus ls_cpu_attention_backward(
-    LsOnednn *onednn, const LsCpuLoops *loops, LsCpuMemory *memory, const LsAttentionBackward *args)
+    LsCpuMultiplier *multiplier, LsCpuMemory *memory, const LsAttentionBackward *args)
 {
-    Attention a = {.onednn = onednn,
-        .loops = loops,
+    Attention a = {.multiplier = multiplier,
+        .loops = multiplier->loops,
         .window = args->window,
         .heads = args->heads,
         .size = args->size,
@@ -286,7 +273,7 @@ LsStatus ls_cpu_attention_backward(
         float *products = (float *)args->scratch + i * args->window;
         gather_head(&a, args->qkv, i / args->heads, i % args->heads);
         gather(&a, dout, width, a.dout);
-        loops->attention_products(dout, out, args->window, args->size, width, args->type, products);
+        a.loops->attention_products(dout, out, args->window, args->size, width, args->type, products);
         LS_TRY(head_gradients(&a, args->log_sum + i * args->window, products,
             (char *)args->dqkv + (row * 3 * width + column) * element));
     }

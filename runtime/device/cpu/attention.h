@@ -2,18 +2,10 @@
 #ifndef LOCKSTEP_DEVICE_CPU_ATTENTION_H
 #define LOCKSTEP_DEVICE_CPU_ATTENTION_H
 
-#include "loops/loops.h"
-#include "onednn.h"
+#include "products.h"
 
-// Memory that grows to what the largest call needs; freed by whoever has the struct.
-typedef struct LsCpuMemory {
-    char *memory;
-    size_t bytes;
-} LsCpuMemory;
-
-LsStatus ls_cpu_attention(
-    LsOnednn *onednn, const LsCpuLoops *loops, LsCpuMemory *memory, const LsAttention *args);
+LsStatus ls_cpu_attention(LsCpuMultiplier *multiplier, LsCpuMemory *memory, const LsAttention *args);
 LsStatus ls_cpu_attention_backward(
-    LsOnednn *onednn, const LsCpuLoops *loops, LsCpuMemory *memory, const LsAttentionBackward *args);
+    LsCpuMultiplier *multiplier, LsCpuMemory *memory, const LsAttentionBackward *args);
 
 #endif

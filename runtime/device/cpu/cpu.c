@@ -9,14 +9,12 @@
 #include "../backend.h"
 #include "attention.h"
 #include "base/memory.h"
-#include "loops/loops.h"
-#include "onednn.h"
+#include "products.h"
 
 typedef struct CpuDevice {
     LsDevice base;
     LsDeviceOps ops; // of this instruction set
-    LsOnednn *onednn;
-    const LsCpuLoops *loops;
+    LsCpuMultiplier multiplier;
     LsIsa isa;
     int threads;
     LsTreeScratch tree_scratch;
@@ -26,7 +24,8 @@ typedef struct CpuDevice {
 static void cpu_close(LsDevice *device)
 {
     CpuDevice *cpu = (CpuDevice *)device;
-    ls_onednn_close(cpu->onednn);
+    ls_onednn_close(cpu->multiplier.onednn);
+    free(cpu->multiplier.widened.memory);
     free(cpu->attention.memory);
     free(cpu);
 }
@@ -58,19 +57,13 @@ static void cpu_fingerprint(const LsDevice *device, char *text, size_t size)
     char library[64], vendor[13];
     ls_onednn_version(library, sizeof library);
     processor_vendor(vendor);
+    static const char *const names[] = {
+        [LS_PRECISION_FP32] = "fp32", [LS_PRECISION_BF16] = "bf16", [LS_PRECISION_FP16] = "fp16"};
     // The C library's cos and log decide learning rates and initial weights.
     snprintf(text, size, "cpu %s, %s, %s %s, caches %ld/%ld/%ld KiB, threads %d, glibc %s, compiler %s",
-        device->precision == LS_PRECISION_BF16 ? "bf16" : "fp32", library, vendor, isa_name(cpu->isa),
-        sysconf(_SC_LEVEL1_DCACHE_SIZE) / 1024, sysconf(_SC_LEVEL2_CACHE_SIZE) / 1024,
-        sysconf(_SC_LEVEL3_CACHE_SIZE) / 1024, cpu->threads, gnu_get_libc_version(), __VERSION__);
-}
-
-LsStatus ls_cpu_require_type(const char *op, LsDtype type)
-{
-    if (type == LS_F32 || type == LS_BF16)
-        return LS_OK;
-    return LS_FAIL(LS_UNSUPPORTED, "%s has no kernel for %s on the cpu device; use float32 or bfloat16", op,
-        ls_dtype_name(type));
+        names[device->precision], library, vendor, isa_name(cpu->isa), sysconf(_SC_LEVEL1_DCACHE_SIZE) / 1024,
+        sysconf(_SC_LEVEL2_CACHE_SIZE) / 1024, sysconf(_SC_LEVEL3_CACHE_SIZE) / 1024, cpu->threads,
+        gnu_get_libc_version(), __VERSION__);
 }
 
 // The library applies bias and GELU to the sums before it stores them. Two activations are loops of our own
@@ -82,20 +75,20 @@ static LsStatus multiply(CpuDevice *cpu, const LsMatmul *args)
         return LS_OK;
     bool fused = !args->pre_activation && args->activation != LS_RELU;
     if (fused)
-        return ls_onednn_matmul(cpu->onednn, args);
+        return ls_cpu_multiply(&cpu->multiplier, args);
     LsMatmul product = *args;
     product.c = args->pre_activation ? args->pre_activation : args->c;
     product.pre_activation = NULL;
     product.activation = LS_IDENTITY;
-    LS_TRY(ls_onednn_matmul(cpu->onednn, &product));
-    cpu->loops->activate(args->activation, args->m * args->n, product.c, args->c, args->output_type);
+    LS_TRY(ls_cpu_multiply(&cpu->multiplier, &product));
+    cpu->multiplier.loops->activate(
+        args->activation, args->m * args->n, product.c, args->c, args->output_type);
     return LS_OK;
 }
 
 static LsStatus cpu_matmul(LsDevice *device, const LsMatmul *args)
 {
     LS_TRY(ls_require_matmul(args));
-    LS_TRY(ls_cpu_require_type("matmul", args->input_type));
     LS_TRY(multiply((CpuDevice *)device, args));
     return ls_matmul_finish(device, args);
 }
@@ -103,23 +96,21 @@ static LsStatus cpu_matmul(LsDevice *device, const LsMatmul *args)
 static LsStatus cpu_tree_add(LsDevice *device, const LsTreeAdd *args)
 {
     CpuDevice *cpu = (CpuDevice *)device;
-    return cpu->loops->tree_add(args, cpu->tree_scratch);
+    return cpu->multiplier.loops->tree_add(args, cpu->tree_scratch);
 }
 
 static LsStatus cpu_attention(LsDevice *device, const LsAttention *args)
 {
     CpuDevice *cpu = (CpuDevice *)device;
     LS_TRY(ls_require_attention("attention", args->window, args->heads, args->size, args->type));
-    LS_TRY(ls_cpu_require_type("attention", args->type));
-    return ls_cpu_attention(cpu->onednn, cpu->loops, &cpu->attention, args);
+    return ls_cpu_attention(&cpu->multiplier, &cpu->attention, args);
 }
 
 static LsStatus cpu_attention_backward(LsDevice *device, const LsAttentionBackward *args)
 {
     CpuDevice *cpu = (CpuDevice *)device;
     LS_TRY(ls_require_attention("attention_backward", args->window, args->heads, args->size, args->type));
-    LS_TRY(ls_cpu_require_type("attention_backward", args->type));
-    return ls_cpu_attention_backward(cpu->onednn, cpu->loops, &cpu->attention, args);
+    return ls_cpu_attention_backward(&cpu->multiplier, &cpu->attention, args);
 }
 
 static LsDeviceOps table_of(const LsCpuLoops *loops)
@@ -151,17 +142,24 @@ static LsDeviceOps table_of(const LsCpuLoops *loops)
     return ops;
 }
 
+// F16C; compilers do not agree on whether __builtin_cpu_supports knows it.
+static bool converts_halves(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+
 static LsStatus choose_isa(CpuDevice *cpu, int wanted)
 {
-    cpu->isa = ls_onednn_isa(cpu->onednn);
-    if (cpu->isa < LS_ISA_AVX2 || !__builtin_cpu_supports("fma"))
+    cpu->isa = ls_onednn_isa(cpu->multiplier.onednn);
+    if (cpu->isa < LS_ISA_AVX2 || !__builtin_cpu_supports("fma") || !converts_halves())
         return LS_FAIL(LS_UNAVAILABLE,
-            "this processor has no AVX2 and FMA, which the cpu device needs; set runtime.device to ref");
+            "this processor lacks AVX2, FMA or F16C, which the cpu device needs; set runtime.device to ref");
     if (wanted != LS_ISA_AUTO && cpu->isa < (LsIsa)wanted)
         return LS_FAIL(LS_UNAVAILABLE,
             "runtime.isa asks for %s and this processor has %s; set a lower one or auto",
             isa_name((LsIsa)wanted), isa_name(cpu->isa));
-    cpu->loops = cpu->isa >= LS_ISA_AVX512 ? &ls_cpu_loops_avx512 : &ls_cpu_loops_avx2;
+    cpu->multiplier.loops = cpu->isa >= LS_ISA_AVX512 ? &ls_cpu_loops_avx512 : &ls_cpu_loops_avx2;
     return LS_OK;
 }
 
@@ -169,9 +167,6 @@ static LsStatus choose_isa(CpuDevice *cpu, int wanted)
 static LsStatus choose_precision(CpuDevice *cpu, int wanted)
 {
     switch (wanted) {
-    case LS_PRECISION_FP16:
-        return LS_FAIL(LS_UNAVAILABLE,
-            "runtime.precision fp16 needs a CUDA device; set bf16, fp32 or auto for the cpu device");
     case LS_PRECISION_BF16:
         if (cpu->isa < LS_ISA_AVX512)
             return LS_FAIL(LS_UNAVAILABLE,
@@ -179,8 +174,9 @@ static LsStatus choose_precision(CpuDevice *cpu, int wanted)
                 isa_name(cpu->isa));
         cpu->base.precision = LS_PRECISION_BF16;
         return LS_OK;
+    case LS_PRECISION_FP16: // multiplied as FP32 everywhere
     case LS_PRECISION_FP32:
-        cpu->base.precision = LS_PRECISION_FP32;
+        cpu->base.precision = (LsPrecision)wanted;
         return LS_OK;
     default:
         cpu->base.precision = cpu->isa >= LS_ISA_AVX512_BF16 ? LS_PRECISION_BF16 : LS_PRECISION_FP32;
@@ -193,7 +189,7 @@ LsStatus ls_cpu_open(const LsDeviceOptions *options, LsDevice **out)
     CpuDevice *cpu;
     LS_TRY(ls_memory_allocate(sizeof *cpu, (void **)&cpu));
     cpu->threads = options->threads;
-    LsStatus status = ls_onednn_open(options->isa, options->threads, &cpu->onednn);
+    LsStatus status = ls_onednn_open(options->isa, options->threads, &cpu->multiplier.onednn);
     if (status == LS_OK)
         status = choose_isa(cpu, options->isa);
     if (status == LS_OK)
@@ -202,7 +198,7 @@ LsStatus ls_cpu_open(const LsDeviceOptions *options, LsDevice **out)
         cpu_close(&cpu->base);
         return status;
     }
-    cpu->ops = table_of(cpu->loops);
+    cpu->ops = table_of(cpu->multiplier.loops);
     cpu->base.ops = &cpu->ops;
     *out = &cpu->base;
     return LS_OK;

@@ -6,6 +6,7 @@
 #include "lanes.h"
 #include "parts.h"
 
+enum { BF16_MINUS_INFINITY = 0xff80, F16_MINUS_INFINITY = 0xfc00 };
 static const float TWICE_SCALE = 1.5957691216057308f; // 2 sqrt(2 / pi)
 static const float CUBIC = 0.044715f;
 
@@ -38,11 +39,11 @@ static void relu_forward_f32(size_t n, const float *x, float *y)
 }
 
 // On the bits as integers, which has twice the lanes: what has a sign and is not NaN becomes 0.
-static void relu_forward_bf16(size_t n, const uint16_t *x, uint16_t *y)
+ALWAYS_INLINE void relu_forward_16(size_t n, const uint16_t *x, uint16_t *y, uint16_t minus_infinity)
 {
     ELEMENTWISE
     for (size_t i = 0; i < n; i++)
-        y[i] = x[i] >= 0x8000u && x[i] <= 0xff80u ? 0 : x[i];
+        y[i] = x[i] >= 0x8000u && x[i] <= minus_infinity ? 0 : x[i];
 }
 
 static void relu_backward_f32(size_t n, const float *saved, const float *dy, float *dx)
@@ -53,11 +54,12 @@ static void relu_backward_f32(size_t n, const float *saved, const float *dy, flo
 }
 
 // Saved outputs are zero, positive or NaN; a sign is taken for what it means all the same.
-static void relu_backward_bf16(size_t n, const uint16_t *saved, const uint16_t *dy, uint16_t *dx)
+ALWAYS_INLINE void relu_backward_16(
+    size_t n, const uint16_t *saved, const uint16_t *dy, uint16_t *dx, uint16_t minus_infinity)
 {
     ELEMENTWISE
     for (size_t i = 0; i < n; i++)
-        dx[i] = (uint16_t)(saved[i] - 1u) >= 0x7fffu && saved[i] <= 0xff80u ? 0 : dy[i];
+        dx[i] = (uint16_t)(saved[i] - 1u) >= 0x7fffu && saved[i] <= minus_infinity ? 0 : dy[i];
 }
 
 void LOOPS(activate)(LsActivation activation, size_t n, const void *x, void *y, LsDtype type)
@@ -66,12 +68,12 @@ void LOOPS(activate)(LsActivation activation, size_t n, const void *x, void *y, 
         memmove(y, x, n * ls_dtype_size(type));
     else if (activation == LS_RELU && type == LS_F32)
         relu_forward_f32(n, x, y);
+    else if (activation == LS_RELU && type == LS_BF16)
+        relu_forward_16(n, x, y, BF16_MINUS_INFINITY);
     else if (activation == LS_RELU)
-        relu_forward_bf16(n, x, y);
-    else if (type == LS_F32)
-        gelu_forward(n, x, y, LS_F32);
+        relu_forward_16(n, x, y, F16_MINUS_INFINITY);
     else
-        gelu_forward(n, x, y, LS_BF16);
+        WITH_TYPE(type, gelu_forward(n, x, y, TYPE));
 }
 
 ALWAYS_INLINE float gelu_derivative(float saved)
@@ -94,16 +96,16 @@ ALWAYS_INLINE void gelu_backward(const LsActivationBackward *args, LsDtype type)
 LsStatus LOOPS(activation_backward)(LsDevice *device, const LsActivationBackward *args)
 {
     (void)device;
-    LS_TRY(ls_cpu_require_type("activation_backward", args->type));
+    LS_TRY(ls_require_float_type("activation_backward", args->type));
     if (args->activation == LS_IDENTITY)
         memmove(args->dx, args->dy, args->n * ls_dtype_size(args->type));
     else if (args->activation == LS_RELU && args->type == LS_F32)
         relu_backward_f32(args->n, args->saved, args->dy, args->dx);
+    else if (args->activation == LS_RELU && args->type == LS_BF16)
+        relu_backward_16(args->n, args->saved, args->dy, args->dx, BF16_MINUS_INFINITY);
     else if (args->activation == LS_RELU)
-        relu_backward_bf16(args->n, args->saved, args->dy, args->dx);
-    else if (args->type == LS_F32)
-        gelu_backward(args, LS_F32);
+        relu_backward_16(args->n, args->saved, args->dy, args->dx, F16_MINUS_INFINITY);
     else
-        gelu_backward(args, LS_BF16);
+        WITH_TYPE(args->type, gelu_backward(args, TYPE));
     return LS_OK;
 }

@@ -87,10 +87,7 @@ ALWAYS_INLINE void weigh_row(const LsAttentionBlock *block, size_t row, LsDtype 
 void LOOPS(attention_weigh)(const LsAttentionBlock *block)
 {
     for (size_t row = 0; row < block->rows; row++)
-        if (block->type == LS_F32)
-            weigh_row(block, row, LS_F32);
-        else
-            weigh_row(block, row, LS_BF16);
+        WITH_TYPE(block->type, weigh_row(block, row, TYPE));
 }
 
 typedef struct Slopes {
@@ -122,10 +119,15 @@ ALWAYS_INLINE void slope_row(const LsAttentionBlock *block, size_t row, LsDtype 
 void LOOPS(attention_slopes)(const LsAttentionBlock *block)
 {
     for (size_t row = 0; row < block->rows; row++)
-        if (block->type == LS_F32)
-            slope_row(block, row, LS_F32);
-        else
-            slope_row(block, row, LS_BF16);
+        WITH_TYPE(block->type, slope_row(block, row, TYPE));
+}
+
+ALWAYS_INLINE void divide_row(
+    const float *values, size_t size, float total, void *out, size_t first, LsDtype type)
+{
+    ELEMENTWISE
+    for (size_t i = 0; i < size; i++)
+        store(out, type, first + i, values[i] / total);
 }
 
 void LOOPS(attention_finish)(const LsAttentionBlock *block, void *out, size_t stride, float *log_sum)
@@ -134,15 +136,7 @@ void LOOPS(attention_finish)(const LsAttentionBlock *block, void *out, size_t st
         const float *values = block->values + row * block->size;
         float total = block->total[row];
         log_sum[row] = block->largest[row] + logarithm(total);
-        if (block->type == LS_F32) {
-            ELEMENTWISE
-            for (size_t i = 0; i < block->size; i++)
-                store(out, LS_F32, row * stride + i, values[i] / total);
-        } else {
-            ELEMENTWISE
-            for (size_t i = 0; i < block->size; i++)
-                store(out, LS_BF16, row * stride + i, values[i] / total);
-        }
+        WITH_TYPE(block->type, divide_row(values, block->size, total, out, row * stride, TYPE));
     }
 }
 
@@ -165,17 +159,18 @@ void LOOPS(attention_gather)(const char *from, size_t rows, size_t bytes, size_t
     }
 }
 
+ALWAYS_INLINE void round_row(const float *from, size_t size, void *to, size_t first, LsDtype type)
+{
+    ELEMENTWISE
+    for (size_t i = 0; i < size; i++)
+        store(to, type, first + i, from[i]);
+}
+
 void LOOPS(attention_store)(
     const float *from, size_t rows, size_t size, void *to, size_t stride, LsDtype type)
 {
     for (size_t row = 0; row < rows; row++)
-        if (type == LS_F32) {
-            memcpy((float *)to + row * stride, from + row * size, size * sizeof *from);
-        } else {
-            ELEMENTWISE
-            for (size_t i = 0; i < size; i++)
-                store(to, LS_BF16, row * stride + i, from[row * size + i]);
-        }
+        WITH_TYPE(type, round_row(from + row * size, size, to, row * stride, TYPE));
 }
 
 ALWAYS_INLINE float dot(const void *a, const void *b, size_t first, size_t n, LsDtype type)
@@ -194,6 +189,5 @@ void LOOPS(attention_products)(
     const void *a, const void *b, size_t rows, size_t size, size_t stride, LsDtype type, float *products)
 {
     for (size_t row = 0; row < rows; row++)
-        products[row] =
-            type == LS_F32 ? dot(a, b, row * stride, size, LS_F32) : dot(a, b, row * stride, size, LS_BF16);
+        WITH_TYPE(type, products[row] = dot(a, b, row * stride, size, TYPE));
 }

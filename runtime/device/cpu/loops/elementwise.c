@@ -1,26 +1,32 @@
 // Loops that work on each element by itself.
-#include "lanes.h"
 #include "parts.h"
 #include "philox.h"
+#include "vectors.h"
 
+// In whole vectors, whose conversions take one instruction each: products in F16 wait for this.
 ALWAYS_INLINE void cast(const LsCast *args, LsDtype from_type, LsDtype to_type)
 {
-    ELEMENTWISE
-    for (size_t i = 0; i < args->n; i++)
+    size_t i = 0;
+    for (; i + LANES <= args->n; i += LANES)
+        store_lanes(args->to, to_type, i, load_lanes(args->from, from_type, i));
+    for (; i < args->n; i++)
         store(args->to, to_type, i, load(args->from, from_type, i));
+}
+
+ALWAYS_INLINE void cast_from(const LsCast *args, LsDtype from_type)
+{
+    WITH_TYPE(args->to_type, cast(args, from_type, TYPE));
 }
 
 LsStatus LOOPS(cast)(LsDevice *device, const LsCast *args)
 {
     (void)device;
-    LS_TRY(ls_cpu_require_type("cast", args->from_type));
-    LS_TRY(ls_cpu_require_type("cast", args->to_type));
+    LS_TRY(ls_require_float_type("cast", args->from_type));
+    LS_TRY(ls_require_float_type("cast", args->to_type));
     if (args->from_type == args->to_type)
         memcpy(args->to, args->from, args->n * ls_dtype_size(args->to_type));
-    else if (args->from_type == LS_F32)
-        cast(args, LS_F32, LS_BF16);
     else
-        cast(args, LS_BF16, LS_F32);
+        WITH_TYPE(args->from_type, cast_from(args, TYPE));
     return LS_OK;
 }
 
@@ -52,33 +58,18 @@ LsStatus LOOPS(normalize)(LsDevice *device, const LsNormalize *args)
 {
     (void)device;
     LS_TRY(ls_require_normalize(args));
-    LS_TRY(ls_cpu_require_type("normalize", args->y_type));
-    if (args->x_type == LS_U8 && args->y_type == LS_F32)
-        normalize(args, LS_U8, LS_F32);
-    else if (args->x_type == LS_U8)
-        normalize(args, LS_U8, LS_BF16);
-    else if (args->y_type == LS_F32)
-        normalize(args, LS_F32, LS_F32);
+    if (args->x_type == LS_U8)
+        WITH_TYPE(args->y_type, normalize(args, LS_U8, TYPE));
     else
-        normalize(args, LS_F32, LS_BF16);
+        WITH_TYPE(args->y_type, normalize(args, LS_F32, TYPE));
     return LS_OK;
-}
-
-ALWAYS_INLINE void add(const LsAdd *args, LsDtype type)
-{
-    ELEMENTWISE
-    for (size_t i = 0; i < args->n; i++)
-        store(args->y, type, i, load(args->a, type, i) + load(args->b, type, i));
 }
 
 LsStatus LOOPS(add)(LsDevice *device, const LsAdd *args)
 {
     (void)device;
-    LS_TRY(ls_cpu_require_type("add", args->type));
-    if (args->type == LS_F32)
-        add(args, LS_F32);
-    else
-        add(args, LS_BF16);
+    LS_TRY(ls_require_float_type("add", args->type));
+    WITH_TYPE(args->type, add_arrays(args->n, args->a, args->b, args->y, TYPE));
     return LS_OK;
 }
 
@@ -108,11 +99,8 @@ LsStatus LOOPS(dropout)(LsDevice *device, const LsDropout *args)
 {
     (void)device;
     LsDropout sampled;
-    LS_TRY(ls_cpu_require_type("dropout", args->type));
+    LS_TRY(ls_require_float_type("dropout", args->type));
     LS_TRY(ls_dropout_by_sample(args, &sampled));
-    if (args->type == LS_F32)
-        dropout(&sampled, LS_F32);
-    else
-        dropout(&sampled, LS_BF16);
+    WITH_TYPE(args->type, dropout(&sampled, TYPE));
     return LS_OK;
 }

@@ -1,29 +1,24 @@
 // Embedding of tokens and positions, and its gradient: rows of one token, and rows of one position, are
 // summed in ascending order, panel by panel of columns.
-#include "lanes.h"
 #include "parts.h"
+#include "vectors.h"
 
 ALWAYS_INLINE void embed_row(const LsEmbedding *args, size_t row, LsDtype type)
 {
-    size_t columns = args->columns, token = (size_t)args->tokens[row] * columns;
-    size_t position = row % args->window * columns, first = row * columns;
-    ELEMENTWISE
-    for (size_t c = 0; c < columns; c++)
-        store(args->y, type, first + c,
-            load(args->table, type, token + c) + load(args->positions, type, position + c));
+    size_t bytes = args->columns * (type == LS_F32 ? sizeof(float) : sizeof(uint16_t));
+    const char *token = (const char *)args->table + (size_t)args->tokens[row] * bytes;
+    const char *position = (const char *)args->positions + row % args->window * bytes;
+    add_arrays(args->columns, token, position, (char *)args->y + row * bytes, type);
 }
 
 LsStatus LOOPS(embedding)(LsDevice *device, const LsEmbedding *args)
 {
     (void)device;
-    LS_TRY(ls_cpu_require_type("embedding", args->type));
+    LS_TRY(ls_require_float_type("embedding", args->type));
     LS_TRY(ls_require_windows("embedding", args->rows, args->window));
     LS_TRY(ls_require_tokens(args->tokens, args->rows, args->vocabulary));
     for (size_t r = 0; r < args->rows; r++)
-        if (args->type == LS_F32)
-            embed_row(args, r, LS_F32);
-        else
-            embed_row(args, r, LS_BF16);
+        WITH_TYPE(args->type, embed_row(args, r, TYPE));
     return LS_OK;
 }
 
@@ -108,12 +103,9 @@ ALWAYS_INLINE void add_gradients(const LsEmbeddingGradient *args, LsDtype type)
 LsStatus LOOPS(embedding_gradient)(LsDevice *device, const LsEmbeddingGradient *args)
 {
     (void)device;
-    LS_TRY(ls_cpu_require_type("embedding_gradient", args->type));
+    LS_TRY(ls_require_float_type("embedding_gradient", args->type));
     LS_TRY(ls_require_windows("embedding_gradient", args->rows, args->window));
     LS_TRY(ls_require_tokens(args->tokens, args->rows, args->vocabulary));
-    if (args->type == LS_F32)
-        add_gradients(args, LS_F32);
-    else
-        add_gradients(args, LS_BF16);
+    WITH_TYPE(args->type, add_gradients(args, TYPE));
     return LS_OK;
 }

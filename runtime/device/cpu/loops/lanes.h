@@ -1,4 +1,4 @@
-// What the loops are written with: loads and stores of both types, fixed lanes for sums, exponential and
+// What the loops are written with: loads and stores of all types, fixed lanes for sums, exponential and
 // logarithm that the compiler vectorises. LS_LOOPS_ISA is the suffix of the instruction set.
 #ifndef LOCKSTEP_DEVICE_CPU_LANES_H
 #define LOCKSTEP_DEVICE_CPU_LANES_H
@@ -23,6 +23,21 @@
 // A loop body is written once and inlined with a constant type.
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
+// Makes a call in which TYPE is the type as a constant: F32, BF16, or F16, which an op has checked.
+#define WITH_TYPE(type, call)                                                                                \
+    do {                                                                                                     \
+        if ((type) == LS_F32) {                                                                              \
+            const LsDtype TYPE = LS_F32;                                                                     \
+            call;                                                                                            \
+        } else if ((type) == LS_BF16) {                                                                      \
+            const LsDtype TYPE = LS_BF16;                                                                    \
+            call;                                                                                            \
+        } else {                                                                                             \
+            const LsDtype TYPE = LS_F16;                                                                     \
+            call;                                                                                            \
+        }                                                                                                    \
+    } while (0)
+
 ALWAYS_INLINE float float_of_bits(uint32_t bits)
 {
     float value;
@@ -46,10 +61,43 @@ ALWAYS_INLINE uint16_t round_to_bf16(float value)
     return (uint16_t)((bits & 0x7fffffffu) > 0x7f800000u ? quiet : rounded);
 }
 
+// Words of ones where the condition holds. Compilers put choices by masks side by side, and choices among
+// three values they do not; nor do they F16C's instructions for single numbers, hence the next two.
+ALWAYS_INLINE uint32_t mask_of(bool condition)
+{
+    return 0u - (uint32_t)condition;
+}
+
+// What F16C's instruction makes, but that NaN stays as quiet as it was.
+ALWAYS_INLINE float float_of_half(uint16_t half)
+{
+    uint32_t magnitude = half & 0x7fffu, sign = (half & 0x8000u) << 16;
+    uint32_t subnormal = mask_of(magnitude < 0x400u), infinite = mask_of(magnitude > 0x7bffu);
+    uint32_t small = bits_of_float((float)(int32_t)magnitude * 0x1p-24f);
+    uint32_t normal = ((magnitude << 13) + ((127u - 15u) << 23)) | (infinite & 0x7f800000u);
+    return float_of_bits((small & subnormal) | (normal & ~subnormal) | sign);
+}
+
+// ls_f32_to_f16 without a branch.
+ALWAYS_INLINE uint16_t round_to_half(float value)
+{
+    uint32_t bits = bits_of_float(value), magnitude = bits & 0x7fffffffu;
+    uint32_t subnormal = mask_of(magnitude < 0x38800000u), nan = mask_of(magnitude > 0x7f800000u);
+    uint32_t infinite = mask_of(magnitude > 0x477fefffu); // or NaN; from 65520 on
+    // Between 1/2 and 1 the units of float are those of F16's subnormal numbers: the addition rounds.
+    uint32_t small = bits_of_float(float_of_bits(magnitude) + 0.5f) - bits_of_float(0.5f);
+    uint32_t large = 0x7c00u | (nan & (0x200u | (magnitude >> 13 & 0x1ffu)));
+    uint32_t normal = (magnitude + 0xfffu + (magnitude >> 13 & 1u) - ((127u - 15u) << 23)) >> 13;
+    uint32_t half = (small & subnormal) | (large & infinite) | (normal & ~(subnormal | infinite));
+    return (uint16_t)(half | (bits >> 16 & 0x8000u));
+}
+
 ALWAYS_INLINE float load(const void *array, LsDtype type, size_t i)
 {
-    return type == LS_F32 ? ((const float *)array)[i]
-                          : float_of_bits((uint32_t)((const uint16_t *)array)[i] << 16);
+    if (type == LS_F32)
+        return ((const float *)array)[i];
+    uint16_t half = ((const uint16_t *)array)[i];
+    return type == LS_BF16 ? float_of_bits((uint32_t)half << 16) : float_of_half(half);
 }
 
 ALWAYS_INLINE void store(void *array, LsDtype type, size_t i, float value)
@@ -57,7 +105,7 @@ ALWAYS_INLINE void store(void *array, LsDtype type, size_t i, float value)
     if (type == LS_F32)
         ((float *)array)[i] = value;
     else
-        ((uint16_t *)array)[i] = round_to_bf16(value);
+        ((uint16_t *)array)[i] = type == LS_BF16 ? round_to_bf16(value) : round_to_half(value);
 }
 
 // ---- Sums over a fixed number of lanes ------------------------------------------------------------------
@@ -77,6 +125,23 @@ ALWAYS_INLINE WordLanes widen(HalfLanes halves)
 #endif
 }
 
+// float_of_half of each lane.
+ALWAYS_INLINE FloatLanes lanes_of_halves(HalfLanes halves)
+{
+#ifdef __AVX512F__
+    return (FloatLanes)_mm512_cvtph_ps((__m256i)halves);
+#else
+    __m128i half[2];
+    __m256 wide[2];
+    FloatLanes lanes;
+    memcpy(half, &halves, sizeof half);
+    for (int h = 0; h < 2; h++)
+        wide[h] = _mm256_cvtph_ps(half[h]);
+    memcpy(&lanes, wide, sizeof lanes);
+    return lanes;
+#endif
+}
+
 ALWAYS_INLINE FloatLanes load_lanes(const void *array, LsDtype type, size_t i)
 {
     FloatLanes lanes;
@@ -86,6 +151,8 @@ ALWAYS_INLINE FloatLanes load_lanes(const void *array, LsDtype type, size_t i)
     }
     HalfLanes halves;
     memcpy(&halves, (const uint16_t *)array + i, sizeof halves);
+    if (type == LS_F16)
+        return lanes_of_halves(halves);
     WordLanes words = widen(halves) << 16;
     memcpy(&lanes, &words, sizeof lanes);
     return lanes;

@@ -89,11 +89,8 @@ ALWAYS_INLINE void normalize_rows(const LsLayerNorm *given, LsDtype type)
 LsStatus LOOPS(layer_norm)(LsDevice *device, const LsLayerNorm *args)
 {
     (void)device;
-    LS_TRY(ls_cpu_require_type("layer_norm", args->type));
-    if (args->type == LS_F32)
-        normalize_rows(args, LS_F32);
-    else
-        normalize_rows(args, LS_BF16);
+    LS_TRY(ls_require_float_type("layer_norm", args->type));
+    WITH_TYPE(args->type, normalize_rows(args, TYPE));
     return LS_OK;
 }
 
@@ -173,10 +170,7 @@ ALWAYS_INLINE void backward_rows(const LsLayerNormBackward *given, LsDtype type)
 LsStatus LOOPS(layer_norm_backward)(LsDevice *device, const LsLayerNormBackward *args)
 {
     (void)device;
-    LS_TRY(ls_cpu_require_type("layer_norm_backward", args->type));
-    if (args->type == LS_F32)
-        backward_rows(args, LS_F32);
-    else
-        backward_rows(args, LS_BF16);
+    LS_TRY(ls_require_float_type("layer_norm_backward", args->type));
+    WITH_TYPE(args->type, backward_rows(args, TYPE));
     return LS_OK;
 }

@@ -66,9 +66,6 @@ typedef struct LsCpuLoops {
         const float *from, size_t rows, size_t size, void *to, size_t stride, LsDtype type);
 } LsCpuLoops;
 
-// LS_OK for F32 and BF16, the types that there are loops for, else LS_UNSUPPORTED naming the op.
-LsStatus ls_cpu_require_type(const char *op, LsDtype type);
-
 extern const LsCpuLoops ls_cpu_loops_avx2, ls_cpu_loops_avx512;
 
 #endif

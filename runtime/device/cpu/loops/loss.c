@@ -82,12 +82,9 @@ ALWAYS_INLINE void cross_entropy(const LsLossArgs *args, LsDtype type)
 LsStatus LOOPS(cross_entropy)(LsDevice *device, const LsLossArgs *args)
 {
     (void)device;
-    LS_TRY(ls_cpu_require_type("cross_entropy", args->type));
+    LS_TRY(ls_require_float_type("cross_entropy", args->type));
     LS_TRY(ls_require_labels(args));
-    if (args->type == LS_F32)
-        cross_entropy(args, LS_F32);
-    else
-        cross_entropy(args, LS_BF16);
+    WITH_TYPE(args->type, cross_entropy(args, TYPE));
     return LS_OK;
 }
 
@@ -145,21 +142,15 @@ ALWAYS_INLINE void column_loss(
 LsStatus LOOPS(binary_cross_entropy)(LsDevice *device, const LsLossArgs *args)
 {
     (void)device;
-    LS_TRY(ls_cpu_require_type("binary_cross_entropy", args->type));
-    if (args->type == LS_F32)
-        column_loss(args, LS_F32, binary_loss, binary_gradient);
-    else
-        column_loss(args, LS_BF16, binary_loss, binary_gradient);
+    LS_TRY(ls_require_float_type("binary_cross_entropy", args->type));
+    WITH_TYPE(args->type, column_loss(args, TYPE, binary_loss, binary_gradient));
     return LS_OK;
 }
 
 LsStatus LOOPS(mean_squared_error)(LsDevice *device, const LsLossArgs *args)
 {
     (void)device;
-    LS_TRY(ls_cpu_require_type("mean_squared_error", args->type));
-    if (args->type == LS_F32)
-        column_loss(args, LS_F32, squared_loss, squared_gradient);
-    else
-        column_loss(args, LS_BF16, squared_loss, squared_gradient);
+    LS_TRY(ls_require_float_type("mean_squared_error", args->type));
+    WITH_TYPE(args->type, column_loss(args, TYPE, squared_loss, squared_gradient));
     return LS_OK;
 }

@@ -81,9 +81,6 @@ static LsStatus step_piece(LsDevice *device, const LsOptimizerStep *args, const 
 LsStatus LOOPS(optimizer_step)(LsDevice *device, const LsOptimizerStep *args)
 {
     LS_TRY(ls_require_optimizer_step(args));
-    for (size_t p = 0; p < args->count; p++)
-        if (args->piece[p].weights)
-            LS_TRY(ls_cpu_require_type("optimizer_step", args->type));
     for (size_t p = 0; p < args->count && !args->control->skip; p++)
         LS_TRY(step_piece(device, args, &args->piece[p]));
     return LS_OK;

@@ -53,11 +53,8 @@ ALWAYS_INLINE void bias_gradient(const LsBiasGradient *args, LsDtype type)
 LsStatus LOOPS(bias_gradient)(LsDevice *device, const LsBiasGradient *args)
 {
     (void)device;
-    LS_TRY(ls_cpu_require_type("bias_gradient", args->type));
-    if (args->type == LS_F32)
-        bias_gradient(args, LS_F32);
-    else
-        bias_gradient(args, LS_BF16);
+    LS_TRY(ls_require_float_type("bias_gradient", args->type));
+    WITH_TYPE(args->type, bias_gradient(args, TYPE));
     return LS_OK;
 }
 

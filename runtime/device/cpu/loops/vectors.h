@@ -89,14 +89,40 @@ ALWAYS_INLINE HalfLanes round_lanes(FloatLanes value)
 #endif
 }
 
+// round_to_half of each lane.
+ALWAYS_INLINE HalfLanes halves_of_lanes(FloatLanes value)
+{
+#ifdef __AVX512F__
+    return (HalfLanes)_mm512_cvtps_ph((__m512)value, _MM_FROUND_TO_NEAREST_INT);
+#else
+    Halves x = {value};
+    __m128i half[2];
+    HalfLanes halves;
+    for (int h = 0; h < 2; h++)
+        half[h] = _mm256_cvtps_ph(x.half[h], _MM_FROUND_TO_NEAREST_INT);
+    memcpy(&halves, half, sizeof halves);
+    return halves;
+#endif
+}
+
 ALWAYS_INLINE void store_lanes(void *array, LsDtype type, size_t i, FloatLanes value)
 {
     if (type == LS_F32) {
         memcpy((float *)array + i, &value, sizeof value);
         return;
     }
-    HalfLanes halves = round_lanes(value);
+    HalfLanes halves = type == LS_BF16 ? round_lanes(value) : halves_of_lanes(value);
     memcpy((uint16_t *)array + i, &halves, sizeof halves);
+}
+
+// y[i] = a[i] + b[i].
+ALWAYS_INLINE void add_arrays(size_t n, const void *a, const void *b, void *y, LsDtype type)
+{
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        store_lanes(y, type, i, load_lanes(a, type, i) + load_lanes(b, type, i));
+    for (; i < n; i++)
+        store(y, type, i, load(a, type, i) + load(b, type, i));
 }
 
 // As sum_lanes.
