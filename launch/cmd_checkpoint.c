@@ -8,7 +8,7 @@
 static LsStatus open_named(const char *named, LsCheckpoint **out)
 {
     char path[LS_PATH_MAX];
-    LS_TRY(ls_launch_checkpoint_path(named, path));
+    LS_TRY(ls_checkpoint_find(named, path));
     return ls_checkpoint_open(path, out);
 }
 

@@ -44,23 +44,43 @@ static LsStatus choose_split(int named, const LsDataset *dataset, LsSplit *out)
     return LS_OK;
 }
 
+// A model that came without data has seen none of ours; all that counts is that it means the same tokens.
+static LsStatus check_tokens(const LsDatasetInfo *described, const LsDatasetInfo *data, const char *path)
+{
+    const json_t *theirs = json_object_get(described->schema, "tokenizer");
+    const json_t *ours = json_object_get(data->schema, "tokenizer");
+    if (described->vocabulary == data->vocabulary && (!theirs || !ours || json_equal(theirs, ours)))
+        return LS_OK;
+    return LS_FAIL(LS_CHECKPOINT,
+        "%s has other tokens (%zu) than the checkpoint (%zu); import the text with the model's tokenizer",
+        path, data->vocabulary, described->vocabulary);
+}
+
 // Another file may number its classes and scale its features in another way, so numbers on it would say
 // nothing about this model.
-static LsStatus open_data(const LsInference *inference, LsDataset **out)
+static LsStatus check_data(const LsInference *inference, const LsDatasetInfo *data)
 {
     const char *path = inference->config.data.path;
-    LsDataset *dataset = NULL;
-    LS_TRY(ls_dataset_open(path, &dataset));
+    const LsDatasetInfo *described = ls_dataset_info(inference->described);
+    if (described->vocabulary > 0 && described->token_counts[LS_TRAIN] == 0)
+        return check_tokens(described, data, path);
     const char *trained = ls_checkpoint_data_hash(inference->checkpoint);
-    if (strcmp(ls_dataset_info(dataset)->root_hash, trained) != 0) {
-        ls_dataset_close(dataset);
-        return LS_FAIL(LS_CHECKPOINT,
-            "%s is not the data that the checkpoint was trained on (root hash %s); name that file with --set "
-            "data.path=FILE, or use lockstep predict for new data",
-            path, trained);
-    }
-    LsStatus status = LS_OK;
-    if (ls_dataset_info(dataset)->vocabulary > 0)
+    if (strcmp(data->root_hash, trained) == 0)
+        return LS_OK;
+    return LS_FAIL(LS_CHECKPOINT,
+        "%s is not the data that the checkpoint was trained on (root hash %s); name that file with --set "
+        "data.path=FILE, or use lockstep predict for new data",
+        path, trained);
+}
+
+static LsStatus open_data(const LsInference *inference, LsDataset **out)
+{
+    LsDataset *dataset = NULL;
+    if (inference->config.data.path[0] == '\0')
+        return LS_FAIL(LS_CONFIG, "data.path is not set: name the data with --set data.path=FILE");
+    LS_TRY(ls_dataset_open(inference->config.data.path, &dataset));
+    LsStatus status = check_data(inference, ls_dataset_info(dataset));
+    if (status == LS_OK && ls_dataset_info(dataset)->vocabulary > 0)
         status = ls_dataset_set_window(dataset, (size_t)inference->config.model.context);
     if (status != LS_OK) {
         ls_dataset_close(dataset);

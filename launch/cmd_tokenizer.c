@@ -9,7 +9,7 @@
 
 #include "data/tokenizer.h"
 
-static const char *const formats[] = {"lockstep", "gpt2", "tiktoken", NULL};
+static const char *const formats[] = {"lockstep", "gpt2", "huggingface", "tiktoken", NULL};
 
 static LsStatus train(LsInvocation *invocation)
 {
@@ -17,12 +17,15 @@ static LsStatus train(LsInvocation *invocation)
     int64_t vocabulary = 0;
     int format = 0;
     const LsFlag flags[] = {
-        {"output", 'o', LS_FLAG_TEXT, &output, "OUT", "File to write; for the format gpt2, a directory.", 0,
-            NULL},
+        {"output", 'o', LS_FLAG_TEXT, &output, "OUT", "File to write; for gpt2 and huggingface, a directory.",
+            0, NULL},
         {"vocab", 0, LS_FLAG_COUNT, &vocabulary, "N",
             "Number of tokens: 256 bytes, merges, and <|endoftext|>.", 257, NULL},
         {"format", 0, LS_FLAG_CHOICE, &format, "FORMAT",
-            "lockstep (default: one JSON file), gpt2 (encoder.json and vocab.bpe), or tiktoken.", 0, formats},
+            "lockstep (default: one JSON file), gpt2 (encoder.json and vocab.bpe), huggingface (vocab.json "
+            "and "
+            "merges.txt), or tiktoken.",
+            0, formats},
     };
     LS_TRY(ls_arguments_read(invocation, LS_FLAG_TABLE(flags), 1, -1));
     if (invocation->helped)

@@ -34,7 +34,7 @@ extern const LsCommand ls_command_train, ls_command_eval, ls_command_predict, ls
     ls_command_checkpoint_hash, ls_command_checkpoint_diff, ls_command_config_show,
     ls_command_config_validate, ls_command_config_options, ls_command_doctor, ls_command_version,
     ls_command_tokenizer_train, ls_command_tokenizer_encode, ls_command_tokenizer_decode,
-    ls_command_import_text, ls_command_import_tokens;
+    ls_command_import_text, ls_command_import_tokens, ls_command_export, ls_command_import;
 
 // Meets the other ranks: opens the communicator (with the configuration's backend and deadline, or the
 // defaults when `config` is NULL) and agrees on `mine`, what this rank's preparations came to. Called also
@@ -95,8 +95,5 @@ LsStatus ls_launch_configure(const char *file, const LsTextList *settings, LsCon
 
 // Environment and --set over what `config` holds.
 LsStatus ls_launch_override(const LsTextList *settings, LsConfig *config);
-
-// A checkpoint's directory from what the user named: itself, or the newest checkpoint of a run's directory.
-LsStatus ls_launch_checkpoint_path(const char *named, char path[LS_PATH_MAX]);
 
 #endif

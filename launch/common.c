@@ -1,11 +1,8 @@
 // What several commands share.
 #include "command.h"
 
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-#include "train/checkpoint.h"
 
 // A malformed setting is a mistake on the command line, whatever the files hold.
 static LsStatus check_settings(const LsTextList *settings)
@@ -44,26 +41,4 @@ LsStatus ls_launch_override(const LsTextList *settings, LsConfig *config)
     LS_TRY(check_settings(settings));
     LS_TRY(ls_config_read_environment(config, environ));
     return apply_settings(settings, config);
-}
-
-LsStatus ls_launch_checkpoint_path(const char *named, char path[LS_PATH_MAX])
-{
-    char probe[LS_PATH_MAX];
-    LS_TRY(ls_path_join(probe, named, "manifest.json"));
-    bool checkpoint = ls_file_exists(probe);
-    LS_TRY(ls_path_join(probe, named, "checkpoints"));
-    if (checkpoint || !ls_file_exists(probe)) {
-        if (strlen(named) >= LS_PATH_MAX)
-            return LS_FAIL(LS_NO_INPUT, "%.64s…: the path is too long", named);
-        strcpy(path, named);
-        return LS_OK;
-    }
-    int64_t *steps = NULL;
-    size_t count = 0;
-    LS_TRY(ls_checkpoint_list(named, &steps, &count));
-    if (count == 0)
-        return LS_FAIL(LS_NO_INPUT, "%s: the run has no checkpoint yet", named);
-    ls_checkpoint_path(path, named, steps[count - 1]);
-    free(steps);
-    return LS_OK;
 }

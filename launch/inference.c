@@ -104,7 +104,7 @@ LsStatus ls_inference_open(const char *named, const LsTextList *settings, LsInfe
 {
     char directory[LS_PATH_MAX];
     memset(out, 0, sizeof *out);
-    LS_TRY(ls_launch_checkpoint_path(named, directory));
+    LS_TRY(ls_checkpoint_find(named, directory));
     LS_TRY(ls_checkpoint_open(directory, &out->checkpoint));
     LS_TRY(read_config(out, settings));
     return describe_data(out, directory);

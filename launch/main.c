@@ -9,6 +9,8 @@ static const LsCommand *const commands[] = {
     &ls_command_eval,
     &ls_command_predict,
     &ls_command_generate,
+    &ls_command_export,
+    &ls_command_import,
     &ls_command_import_idx,
     &ls_command_import_csv,
     &ls_command_import_text,

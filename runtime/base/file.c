@@ -96,18 +96,19 @@ LsStatus ls_file_read(const char *path, size_t limit, char **data, size_t *size)
     return status;
 }
 
-// Creates a file beside `path` under a name that no other process on any host uses.
-static LsStatus create_temporary(const char *path, char temporary[LS_PATH_MAX], int *fd)
+LsStatus ls_file_begin(const char *path, LsFileWrite *out)
 {
     uint64_t random;
     if (getrandom(&random, sizeof random, 0) != (ssize_t)sizeof random)
         return fail_write("draw a temporary name for", path);
-    int length = snprintf(temporary, LS_PATH_MAX, "%s.tmp-%016llx", path, (unsigned long long)random);
+    int length =
+        snprintf(out->temporary, sizeof out->temporary, "%s.tmp-%016llx", path, (unsigned long long)random);
     if (length >= LS_PATH_MAX)
         return LS_FAIL(LS_IO, "cannot write %.60s…: the path is too long", path);
-    *fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (*fd < 0)
-        return fail_write("create", temporary);
+    out->path = path;
+    out->fd = open(out->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (out->fd < 0)
+        return fail_write("create", out->temporary);
     return LS_OK;
 }
 
@@ -123,23 +124,26 @@ static LsStatus sync_parent(const char *path)
     return ls_directory_sync(parent);
 }
 
+LsStatus ls_file_finish(LsFileWrite *file, LsStatus written)
+{
+    if (written == LS_OK && fsync(file->fd) != 0)
+        written = fail_write("sync", file->temporary);
+    if (close(file->fd) != 0 && written == LS_OK)
+        written = fail_write("close", file->temporary);
+    if (written == LS_OK && rename(file->temporary, file->path) != 0)
+        written = fail_write("replace", file->path);
+    if (written != LS_OK) {
+        unlink(file->temporary);
+        return written;
+    }
+    return sync_parent(file->path);
+}
+
 LsStatus ls_file_replace(const char *path, const void *data, size_t size)
 {
-    char temporary[LS_PATH_MAX];
-    int fd = -1;
-    LS_TRY(create_temporary(path, temporary, &fd));
-    LsStatus status = ls_file_write_at(fd, temporary, data, size, 0);
-    if (status == LS_OK && fsync(fd) != 0)
-        status = fail_write("sync", temporary);
-    if (close(fd) != 0 && status == LS_OK)
-        status = fail_write("close", temporary);
-    if (status == LS_OK && rename(temporary, path) != 0)
-        status = fail_write("replace", path);
-    if (status != LS_OK) {
-        unlink(temporary);
-        return status;
-    }
-    return sync_parent(path);
+    LsFileWrite file;
+    LS_TRY(ls_file_begin(path, &file));
+    return ls_file_finish(&file, ls_file_write_at(file.fd, file.temporary, data, size, 0));
 }
 
 LsStatus ls_file_read_at(int fd, const char *path, void *data, size_t size, uint64_t offset)

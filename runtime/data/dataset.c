@@ -162,6 +162,9 @@ static LsStatus open_parts(LsHdf5 *file, LsDataset *dataset)
 {
     LS_TRY(take_descriptor(file, dataset));
     LS_TRY(read_schema(file, dataset));
+    if (!ls_dataset_has(&dataset->info, LS_TRAIN))
+        return LS_FAIL(
+            LS_BAD_DATA, "%s: the schema has no training data; import the data again", dataset->path);
     for (LsSplit split = LS_TRAIN; split < LS_SPLITS; split++)
         if (ls_dataset_has(&dataset->info, split))
             LS_TRY(ls_dataset_tokens(&dataset->info) ? locate_tokens(file, dataset, split)

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "data/tokenizer.h"
 #include "dataset_format.h"
 
 LsStatus ls_dataset_describe(const json_t *schema, const char *name, LsDataset **out)
@@ -24,5 +25,29 @@ LsStatus ls_dataset_describe(const json_t *schema, const char *name, LsDataset *
         return status;
     }
     *out = dataset;
+    return LS_OK;
+}
+
+LsStatus ls_dataset_describe_tokens(size_t vocabulary, const LsTokenizer *tokenizer, json_t **out)
+{
+    LsHash128 hash;
+    char text[LS_HASH128_TEXT];
+    json_t *schema = json_pack("{s:i, s:s, s:s, s:I, s:{}}", "format", LS_DATASET_FORMAT, "kind", "tokens",
+        "token_type", vocabulary <= UINT16_MAX + 1 ? "u16" : "u32", "vocabulary", (json_int_t)vocabulary,
+        "splits");
+    if (schema && tokenizer)
+        json_object_set_new(schema, "tokenizer", ls_tokenizer_json(tokenizer));
+    if (!schema || (tokenizer && !json_object_get(schema, "tokenizer"))) {
+        json_decref(schema);
+        return LS_FAIL(LS_INTERNAL, "out of memory describing %zu tokens", vocabulary);
+    }
+    LsStatus status = ls_schema_hash(schema, &hash);
+    if (status != LS_OK) {
+        json_decref(schema);
+        return status;
+    }
+    ls_hash128_text(hash, text);
+    json_object_set_new(schema, "root_hash", json_string(text));
+    *out = schema;
     return LS_OK;
 }

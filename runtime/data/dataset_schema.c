@@ -220,7 +220,9 @@ static LsStatus read_token_splits(const char *name, const json_t *schema, LsData
             return fail(name, "has an impossible number of bytes");
         info->bytes_per_token[split] = (double)bytes / (double)tokens;
     }
-    return info->token_counts[LS_TRAIN] == 0 ? fail(name, "has no training tokens") : LS_OK;
+    // A model that came without its data is described by tokens alone: ls_dataset_describe_tokens.
+    bool none = json_object_size(json_object_get(schema, "splits")) == 0;
+    return info->token_counts[LS_TRAIN] == 0 && !none ? fail(name, "has no training tokens") : LS_OK;
 }
 
 // Tokens: the tokenizer itself is read by whoever needs it.

@@ -140,9 +140,10 @@ static bool is_tiktoken(const char *text, size_t size)
 
 LsStatus ls_tokenizer_open(const char *path, LsTokenizer **out)
 {
-    char inside[LS_PATH_MAX];
-    LS_TRY(ls_path_join(inside, path, "vocab.bpe")); // what ls_tokenizer_write makes of a directory
-    const char *file = ls_file_exists(inside) ? inside : path;
+    char bpe[LS_PATH_MAX], merges[LS_PATH_MAX]; // what ls_tokenizer_write makes of a directory
+    LS_TRY(ls_path_join(bpe, path, "vocab.bpe"));
+    LS_TRY(ls_path_join(merges, path, "merges.txt"));
+    const char *file = ls_file_exists(bpe) ? bpe : ls_file_exists(merges) ? merges : path;
     char *text = NULL;
     size_t size = 0;
     LS_TRY(ls_file_read(file, LS_TOKENIZER_FILE, &text, &size));
@@ -163,12 +164,14 @@ LsStatus ls_tokenizer_open(const char *path, LsTokenizer **out)
 LsStatus ls_tokenizer_write(const LsTokenizer *tokenizer, const char *format, const char *path)
 {
     if (strcmp(format, "gpt2") == 0)
-        return ls_tokenizer_write_gpt2(tokenizer, path);
+        return ls_tokenizer_write_gpt2(tokenizer, path, "encoder.json", "vocab.bpe");
+    if (strcmp(format, "huggingface") == 0)
+        return ls_tokenizer_write_gpt2(tokenizer, path, "vocab.json", "merges.txt");
     if (strcmp(format, "tiktoken") == 0)
         return ls_tokenizer_write_tiktoken(tokenizer, path);
     if (strcmp(format, "lockstep") != 0)
-        return LS_FAIL(
-            LS_USAGE, "there is no tokenizer format %s; there are lockstep, gpt2 and tiktoken", format);
+        return LS_FAIL(LS_USAGE,
+            "there is no tokenizer format %s; there are lockstep, gpt2, huggingface and tiktoken", format);
     json_t *json = ls_tokenizer_json(tokenizer);
     char *text = json == NULL ? NULL : ls_json_canonical(json);
     LsStatus status = text == NULL ? LS_FAIL(LS_INTERNAL, "%s: out of memory", path)

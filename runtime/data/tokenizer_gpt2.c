@@ -210,12 +210,13 @@ static LsStatus write_merges(const LsTokenizer *t, const char *path)
     return status;
 }
 
-LsStatus ls_tokenizer_write_gpt2(const LsTokenizer *tokenizer, const char *directory)
+LsStatus ls_tokenizer_write_gpt2(
+    const LsTokenizer *tokenizer, const char *directory, const char *vocabulary, const char *merges)
 {
     char path[LS_PATH_MAX];
     LS_TRY(ls_directory_create(directory));
-    LS_TRY(ls_path_join(path, directory, "encoder.json"));
+    LS_TRY(ls_path_join(path, directory, vocabulary));
     LS_TRY(write_vocabulary(tokenizer, path));
-    LS_TRY(ls_path_join(path, directory, "vocab.bpe"));
+    LS_TRY(ls_path_join(path, directory, merges));
     return write_merges(tokenizer, path);
 }

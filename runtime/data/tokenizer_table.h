@@ -88,7 +88,8 @@ bool ls_alphabet_read(const char *text, size_t length, char *bytes, size_t *coun
 // Reads the formats of others. `text` is the file's.
 LsStatus ls_tokenizer_read_merges(const char *path, const char *text, size_t size, LsTokenizer **out);
 LsStatus ls_tokenizer_read_tiktoken(const char *path, const char *text, size_t size, LsTokenizer **out);
-LsStatus ls_tokenizer_write_gpt2(const LsTokenizer *tokenizer, const char *directory);
+LsStatus ls_tokenizer_write_gpt2(
+    const LsTokenizer *tokenizer, const char *directory, const char *vocabulary, const char *merges);
 LsStatus ls_tokenizer_write_tiktoken(const LsTokenizer *tokenizer, const char *path);
 
 // GPT-2's two files, as text: merges and vocabulary. ls_tokenizer_read_merges finds the second beside the

@@ -171,3 +171,25 @@ LsStatus ls_checkpoint_retain(const LsRunDir *run, int64_t keep_last, int64_t ke
     LS_TRY(status);
     return remove_stale(run);
 }
+
+LsStatus ls_checkpoint_find(const char *named, char path[LS_PATH_MAX])
+{
+    char probe[LS_PATH_MAX];
+    LS_TRY(ls_path_join(probe, named, "manifest.json"));
+    bool checkpoint = ls_file_exists(probe);
+    LS_TRY(ls_path_join(probe, named, "checkpoints"));
+    if (checkpoint || !ls_file_exists(probe)) {
+        if (strlen(named) >= LS_PATH_MAX)
+            return LS_FAIL(LS_NO_INPUT, "%.64s…: the path is too long", named);
+        strcpy(path, named);
+        return LS_OK;
+    }
+    int64_t *steps = NULL;
+    size_t count = 0;
+    LS_TRY(ls_checkpoint_list(named, &steps, &count));
+    if (count == 0)
+        return LS_FAIL(LS_NO_INPUT, "%s: the run has no checkpoint yet", named);
+    ls_checkpoint_path(path, named, steps[count - 1]);
+    free(steps);
+    return LS_OK;
+}

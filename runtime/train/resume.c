@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "base/memory.h"
+#include "train/weights.h"
 #include "trainer_state.h"
 
 // ---- Choosing a checkpoint ------------------------------------------------------------------------------
@@ -187,16 +188,73 @@ static void initialize_parameters(LsTrainer *t)
     }
 }
 
-// Parameters of another run's checkpoint, everything else fresh.
-static LsStatus read_initial_parameters(LsTrainer *t)
+// What no tensor's shape tells, and makes another model of the same weights.
+static LsStatus check_architecture(const LsTrainer *t, const LsCheckpoint *checkpoint, const char *path)
+{
+    static const char *const mlp[] = {"model.kind", "model.activation", "model.residual", NULL};
+    static const char *const gpt[] = {"model.kind", "model.heads", NULL};
+    LsConfig before;
+    LS_TRY(ls_checkpoint_config(checkpoint, &before));
+    for (const char *const *name = t->config->model.kind == LS_MODEL_GPT ? gpt : mlp; *name; name++) {
+        char theirs[LS_CONFIG_TEXT], ours[LS_CONFIG_TEXT];
+        ls_option_text(&before, ls_option_find(*name), theirs, sizeof theirs);
+        ls_option_text(t->config, ls_option_find(*name), ours, sizeof ours);
+        if (strcmp(theirs, ours) != 0)
+            return LS_FAIL(LS_CHECKPOINT, "train.init_from: %s is of a model with %s %s, this one has %s",
+                path, *name, theirs, ours);
+    }
+    return LS_OK;
+}
+
+static LsStatus read_initial_checkpoint(LsTrainer *t)
 {
     LsCheckpoint *checkpoint = NULL;
-    LS_TRY(ls_checkpoint_open(t->config->train.init_from, &checkpoint));
-    LsStatus status = ls_checkpoint_matches(checkpoint, &t->model->parameters);
+    char path[LS_PATH_MAX];
+    LS_TRY(ls_checkpoint_find(t->config->train.init_from, path));
+    LS_TRY(ls_checkpoint_open(path, &checkpoint));
+    LsStatus status = check_architecture(t, checkpoint, path);
+    if (status == LS_OK)
+        status = ls_checkpoint_matches(checkpoint, &t->model->parameters);
     if (status == LS_OK)
         status = read_group(t, checkpoint, &t->arenas.array[0]);
     ls_checkpoint_close(checkpoint);
     return status;
+}
+
+static LsStatus check_weights(const LsTrainer *t, LsWeights *weights)
+{
+    LsGptSizes sizes;
+    if (t->config->model.kind == LS_MODEL_GPT) {
+        LS_TRY(ls_weights_gpt_sizes(weights, &sizes));
+        if (sizes.heads > 0 && sizes.heads != (size_t)t->config->model.heads)
+            return LS_FAIL(LS_CHECKPOINT,
+                "train.init_from: %s is of a model with %zu heads, model.heads is %lld",
+                ls_safetensors_path(ls_weights_file(weights)), sizes.heads,
+                (long long)t->config->model.heads);
+    }
+    return ls_weights_match(weights, &t->model->parameters);
+}
+
+static LsStatus read_initial_weights(LsTrainer *t)
+{
+    LsWeights *weights = NULL;
+    LS_TRY(ls_weights_open(t->config->train.init_from, &weights));
+    LsStatus status = check_weights(t, weights);
+    for (size_t b = 0; b < t->buckets.count && status == LS_OK; b++) {
+        LsBlockRange piece = ls_bucket_piece(&t->buckets, b, t->plan.ranks, t->plan.rank);
+        size_t place = ls_shard_offset(&t->buckets, b, t->plan.ranks, t->plan.rank);
+        status =
+            ls_weights_read(weights, piece.first, piece.count, t->arenas.array[0].shard + place * LS_BLOCK);
+    }
+    ls_weights_close(weights);
+    return status;
+}
+
+// Parameters of another run or program, everything else fresh.
+static LsStatus read_initial_parameters(LsTrainer *t)
+{
+    return ls_weights_named(t->config->train.init_from) ? read_initial_weights(t)
+                                                        : read_initial_checkpoint(t);
 }
 
 static LsStatus start_fresh(LsTrainer *t)

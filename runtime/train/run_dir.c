@@ -362,3 +362,18 @@ LsStatus ls_run_dir_write_env(const LsRunDir *run, const json_t *environment)
     LS_TRY(ls_path_join(path, run->path, "env.json"));
     return ls_json_write(path, environment);
 }
+
+LsStatus ls_run_dir_write_config(const LsRunDir *run, const LsConfig *config)
+{
+    char path[LS_PATH_MAX], *text = NULL;
+    size_t size = 0;
+    LS_TRY(ls_path_join(path, run->path, "config.yaml"));
+    FILE *memory = open_memstream(&text, &size);
+    if (memory == NULL)
+        return LS_FAIL(LS_INTERNAL, "%s: out of memory", path);
+    ls_config_write_yaml(config, memory);
+    fclose(memory);
+    LsStatus status = ls_file_replace(path, text, size);
+    free(text);
+    return status;
+}

@@ -51,22 +51,6 @@ static LsStatus require_same_config(LsComm *comm, const LsConfig *config)
 
 // ---- Parts of the set-up, in order ----------------------------------------------------------------------
 
-static LsStatus write_config(const LsTrainer *t)
-{
-    char path[LS_PATH_MAX];
-    LS_TRY(ls_path_join(path, t->run.path, "config.yaml"));
-    char *text = NULL;
-    size_t size = 0;
-    FILE *memory = open_memstream(&text, &size);
-    if (!memory)
-        return LS_FAIL(LS_INTERNAL, "out of memory");
-    ls_config_write_yaml(t->config, memory);
-    fclose(memory);
-    LsStatus status = ls_file_replace(path, text, size);
-    free(text);
-    return status;
-}
-
 static LsStatus open_log(const LsTrainer *t)
 {
     char name[64], path[LS_PATH_MAX];
@@ -341,7 +325,7 @@ static LsStatus enter_run(LsTrainer *t)
     t->entered = true;
     if (ls_comm_rank(t->comm) != 0)
         return LS_OK;
-    LS_TRY(write_config(t));
+    LS_TRY(ls_run_dir_write_config(&t->run, t->config));
     LS_TRY(write_environment(t));
     return ls_trainer_status(t, "running", "");
 }

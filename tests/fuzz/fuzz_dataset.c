@@ -92,7 +92,11 @@ static void try_schema(const char *text, size_t size)
     if (status != LS_OK) {
         check_refusal(status);
     } else if (ls_dataset_tokens(&dataset.info)) {
-        require(dataset.info.token_counts[LS_TRAIN] > 0 && dataset.info.bytes_per_token[LS_TRAIN] >= 0.0);
+        size_t tokens = 0;
+        for (LsSplit split = LS_TRAIN; split < LS_SPLITS; split++)
+            tokens += dataset.info.token_counts[split];
+        require(tokens == 0 || dataset.info.token_counts[LS_TRAIN] > 0);
+        require(dataset.info.bytes_per_token[LS_TRAIN] >= 0.0);
     } else {
         const LsDatasetInfo *info = &dataset.info;
         require(info->features > 0 && info->outputs > 0 && info->samples[LS_TRAIN] > 0);

@@ -22,6 +22,17 @@ LsStatus ls_file_read(const char *path, size_t limit, char **data, size_t *size)
 // LS_IO on failure, and then the old file is as it was.
 LsStatus ls_file_replace(const char *path, const void *data, size_t size);
 
+// The same for a file that is written in parts, with ls_file_write_at, under a name that no other process on
+// any host uses. ls_file_finish puts it in its place
+// when `written` is LS_OK; otherwise it removes it and returns `written`.
+typedef struct LsFileWrite {
+    const char *path; // lent
+    char temporary[LS_PATH_MAX];
+    int fd;
+} LsFileWrite;
+LsStatus ls_file_begin(const char *path, LsFileWrite *out);
+LsStatus ls_file_finish(LsFileWrite *file, LsStatus written);
+
 // pread and pwrite of exactly `size` bytes; a short or failed transfer is LS_IO (reading past the end of the
 // file is LS_BAD_DATA) and names the path and the offset.
 LsStatus ls_file_read_at(int fd, const char *path, void *data, size_t size, uint64_t offset);

@@ -27,7 +27,8 @@ LsStatus ls_tokenizer_train(const char *const *files, size_t count, size_t vocab
 // merges.txt) with encoder.json or vocab.json beside it. LS_NO_INPUT, LS_BAD_DATA with line.
 LsStatus ls_tokenizer_open(const char *path, LsTokenizer **out);
 
-// "lockstep" (one JSON file), "gpt2" (`path` is a directory: encoder.json and vocab.bpe) or "tiktoken".
+// "lockstep" (one JSON file), "tiktoken", and of GPT-2's two files, in the directory `path`, "gpt2"
+// (encoder.json, vocab.bpe) or "huggingface" (vocab.json, merges.txt).
 LsStatus ls_tokenizer_write(const LsTokenizer *tokenizer, const char *format, const char *path);
 
 // As a part of a data set's schema and of checkpoints, and back.

@@ -110,6 +110,10 @@ LsStatus ls_checkpoint_list_claimed(const char *run, int64_t **steps, size_t *co
 
 void ls_checkpoint_path(char path[LS_PATH_MAX], const char *run, int64_t step);
 
+// A checkpoint's directory from what the user named: itself, or the newest checkpoint of a run's directory.
+// LS_NO_INPUT when a run has none yet; whether a checkpoint is there is seen when it is opened.
+LsStatus ls_checkpoint_find(const char *named, char path[LS_PATH_MAX]);
+
 // Applies retention: keeps the last keep_last, multiples of keep_every (0: none), best_step (-1: none), and
 // always the newest two; removes the others and what earlier attempts left unfinished. Rank 0.
 LsStatus ls_checkpoint_retain(const LsRunDir *run, int64_t keep_last, int64_t keep_every, int64_t best_step);

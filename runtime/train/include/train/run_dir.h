@@ -10,6 +10,7 @@
 
 #include <stdint.h>
 
+#include "base/config.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "collectives/comm.h"
@@ -39,6 +40,9 @@ LsStatus ls_run_dir_require_current(const LsRunDir *run);
 // claim and before anything in the directory is opened; the other ranks keep the old id and number, which
 // nothing of theirs uses.
 LsStatus ls_run_dir_archive(LsRunDir *run);
+
+// Replaces config.yaml. Rank 0 only.
+LsStatus ls_run_dir_write_config(const LsRunDir *run, const LsConfig *config);
 
 // Replaces env.json: hosts, ranks, versions, fingerprint. Rank 0 only.
 LsStatus ls_run_dir_write_env(const LsRunDir *run, const json_t *environment);
