@@ -13,7 +13,7 @@ foreach(source IN LISTS sources)
 endforeach()
 
 # The conversions of the kernel language are compared with the runtime's.
-target_link_libraries(test_float16 PRIVATE lockstep_device)
+target_link_libraries(test_conversions PRIVATE lockstep_device)
 
 # The race checker: kernels that tell of every access (g++'s thread sanitizer without its library), in a test of the
 # checker and in the device library's own kernels under all op cases.
