@@ -50,19 +50,32 @@ static LsStatus check(const LsConfig *config, const LsModel *base)
     return LS_OK;
 }
 
+static LsStatus construct(const LsConfig *config, const LsModel *base, LsModel **out)
+{
+    switch ((LsModelKind)config->model.kind) {
+    case LS_MODEL_MLP:
+        return ls_mlp_create(config, base, out);
+    case LS_MODEL_GPT:
+        return ls_gpt_create(config, base, out);
+    }
+    return LS_FAIL(LS_INTERNAL, "model.kind has no constructor for value %d", config->model.kind);
+}
+
 LsStatus ls_model_create(
     const LsConfig *config, const LsDataShape *shape, LsDevice *device, size_t max_rows, LsModel **out)
 {
     LsModel base = {.device = device, .shape = *shape, .max_rows = max_rows};
     LS_TRY(resolve_loss(config->train.loss, shape, &base.loss_kind));
     LS_TRY(check(config, &base));
-    switch ((LsModelKind)config->model.kind) {
-    case LS_MODEL_MLP:
-        return ls_mlp_create(config, &base, out);
-    case LS_MODEL_GPT:
-        return ls_gpt_create(config, &base, out);
+    LsModel *model = NULL;
+    LS_TRY(construct(config, &base, &model));
+    LsStatus status = ls_parameters_freeze(&model->parameters, config->train.freeze);
+    if (status != LS_OK) {
+        ls_model_destroy(model);
+        return status;
     }
-    return LS_FAIL(LS_INTERNAL, "model.kind has no constructor for value %d", config->model.kind);
+    *out = model;
+    return LS_OK;
 }
 
 void ls_model_destroy(LsModel *model)

@@ -111,7 +111,11 @@ static const LsOption options[] = {
     INT("train.loss_scale_growth", train.loss_scale_growth, "2000", 0, 1000000000, NUMERIC,
         "Good steps in a row after which the loss scale of `fp16` doubles (an overflow halves it); 0: it stays."),
     TEXT("train.init_from", train.init_from, "", FREE,
-        "Checkpoint directory that a new run takes its initial weights from; empty: random."),
+        "What a new run takes its initial weights from: a checkpoint, a run, or a safetensors file, also in a directory "
+        "as transformers save it; empty: random."),
+    TEXT("train.freeze", train.freeze, "", NUMERIC,
+        "Parameters that are not trained, by patterns of their names with commas between them, such as `wte,blocks.0.*`; "
+        "`checkpoint info` lists names."),
 
     CHOICE("optimizer.kind", optimizer.kind, "adamw", optimizers, IDENTITY,
         "Optimizer."),

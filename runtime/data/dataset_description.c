@@ -32,9 +32,9 @@ LsStatus ls_dataset_describe_tokens(size_t vocabulary, const LsTokenizer *tokeni
 {
     LsHash128 hash;
     char text[LS_HASH128_TEXT];
-    json_t *schema = json_pack("{s:i, s:s, s:s, s:I, s:{}}", "format", LS_DATASET_FORMAT, "kind", "tokens",
-        "token_type", vocabulary <= UINT16_MAX + 1 ? "u16" : "u32", "vocabulary", (json_int_t)vocabulary,
-        "splits");
+    json_t *schema =
+        json_pack("{s:i, s:s, s:s, s:I, s:{}}", "format", LS_DATASET_FORMAT, "kind", "tokens", "token_type",
+            vocabulary <= UINT16_MAX + 1 ? "u16" : "u32", "vocabulary", (json_int_t)vocabulary, "splits");
     if (schema && tokenizer)
         json_object_set_new(schema, "tokenizer", ls_tokenizer_json(tokenizer));
     if (!schema || (tokenizer && !json_object_get(schema, "tokenizer"))) {

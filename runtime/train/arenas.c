@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "checkpoint_file.h"
 
 static const char *const group_names[LS_STATE_ARRAYS] = {
     "parameters", "optimizer/moment1", "optimizer/moment2"};
@@ -20,17 +21,49 @@ size_t ls_arenas_slots(const LsConfig *config, const LsPlan *plan)
     return config->collectives.reduction == LS_REDUCTION_FAST ? 1 : plan->lane_slots;
 }
 
+// Cuts this rank's shard into runs; returns their number. run NULL: only counts, and *trained becomes the
+// number of blocks that are trained.
+static size_t cut_shard(const LsParameters *parameters, const LsBuckets *buckets, uint32_t ranks,
+    uint32_t rank, LsShardRun *run, size_t *trained)
+{
+    LsShardRun current = {0};
+    size_t runs = 0, packed = 0;
+    *trained = 0;
+    for (size_t b = 0; b < buckets->count; b++) {
+        LsBlockRange piece = ls_bucket_piece(buckets, b, ranks, rank);
+        size_t end = piece.first + piece.count;
+        for (size_t block = piece.first, count; block < end; block += count, packed += count) {
+            LsBlockRun tensor = ls_block_run(parameters, block, end);
+            bool frozen = parameters->list[tensor.index].frozen;
+            count = tensor.count;
+            if (block == piece.first || frozen != current.frozen) {
+                current =
+                    (LsShardRun){.flat = block, .packed = packed, .trained = *trained, .frozen = frozen};
+                runs++;
+            }
+            current.count += count;
+            *trained += frozen ? 0 : count;
+            if (run)
+                run[runs - 1] = current;
+        }
+    }
+    return runs;
+}
+
 LsArenaBytes ls_arenas_bytes(const LsConfig *config, LsDtype type, const LsParameters *parameters,
     const LsBuckets *buckets, const LsPlan *plan)
 {
     size_t whole = parameters->blocks * LS_BLOCK;
     size_t shard_blocks = ls_shard_blocks(buckets, plan->ranks, plan->rank);
     size_t shard = shard_blocks * LS_BLOCK * sizeof(float);
+    size_t trained;
+    cut_shard(parameters, buckets, plan->ranks, plan->rank, NULL, &trained);
     size_t moments = moments_of(config);
     return (LsArenaBytes){
         .weights = whole * ls_dtype_size(type),
         .gradients = whole * sizeof(float) * ls_arenas_slots(config, plan),
-        .optimizer = shard * (moments + (type == LS_F32 ? 0 : 1)) + shard_blocks,
+        .optimizer =
+            trained * LS_BLOCK * sizeof(float) * moments + (type == LS_F32 ? 0 : shard) + shard_blocks,
         .host = shard * (moments + 1),
     };
 }
@@ -54,8 +87,19 @@ static LsStatus allocate_whole_model(LsArenas *arenas)
     return LS_OK;
 }
 
+static LsStatus allocate_runs(LsArenas *arenas, size_t *trained)
+{
+    const LsParameters *parameters = arenas->parameters;
+    arenas->runs = cut_shard(parameters, arenas->buckets, arenas->ranks, arenas->rank, NULL, trained);
+    LS_TRY(ls_memory_allocate((arenas->runs + 1) * sizeof *arenas->run, (void **)&arenas->run));
+    cut_shard(parameters, arenas->buckets, arenas->ranks, arenas->rank, arenas->run, trained);
+    return LS_OK;
+}
+
 static LsStatus allocate_shard(LsArenas *arenas, size_t moments)
 {
+    size_t trained;
+    LS_TRY(allocate_runs(arenas, &trained));
     size_t bytes = arenas->shard_blocks * LS_BLOCK * sizeof(float);
     void *memory = NULL;
     if (arenas->type != LS_F32) {
@@ -63,7 +107,7 @@ static LsStatus allocate_shard(LsArenas *arenas, size_t moments)
         arenas->master = memory;
     }
     for (size_t m = 0; m < moments; m++) {
-        LS_TRY(allocate_zeroed(arenas, bytes, &memory));
+        LS_TRY(allocate_zeroed(arenas, trained * LS_BLOCK * sizeof(float), &memory));
         arenas->moment[m] = memory;
     }
     arenas->arrays = 1 + moments;
@@ -142,57 +186,64 @@ void ls_arenas_destroy(LsArenas *arenas)
             ls_comm_release(arenas->comm, arenas->gradient[s]);
     if (arenas->weights)
         ls_comm_release(arenas->comm, arenas->weights);
+    free(arenas->run);
     memset(arenas, 0, sizeof *arenas);
 }
 
-LsPieceView ls_arenas_piece(const LsArenas *arenas, size_t b)
+LsRunView ls_arenas_run(const LsArenas *arenas, size_t r)
 {
-    LsBlockRange piece = ls_bucket_piece(arenas->buckets, b, arenas->ranks, arenas->rank);
-    size_t place = ls_shard_offset(arenas->buckets, b, arenas->ranks, arenas->rank);
-    size_t flat = piece.first * LS_BLOCK, packed = place * LS_BLOCK;
+    const LsShardRun *run = &arenas->run[r];
+    size_t flat = run->flat * LS_BLOCK, packed = run->packed * LS_BLOCK, trained = run->trained * LS_BLOCK;
     char *weights = (char *)arenas->weights + flat * ls_dtype_size(arenas->type);
-    return (LsPieceView){
-        .elements = piece.count * LS_BLOCK,
+    return (LsRunView){
+        .elements = run->count * LS_BLOCK,
         .master = arenas->master ? arenas->master + packed : (float *)(void *)weights,
         .gradient = arenas->gradient[0] + flat,
-        .moment1 = arenas->moment[0] ? arenas->moment[0] + packed : NULL,
-        .moment2 = arenas->moment[1] ? arenas->moment[1] + packed : NULL,
+        .moment1 = arenas->moment[0] && !run->frozen ? arenas->moment[0] + trained : NULL,
+        .moment2 = arenas->moment[1] && !run->frozen ? arenas->moment[1] + trained : NULL,
         .weights = arenas->master ? weights : NULL,
-        .decay = arenas->decay + place,
+        .decay = arenas->decay + run->packed,
     };
 }
 
 LsStatus ls_arenas_snapshot(LsArenas *arenas)
 {
     LsDevice *device = arenas->device;
-    for (size_t b = 0; b < arenas->buckets->count; b++) {
-        LsPieceView piece = ls_arenas_piece(arenas, b);
-        size_t place = ls_shard_offset(arenas->buckets, b, arenas->ranks, arenas->rank) * LS_BLOCK;
-        const float *from[LS_STATE_ARRAYS] = {piece.master, piece.moment1, piece.moment2};
+    for (size_t r = 0; r < arenas->runs; r++) {
+        LsRunView run = ls_arenas_run(arenas, r);
+        const float *from[LS_STATE_ARRAYS] = {run.master, run.moment1, run.moment2};
         for (size_t a = 0; a < arenas->arrays; a++)
-            LS_TRY(device->ops->copy_out(
-                device, arenas->array[a].shard + place, from[a], piece.elements * sizeof(float)));
+            if (from[a])
+                LS_TRY(
+                    device->ops->copy_out(device, arenas->array[a].shard + arenas->run[r].packed * LS_BLOCK,
+                        from[a], run.elements * sizeof(float)));
     }
     return device->ops->synchronize(device);
+}
+
+static LsStatus restore_run(LsArenas *arenas, size_t r)
+{
+    LsDevice *device = arenas->device;
+    LsRunView run = ls_arenas_run(arenas, r);
+    float *to[LS_STATE_ARRAYS] = {run.master, run.moment1, run.moment2};
+    for (size_t a = 0; a < arenas->arrays; a++)
+        if (to[a])
+            LS_TRY(device->ops->copy_in(device, to[a],
+                arenas->array[a].shard + arenas->run[r].packed * LS_BLOCK, run.elements * sizeof(float)));
+    if (!run.weights)
+        return LS_OK;
+    return device->ops->cast(device, &(LsCast){.n = run.elements,
+                                         .from = run.master,
+                                         .from_type = LS_F32,
+                                         .to = run.weights,
+                                         .to_type = arenas->type});
 }
 
 LsStatus ls_arenas_restore(LsArenas *arenas)
 {
     LsDevice *device = arenas->device;
-    for (size_t b = 0; b < arenas->buckets->count; b++) {
-        LsPieceView piece = ls_arenas_piece(arenas, b);
-        size_t place = ls_shard_offset(arenas->buckets, b, arenas->ranks, arenas->rank) * LS_BLOCK;
-        float *to[LS_STATE_ARRAYS] = {piece.master, piece.moment1, piece.moment2};
-        for (size_t a = 0; a < arenas->arrays; a++)
-            LS_TRY(device->ops->copy_in(
-                device, to[a], arenas->array[a].shard + place, piece.elements * sizeof(float)));
-        if (piece.weights)
-            LS_TRY(device->ops->cast(device, &(LsCast){.n = piece.elements,
-                                                 .from = piece.master,
-                                                 .from_type = LS_F32,
-                                                 .to = piece.weights,
-                                                 .to_type = arenas->type}));
-    }
+    for (size_t r = 0; r < arenas->runs; r++)
+        LS_TRY(restore_run(arenas, r));
     LS_TRY(device->ops->synchronize(device));
     return ls_comm_gather_shards(arenas->comm, arenas->buckets, arenas->weights, ls_dtype_size(arenas->type));
 }

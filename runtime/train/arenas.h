@@ -13,6 +13,16 @@
 
 enum { LS_STATE_ARRAYS = 3, LS_LANE_SLOTS_MAX = 16 };
 
+// Blocks of this rank's shard that lie one behind the other, in the flat buffer too: parts of one bucket, all
+// trained or all frozen.
+typedef struct LsShardRun {
+    size_t flat;    // first block in the flat buffer
+    size_t packed;  // its place in the packed shard
+    size_t trained; // blocks of the shard in front of it that are trained: its place among the moments
+    size_t count;
+    bool frozen;
+} LsShardRun;
+
 typedef struct LsArenas {
     LsComm *comm; // lent, as are the next three
     LsDevice *device;
@@ -22,10 +32,12 @@ typedef struct LsArenas {
     LsDtype type; // of weights
     size_t slots; // gradient buffers
     size_t shard_blocks;
+    size_t runs;
+    LsShardRun *run; // [runs] all of the shard, in its order
     void *weights;
     float *gradient[LS_LANE_SLOTS_MAX];
     float *master;    // NULL in FP32
-    float *moment[2]; // NULL where the optimizer has none
+    float *moment[2]; // of what is trained; NULL where the optimizer has none
     uint8_t *decay;   // [shard_blocks] device
     LsStateArray
         array[LS_STATE_ARRAYS]; // host copies of the shard, one per group: what checkpoints read and write
@@ -46,16 +58,17 @@ LsStatus ls_arenas_create(const LsConfig *config, LsComm *comm, LsModel *model, 
     const LsPlan *plan, LsArenas *out);
 void ls_arenas_destroy(LsArenas *arenas);
 
-// This rank's piece of bucket b.
-typedef struct LsPieceView {
+// Where the numbers of a run are. What is frozen has no moments.
+typedef struct LsRunView {
     size_t elements;
     float *master, *gradient, *moment1, *moment2; // gradient: in slot 0
     void *weights;
     uint8_t *decay;
-} LsPieceView;
-LsPieceView ls_arenas_piece(const LsArenas *arenas, size_t b);
+} LsRunView;
+LsRunView ls_arenas_run(const LsArenas *arenas, size_t run);
 
-// Device → host copies of master weights and moments, into `array`.
+// Device → host copies of master weights and moments, into `array`; in it, moments of what is frozen stay as
+// they were read.
 LsStatus ls_arenas_snapshot(LsArenas *arenas);
 
 // Host → device: takes `array` as the state of this rank's shard, rounds the working weights and gathers

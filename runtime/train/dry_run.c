@@ -58,9 +58,15 @@ static void print_run(const DryRun *dry, int ranks, FILE *out)
     const LsConfig *config = dry->config;
     double samples = (double)dry->info->samples[LS_TRAIN];
     double steps = (double)ls_schedule_steps(config, dry->info->samples[LS_TRAIN]);
+    const LsParameters *parameters = &dry->model->parameters;
+    size_t frozen = 0;
+    for (size_t i = 0; i < parameters->count; i++)
+        frozen += parameters->list[i].frozen ? parameters->list[i].elements : 0;
     fprintf(out, "model        %s, %zu parameters in %zu tensors, %.3g FLOP per sample\n",
-        dry->model->ops->name, ls_parameters_elements(&dry->model->parameters), dry->model->parameters.count,
+        dry->model->ops->name, ls_parameters_elements(parameters), parameters->count,
         dry->model->flops_per_sample);
+    if (frozen > 0)
+        fprintf(out, "frozen       %zu parameters\n", frozen);
     size_t window = dry->model->shape.window;
     fprintf(out, "data         %s: %.0f training samples of %zu %s\n", config->data.path, samples,
         window ? window : dry->info->features, window ? "tokens" : "values");

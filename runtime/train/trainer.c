@@ -212,27 +212,27 @@ static LsStatus build_model(LsTrainer *t)
     return ls_feed_create(t->comm, t->batch, t->device, &t->feed);
 }
 
-// The shard's pieces as the ops of a step take them: all in one call.
+// The shard's pieces as the ops of a step take them, all in one call. What is frozen is left out: its sums of
+// squares in the exchange are zero from the beginning and stay so.
 static LsStatus list_pieces(LsTrainer *t)
 {
-    LS_TRY(ls_memory_allocate(t->buckets.count * sizeof *t->squares, (void **)&t->squares));
-    LS_TRY(ls_memory_allocate(t->buckets.count * sizeof *t->updates, (void **)&t->updates));
-    size_t shard_block = 0;
-    for (size_t b = 0; b < t->buckets.count; b++) {
-        LsPieceView piece = ls_arenas_piece(&t->arenas, b);
-        if (piece.elements == 0)
+    const LsArenas *arenas = &t->arenas;
+    LS_TRY(ls_memory_allocate((arenas->runs + 1) * sizeof *t->squares, (void **)&t->squares));
+    LS_TRY(ls_memory_allocate((arenas->runs + 1) * sizeof *t->updates, (void **)&t->updates));
+    for (size_t r = 0; r < arenas->runs; r++) {
+        LsRunView run = ls_arenas_run(arenas, r);
+        if (arenas->run[r].frozen)
             continue;
-        t->squares[t->pieces] = (LsSquaresPiece){.n = piece.elements,
-            .x = piece.gradient,
-            .sums = ls_exchange_block_squares(&t->exchange, shard_block)};
-        t->updates[t->pieces++] = (LsOptimizerPiece){.n = piece.elements,
-            .master = piece.master,
-            .gradient = piece.gradient,
-            .moment1 = piece.moment1,
-            .moment2 = piece.moment2,
-            .weights = piece.weights,
-            .block_decay = piece.decay};
-        shard_block += piece.elements / LS_BLOCK;
+        t->squares[t->pieces] = (LsSquaresPiece){.n = run.elements,
+            .x = run.gradient,
+            .sums = ls_exchange_block_squares(&t->exchange, arenas->run[r].packed)};
+        t->updates[t->pieces++] = (LsOptimizerPiece){.n = run.elements,
+            .master = run.master,
+            .gradient = run.gradient,
+            .moment1 = run.moment1,
+            .moment2 = run.moment2,
+            .weights = run.weights,
+            .block_decay = run.decay};
     }
     return LS_OK;
 }

@@ -55,7 +55,7 @@ typedef struct LsTrainer {
     LsBuckets buckets;
     LsMemoryPlan memory;
     LsArenas arenas;
-    size_t pieces; // of this rank's shard, not empty ones
+    size_t pieces; // of this rank's shard, those that are trained
     LsSquaresPiece *squares;
     LsOptimizerPiece *updates;
     LsReducer *reducer;

@@ -22,6 +22,7 @@ typedef struct LsParameter {
                      // padding rows, which are zero and stay zero; 0: its own
     size_t offset;   // in elements, a multiple of LS_BLOCK
     bool decay;      // weight decay applies
+    bool frozen;     // is not trained: keeps its bits, and counts in no norm
     LsInit init;
     float init_scale; // standard deviation (normal) or bound (uniform)
 } LsParameter;
@@ -44,6 +45,11 @@ size_t ls_parameters_elements(const LsParameters *table);
 
 // decay[b] = 1 for blocks of tensors with weight decay; table->blocks entries.
 void ls_parameters_block_decay(const LsParameters *table, uint8_t *decay);
+
+// Freezes the parameters whose names match one of the patterns, which have commas or spaces between them: '*'
+// is any text, '?' any one character. LS_CONFIG names a pattern that matches none, with the nearest name, and
+// refuses to freeze all.
+LsStatus ls_parameters_freeze(LsParameters *table, const char *patterns);
 
 // Writes the initial values of flat elements [first, first + count) to host memory `out`, padding as zeros.
 // Element e of tensor t draws from (seed, LS_RNG_INITIALIZE, index t, element e): any rank can initialise any

@@ -89,6 +89,7 @@ typedef struct LsConfig {
         double loss_scale; // first value, fp16
         int64_t loss_scale_growth;
         char init_from[LS_CONFIG_TEXT];
+        char freeze[LS_CONFIG_TEXT];
     } train;
     struct {
         int kind;
