@@ -29,3 +29,19 @@ if(NOT LOCKSTEP_GPU STREQUAL "none")
     set_tests_properties(device/${name} PROPERTIES TIMEOUT 120 SKIP_RETURN_CODE 77 LABELS "unit;device")
   endforeach()
 endif()
+
+# Plans of the real cuDNN, for GPUs that need not be here. One that is must not be asked either: a stand-in for the
+# driver comes first.
+if(LOCKSTEP_GPU STREQUAL "cuda")
+  add_library(test_cuda_driver SHARED device/cuda/driver/cuda_driver.c)
+  target_link_libraries(test_cuda_driver PRIVATE lockstep_flags)
+  set_target_properties(test_cuda_driver PROPERTIES OUTPUT_NAME cuda SOVERSION 1
+                        LIBRARY_OUTPUT_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR}/cuda_driver)
+  add_executable(test_cudnn_plans device/cuda/test_cudnn_plans.c)
+  target_include_directories(test_cudnn_plans PRIVATE ${PROJECT_SOURCE_DIR}/runtime/device/cuda)
+  target_link_libraries(test_cudnn_plans PRIVATE lockstep_flags lockstep_device PkgConfig::CMOCKA CUDA::cudart_static)
+  add_dependencies(test_cudnn_plans test_cuda_driver)
+  add_test(NAME device/test_cudnn_plans COMMAND test_cudnn_plans)
+  set_tests_properties(device/test_cudnn_plans PROPERTIES TIMEOUT 300 SKIP_RETURN_CODE 77 LABELS "unit;device"
+                       ENVIRONMENT_MODIFICATION LD_LIBRARY_PATH=path_list_prepend:${CMAKE_CURRENT_BINARY_DIR}/cuda_driver)
+endif()
