@@ -1,4 +1,4 @@
-// The parameter table: places, names, decay; initial values that any rank can draw for any range.
+// The parameter table: places, names, decay, freezing; initial values that any rank can draw for any range.
 #include <math.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -102,6 +102,64 @@ static void any_range(void **state)
     ls_parameters_free(&table);
 }
 
+// "uniform", "zero", "normal", "one" by patterns, as flags in that order.
+static void assert_frozen(const char *patterns, const char *flags)
+{
+    LsParameters table = make_table();
+    if (ls_parameters_freeze(&table, patterns) != LS_OK)
+        fail_msg("%s: %s", patterns, ls_status_message());
+    for (size_t t = 0; t < COUNT; t++)
+        if (table.list[t].frozen != (flags[t] == '1'))
+            fail_msg("%s freezes %s otherwise than %s", patterns, TENSORS[t].name, flags);
+    ls_parameters_free(&table);
+}
+
+static void assert_freeze_refused(const char *patterns, const char *words)
+{
+    LsParameters table = make_table();
+    assert_int_equal(ls_parameters_freeze(&table, patterns), LS_CONFIG);
+    if (!strstr(ls_status_message(), words))
+        fail_msg("expected %s in: %s", words, ls_status_message());
+    ls_parameters_free(&table);
+}
+
+static void freezing(void **state)
+{
+    (void)state;
+    assert_frozen("", "0000");
+    assert_frozen(" , ", "0000");
+    assert_frozen("zero", "0100");
+    assert_frozen("one,zero", "0101");
+    assert_frozen(" one , zero,", "0101");
+    assert_frozen("*or*", "1010");
+    assert_frozen("?ne", "0001");
+    assert_frozen("n*m*l", "0010");
+    assert_frozen("*o", "0100");
+    assert_frozen("**u*r*", "1000"); // the last r is not the first one that is found
+    assert_frozen("uniform*,normal", "1010");
+    assert_freeze_refused("on", "one");
+    assert_freeze_refused("one,zeros", "zero");
+    assert_freeze_refused("?one", "one");
+    assert_freeze_refused("zero?", "zero");
+    assert_freeze_refused("*", "all parameters");
+    assert_freeze_refused("one,*o*", "all parameters");
+    assert_freeze_refused(
+        "a-pattern-longer-than-any-name-of-a-parameter-could-ever-be-in-this-table-of-four", "matches no");
+}
+
+static void freezing_parts(void **state)
+{
+    (void)state;
+    LsParameters table = {0};
+    LsParameter weight = {.name = "layers.0.weight", .dimensions = 1, .shape = {1}};
+    LsParameter other = {.name = "layers.01", .dimensions = 1, .shape = {1}};
+    assert_int_equal(ls_parameters_add(&table, &other), LS_OK);
+    assert_int_equal(ls_parameters_add(&table, &weight), LS_OK);
+    assert_int_equal(ls_parameters_freeze(&table, "layers.0"), LS_CONFIG);
+    assert_non_null(strstr(ls_status_message(), "did you mean layers.0.*"));
+    ls_parameters_free(&table);
+}
+
 static double deviation(const float *x, size_t n, double *mean)
 {
     double sum = 0, squares = 0;
@@ -153,6 +211,8 @@ int main(void)
         cmocka_unit_test(refuses),
         cmocka_unit_test(any_range),
         cmocka_unit_test(values),
+        cmocka_unit_test(freezing),
+        cmocka_unit_test(freezing_parts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
