@@ -6,7 +6,8 @@
 
 #include "../backend.h"
 
-typedef struct LsProducts LsProducts; // plans of matrix products, see products.h
+typedef struct LsProducts LsProducts;             // plans of matrix products, see products.h
+typedef struct LsAttentionPlans LsAttentionPlans; // of attention, see attention_plans.h
 
 // Host memory from allocate_host, in a list.
 typedef struct LsPinned {
@@ -33,6 +34,7 @@ typedef struct LsCudaDevice {
     LsPinned *pinned;
     LsScratch *scratch; // newest, and largest, first
     LsProducts *products;
+    LsAttentionPlans *attention;
     bool tf32;
 } LsCudaDevice;
 
@@ -61,6 +63,13 @@ LsStatus ls_cuda_check_gpu(int gpu, cudaError_t error, const char *what);
 LsStatus ls_cuda_choose(int local_rank, int *index, struct cudaDeviceProp *properties);
 void ls_cuda_identity(const LsDevice *device, char *text, size_t size);
 void ls_cuda_fingerprint(const LsDevice *device, char *text, size_t size);
+
+// ---- peaks.c --------------------------------------------------------------------------------------------
+
+// FLOP/s of products by the data sheet of the GPU of that name; 0 for one that is not in the table. tf32:
+// FP32 products round their inputs to it.
+double ls_cuda_peak_of(const char *name, LsPrecision precision, bool tf32);
+double ls_cuda_peak(const LsDevice *device);
 
 // ---- memory.c -------------------------------------------------------------------------------------------
 

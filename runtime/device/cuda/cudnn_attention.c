@@ -31,6 +31,11 @@ enum { WORKSPACE_ALIGNMENT = 256 };
 
 // ---- Opening --------------------------------------------------------------------------------------------
 
+bool ls_cudnn_is_there(void)
+{
+    return ls_cudnn_load() == LS_OK;
+}
+
 void ls_cudnn_version(char *text, size_t size)
 {
     if (ls_cudnn_load() != LS_OK) {
@@ -223,6 +228,8 @@ static LsCudnnDescriptor by_key(const Form *f, LsCudnnDescriptor scores)
 // What makes it deterministic is the last product, which goes to dqueries itself: with a tensor in F32
 // between the two, blocks of keys add to it atomically. The library then keeps the gradients of scores in the
 // workspace, windows × heads × T × T numbers of the type, T rounded up to 128, and sums over keys afterwards.
+// The machine code that cuDNN 9.19 compiles of this form for compute capability 8.0 and 9.0 has no atomic
+// addition of floats; that of the other form has.
 static void describe_backward(const Form *f)
 {
     LsCudnnGraph *graph = f->graph;

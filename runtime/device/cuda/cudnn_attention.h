@@ -37,7 +37,11 @@ typedef struct LsCudnnPlan LsCudnnPlan;
 // kernels are compiled when a plan is made.
 void ls_cudnn_version(char *text, size_t size);
 
-// LS_UNAVAILABLE where the library is missing or too old. It is used on one stream.
+// Whether the library is there and new enough. Where it is, that it cannot be opened is a failure, and no
+// reason to do without: other ranks would not.
+bool ls_cudnn_is_there(void);
+
+// It is used on one stream.
 LsStatus ls_cudnn_open(cudaStream_t stream, LsCudnn **out);
 void ls_cudnn_close(LsCudnn *library); // NULL is fine; plans are forgotten before
 

@@ -5,6 +5,11 @@
 
 static const char reason[] = "this build was made without its headers";
 
+bool ls_cudnn_is_there(void)
+{
+    return false;
+}
+
 void ls_cudnn_version(char *text, size_t size)
 {
     snprintf(text, size, "no cuDNN (%s)", reason);

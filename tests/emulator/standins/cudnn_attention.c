@@ -1,0 +1,286 @@
+// Stands in for cuDNN behind runtime/device/cuda/cudnn_attention.h: plain arithmetic on the emulated GPU's
+// memory, done when the stream gets there. As with the library, the bits are not those of our own kernels:
+// weights are rounded before they are divided by their sum, and sums are taken in float64. The environment
+// says what it has when a device is opened:
+//   EMULATED_CUDNN=missing  the library is not there
+//   EMULATED_CUDNN=none     it has no kernel for any shape
+//   EMULATED_CUDNN=forward  it has none for backward
+#include "cudnn_attention.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "emulator.h"
+
+enum { TILE = 128, OWN_BYTES = 256, GROUP = 8, LARGEST = 128 };
+
+struct LsCudnn {
+    cudaStream_t stream;
+};
+
+struct LsCudnnPlan {
+    LsAttentionKind kind;
+};
+
+static bool setting_is(const char *value)
+{
+    const char *text = getenv("EMULATED_CUDNN");
+    return text && strcmp(text, value) == 0;
+}
+
+bool ls_cudnn_is_there(void)
+{
+    return !setting_is("missing");
+}
+
+void ls_cudnn_version(char *text, size_t size)
+{
+    snprintf(text, size, "%s", ls_cudnn_is_there() ? "emulated cuDNN 1" : "no cuDNN (EMULATED_CUDNN)");
+}
+
+LsStatus ls_cudnn_open(cudaStream_t stream, LsCudnn **out)
+{
+    if (!ls_cudnn_is_there())
+        return LS_FAIL(LS_UNAVAILABLE, "emulated cuDNN is missing, and was opened all the same");
+    LS_TRY(ls_memory_allocate(sizeof **out, (void **)out));
+    (*out)->stream = stream;
+    return LS_OK;
+}
+
+LsStatus ls_cudnn_open_described(const char *gpu, LsCudnn **out)
+{
+    (void)out;
+    return LS_FAIL(LS_UNSUPPORTED, "emulated cuDNN makes no plans for a GPU that is described: %s", gpu);
+}
+
+void ls_cudnn_close(LsCudnn *library)
+{
+    free(library);
+}
+
+// The gradients of scores of the deterministic backward pass, and the sums of rows.
+size_t ls_cudnn_workspace(const LsCudnnPlan *plan)
+{
+    const LsAttentionKind *kind = &plan->kind;
+    size_t heads = kind->windows * kind->heads, keys = ls_round_up(kind->window, TILE);
+    return kind->backward
+               ? OWN_BYTES + heads * keys * keys * sizeof(uint16_t) + heads * kind->window * sizeof(float)
+               : OWN_BYTES;
+}
+
+LsStatus ls_cudnn_plan(
+    LsCudnn *library, const LsAttentionKind *kind, size_t most_workspace, LsCudnnPlan **out)
+{
+    (void)library;
+    LsCudnnPlan plan = {*kind};
+    *out = NULL;
+    if (setting_is("none") || (setting_is("forward") && kind->backward) || kind->size % GROUP ||
+        kind->size > LARGEST || ls_cudnn_workspace(&plan) > most_workspace)
+        return LS_OK;
+    LS_TRY(ls_memory_allocate(sizeof **out, (void **)out));
+    **out = plan;
+    return LS_OK;
+}
+
+void ls_cudnn_forget(LsCudnnPlan *plan)
+{
+    free(plan);
+}
+
+void ls_cudnn_describe(const LsCudnnPlan *plan, char *text, size_t size)
+{
+    snprintf(text, size, "emulated engine %d", plan->kind.backward ? 2 : 1);
+}
+
+// ---- Arithmetic -----------------------------------------------------------------------------------------
+
+typedef struct Work {
+    LsAttentionKind kind;
+    LsAttentionBuffers buffers;
+    size_t workspace_bytes;
+} Work;
+
+// One head of a window.
+typedef struct Head {
+    const Work *work;
+    size_t window, head, tokens, size, width;
+    double scale;
+    double *weights; // of one query
+    double *sums;    // [3][tokens][size]: of dq, dk and dv
+} Head;
+
+static double load(LsDtype type, const void *numbers, size_t i)
+{
+    uint16_t bits = ((const uint16_t *)numbers)[i];
+    return (double)(type == LS_BF16 ? ls_bf16_to_f32(bits) : ls_f16_to_f32(bits));
+}
+
+static void store(LsDtype type, void *numbers, size_t i, double value)
+{
+    float rounded = (float)value;
+    ((uint16_t *)numbers)[i] = type == LS_BF16 ? ls_f32_to_bf16(rounded) : ls_f32_to_f16(rounded);
+}
+
+static double rounded(LsDtype type, double value)
+{
+    uint16_t bits;
+    store(type, &bits, 0, value);
+    return load(type, &bits, 0);
+}
+
+static LsDtype type_of(const Head *h)
+{
+    return (LsDtype)h->work->kind.type;
+}
+
+// The place of number i of a token in out and dout, and in part 0, 1 or 2 of qkv and dqkv.
+static size_t in_out(const Head *h, size_t token, size_t i)
+{
+    return (h->window * h->tokens + token) * h->width + h->head * h->size + i;
+}
+
+static size_t in_packed(const Head *h, size_t token, size_t part, size_t i)
+{
+    return ((h->window * h->tokens + token) * 3 + part) * h->width + h->head * h->size + i;
+}
+
+static double packed(const Head *h, size_t token, size_t part, size_t i)
+{
+    return load(type_of(h), h->work->buffers.qkv, in_packed(h, token, part, i));
+}
+
+static float *log_sum_of(const Head *h, size_t token)
+{
+    return &h->work->buffers.log_sum[(h->window * h->work->kind.heads + h->head) * h->tokens + token];
+}
+
+static double score(const Head *h, size_t query, size_t key)
+{
+    double sum = 0;
+    for (size_t i = 0; i < h->size; i++)
+        sum += packed(h, query, 0, i) * packed(h, key, 1, i);
+    return sum * h->scale;
+}
+
+static void forward_row(const Head *h, size_t query)
+{
+    double most = -INFINITY, sum = 0;
+    for (size_t key = 0; key <= query; key++) {
+        h->weights[key] = score(h, query, key);
+        most = isnan(h->weights[key]) || h->weights[key] > most ? h->weights[key] : most;
+    }
+    for (size_t key = 0; key <= query; key++) {
+        double weight = exp(h->weights[key] - most);
+        sum += weight;
+        h->weights[key] = rounded(type_of(h), weight);
+    }
+    for (size_t i = 0; i < h->size; i++) {
+        double out = 0;
+        for (size_t key = 0; key <= query; key++)
+            out += h->weights[key] * packed(h, key, 2, i);
+        store(type_of(h), h->work->buffers.out, in_out(h, query, i), out / sum);
+    }
+    *log_sum_of(h, query) = (float)(most + log(sum));
+}
+
+static void backward_row(const Head *h, size_t query)
+{
+    const LsAttentionBuffers *b = &h->work->buffers;
+    LsDtype type = type_of(h);
+    double log_sum = *log_sum_of(h, query), row = 0;
+    double *dq = h->sums, *dk = dq + h->tokens * h->size, *dv = dk + h->tokens * h->size;
+    for (size_t i = 0; i < h->size; i++)
+        row += load(type, b->dout, in_out(h, query, i)) * load(type, b->out, in_out(h, query, i));
+    for (size_t key = 0; key <= query; key++) {
+        double weight = exp(score(h, query, key) - log_sum), dweight = 0;
+        for (size_t i = 0; i < h->size; i++)
+            dweight += load(type, b->dout, in_out(h, query, i)) * packed(h, key, 2, i);
+        double dscore = rounded(type, weight * (dweight - row) * h->scale);
+        weight = rounded(type, weight);
+        for (size_t i = 0; i < h->size; i++) {
+            dq[query * h->size + i] += dscore * packed(h, key, 1, i);
+            dk[key * h->size + i] += dscore * packed(h, query, 0, i);
+            dv[key * h->size + i] += weight * load(type, b->dout, in_out(h, query, i));
+        }
+    }
+}
+
+static void compute_head(const Head *h)
+{
+    bool backward = h->work->kind.backward;
+    memset(h->sums, 0, 3 * h->tokens * h->size * sizeof *h->sums);
+    for (size_t query = 0; query < h->tokens; query++)
+        (backward ? backward_row : forward_row)(h, query);
+    for (size_t part = 0; part < 3 && backward; part++)
+        for (size_t token = 0; token < h->tokens; token++)
+            for (size_t i = 0; i < h->size; i++)
+                store(type_of(h), h->work->buffers.dqkv, in_packed(h, token, part, i),
+                    h->sums[(part * h->tokens + token) * h->size + i]);
+}
+
+// ---- Running --------------------------------------------------------------------------------------------
+
+// The library relies on what its caller promised, and so faults otherwise.
+static void require(const char *what, const void *memory, size_t bytes, size_t alignment)
+{
+    if ((uintptr_t)memory % alignment)
+        ls_emulator_fault(
+            "cuDNN's %s at %p is not aligned to %zu bytes, as promised", what, memory, alignment);
+    if (!ls_emulator_owns(memory, bytes))
+        ls_emulator_fault("cuDNN's %s at %p is not %zu bytes of device memory", what, memory, bytes);
+}
+
+static void require_buffers(const Work *work)
+{
+    const LsAttentionKind *kind = &work->kind;
+    const LsAttentionBuffers *b = &work->buffers;
+    size_t rows = kind->windows * kind->window, bytes = rows * kind->heads * kind->size * sizeof(uint16_t);
+    require("qkv", b->qkv, 3 * bytes, LS_CUDNN_ALIGNMENT);
+    require("out", b->out, bytes, LS_CUDNN_ALIGNMENT);
+    require("log_sum", b->log_sum, rows * kind->heads * sizeof(float), sizeof(float));
+    require("workspace", b->workspace, work->workspace_bytes, LS_CUDNN_ALIGNMENT);
+    if (kind->backward) {
+        require("dout", b->dout, bytes, LS_CUDNN_ALIGNMENT);
+        require("dqkv", b->dqkv, 3 * bytes, LS_CUDNN_ALIGNMENT);
+    }
+}
+
+static bool attend(void *context)
+{
+    const Work *work = context;
+    const LsAttentionKind *kind = &work->kind;
+    require_buffers(work);
+    double *numbers = calloc(3 * kind->window * kind->size + kind->window, sizeof *numbers);
+    if (!numbers)
+        ls_emulator_fault("no memory for attention over %zu tokens", (size_t)kind->window);
+    for (size_t window = 0; window < kind->windows; window++)
+        for (size_t head = 0; head < kind->heads; head++)
+            compute_head(&(Head){.work = work,
+                .window = window,
+                .head = head,
+                .tokens = kind->window,
+                .size = kind->size,
+                .width = kind->heads * kind->size,
+                .scale = 1 / sqrt((double)kind->size),
+                .sums = numbers,
+                .weights = numbers + 3 * kind->window * kind->size});
+    // Nobody else's numbers outlive it in the workspace.
+    memset(work->buffers.workspace, 0xff, work->workspace_bytes < 4096 ? work->workspace_bytes : 4096);
+    free(numbers);
+    return true;
+}
+
+LsStatus ls_cudnn_run(LsCudnn *library, LsCudnnPlan *plan, const LsAttentionBuffers *buffers)
+{
+    Work *work;
+    LS_TRY(ls_memory_allocate(sizeof *work, (void **)&work));
+    *work = (Work){plan->kind, *buffers, ls_cudnn_workspace(plan)};
+    cudaError_t error = ls_emulator_enqueue(library->stream,
+        &(LsEmulatedWork){.name = "attention", .advance = attend, .release = free, .context = work});
+    if (error != cudaSuccess)
+        return LS_FAIL(LS_UNAVAILABLE, "emulated cuDNN: attention failed: %s", cudaGetErrorName(error));
+    return LS_OK;
+}
