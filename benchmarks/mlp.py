@@ -11,17 +11,17 @@ import json
 import os
 import platform
 import random
-import socket
-import statistics
 import struct
 import subprocess
 import sys
 import tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, HERE)
+import interleaved  # noqa: E402
+
 PEER = os.path.join(HERE, "peers", "mlp_torch.py")
 INPUTS, WIDTH, LAYERS, CLASSES, BATCH, ROWS = 128, 1024, 3, 10, 2048, 32768
-ENVIRONMENT = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMP_NUM_THREADS="1")
 
 
 def write_data(folder, lockstep):
@@ -43,46 +43,22 @@ def write_data(folder, lockstep):
 
 
 def run_lockstep(a, folder, data, lanes, ranks):
-    config, run = os.path.join(folder, "bench.yaml"), os.path.join(folder, "run")
-    with open(config, "w") as f:
-        f.write(f"""
+    return interleaved.run_lockstep(a.lockstep, folder, f"""
 model: {{kind: mlp, hidden: [{', '.join([str(WIDTH)] * LAYERS)}], activation: relu}}
 data: {{path: "{data}"}}
-train: {{batch: {BATCH}, lanes: {lanes}, max_steps: {a.steps + 5}}}
+train: {{batch: {BATCH}, lanes: {lanes}, max_steps: {a.steps + interleaved.WARM_UP}}}
 optimizer: {{kind: adamw, lr: 0.001}}
 checkpoint: {{every: 0}}
 eval: {{every: 0}}
 log: {{every: 1}}
 runtime: {{device: cpu, precision: {a.precision}}}
-""")
-    command = [a.lockstep, "train", "-c", config, "--run-dir", run, "--resume", "never", "-q"]
-    if ranks > 1:
-        command = ["mpirun", "-np", str(ranks), "--bind-to", "core"] + command
-    subprocess.run(command, check=True, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
-    with open(os.path.join(run, "metrics.jsonl")) as f:
-        records = [json.loads(line) for line in f][5:]
-    exposed = statistics.median(r["comm_seconds"] for r in records)
-    return {"step_seconds": statistics.median(r["step_seconds"] for r in records), "comm_seconds": exposed}
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return str(s.getsockname()[1])
+""", ranks)
 
 
 def run_torch(a, python, ranks):
     words = ["--steps", str(a.steps), "--precision", a.precision, "--threads", str(2 if ranks == 1 else 1),
              "--batch", str(BATCH)]
-    command = [python, PEER] + words
-    environment = dict(os.environ, OMP_NUM_THREADS="1")
-    if ranks > 1:  # by hand, since Debian's torch has no working launcher
-        environment.update(WORLD_SIZE=str(ranks), MASTER_ADDR="127.0.0.1", MASTER_PORT=free_port())
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-                                  env=dict(environment, RANK=str(r))) for r in range(ranks)]
-    outputs = [p.communicate()[0] for p in processes]
-    lines = [line for line in outputs[0].splitlines() if line.startswith("{")]
-    return json.loads(lines[-1]) if all(p.returncode == 0 for p in processes) and lines else None
+    return interleaved.run_peer([python, PEER] + words, ranks)
 
 
 def main():
@@ -101,32 +77,14 @@ def main():
         contenders = {f"lockstep L={lanes} W=2": lambda lanes=lanes: run_lockstep(a, folder, data, lanes, 2)
                       for lanes in (2, 8)}
         for python in a.python or []:
-            version = subprocess.run([python, "-c", "import torch; print(torch.__version__)"], capture_output=True,
-                                     text=True, check=True).stdout.strip()
+            version = interleaved.torch_version(python)
             contenders[f"torch {version} 1 process x 2 threads"] = lambda py=python: run_torch(a, py, 1)
             contenders[f"torch {version} DDP gloo x 2"] = lambda py=python: run_torch(a, py, 2)
-        rounds = []
-        for number in range(a.rounds):
-            rounds.append({name: run() for name, run in contenders.items()})
-            print(f"round {number + 1}/{a.rounds}", file=sys.stderr)
+        rounds = interleaved.run_rounds(contenders, a.rounds)
 
-    names = [n for n in contenders if all(r[n] for r in rounds)]
-    for name in sorted(set(contenders) - set(names)):
-        print(f"{name}: failed to run")
-    peers = [n for n in names if n.startswith("torch")]
-    report = {"machine": platform.processor() or platform.machine(), "precision": a.precision, "steps": a.steps,
-              "rounds": a.rounds, "command": " ".join(sys.argv), "contenders": {}}
     print(f"MLP {LAYERS} x {WIDTH} on {INPUTS} inputs, batch {BATCH}, {a.precision}, AdamW, two cores")
-    for name in names:
-        times = [r[name]["step_seconds"] for r in rounds]
-        row = {"median": statistics.median(times), "lowest": min(times), "highest": max(times)}
-        if not name.startswith("torch") and peers:
-            row["times_faster_than_best_torch"] = statistics.median(
-                min(r[p]["step_seconds"] for p in peers) / r[name]["step_seconds"] for r in rounds)
-        report["contenders"][name] = row
-        ratio = row.get("times_faster_than_best_torch")
-        print(f"{name:42s} {1e3 * row['median']:8.1f} ms  ({1e3 * row['lowest']:.1f} to {1e3 * row['highest']:.1f})"
-              + (f"  {ratio:.2f}x the best PyTorch" if ratio else ""))
+    report = {"machine": platform.processor() or platform.machine(), "precision": a.precision, "steps": a.steps,
+              "rounds": a.rounds, "command": " ".join(sys.argv), "contenders": interleaved.compare(rounds)}
     if a.json:
         with open(a.json, "w") as f:
             json.dump(report, f, indent=1)
