@@ -61,6 +61,9 @@ uint3 ls_kernel_thread_index(unsigned thread);
 // Dynamic shared memory of the running kernel.
 char *ls_kernel_dynamic_shared(size_t *bytes);
 
+// All threads of a block have ended: whether they left copies behind (kernel_copies.cpp).
+void ls_kernel_copies_end(unsigned threads);
+
 // Whoever watches kernels; all functions are set. The race checker is the only one.
 typedef struct LsKernelObserver {
     void (*kernel_begin)(void);

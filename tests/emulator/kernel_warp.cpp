@@ -49,6 +49,16 @@ uint64_t vote(unsigned warp, unsigned int lanes, enum LsEmulatedMeeting kind)
     return kind == LS_MEET_ALL ? ballot == lanes : kind == LS_MEET_ANY ? ballot != 0 : ballot;
 }
 
+// What the lanes gave lies side by side until the warp meets again, which is when all of them have read it.
+void gather(unsigned warp, unsigned lane)
+{
+    static char gathered[LS_MAX_WARPS][LS_WARP * LS_GATHERED_BYTES];
+    LsKernelThread *t = ls_kernel_lane(warp, lane);
+    char *all = gathered[warp];
+    memcpy(all + lane * t->lane, (const void *)(uintptr_t)t->value, t->lane);
+    t->result = (uint64_t)(uintptr_t)all;
+}
+
 void complete(unsigned warp, unsigned int lanes, enum LsEmulatedMeeting kind)
 {
     bool votes = kind >= LS_MEET_BALLOT;
@@ -58,6 +68,8 @@ void complete(unsigned warp, unsigned int lanes, enum LsEmulatedMeeting kind)
             continue;
         if (votes)
             ls_kernel_lane(warp, lane)->result = result;
+        else if (kind == LS_MEET_GATHER)
+            gather(warp, lane);
         else if (kind != LS_MEET_WARP)
             shuffle(warp, lane);
     }
@@ -74,6 +86,10 @@ void try_complete(unsigned warp, unsigned lane)
     const LsKernelThread *self = ls_kernel_lane(warp, lane);
     const LsKernelWarp *state = ls_kernel_warp(warp);
     unsigned int lanes = self->mask & ~state->ended;
+    if (self->kind == LS_MEET_GATHER && lanes != self->mask)
+        ls_kernel_fault(warp * LS_WARP + lane,
+            "comes to an instruction of the whole warp in %s:%d, but lanes 0x%08x have ended",
+            self->site.file, self->site.line, state->ended);
     if (lanes & ~state->waiting)
         return;
     for (unsigned other = 0; other < LS_WARP; other++) {

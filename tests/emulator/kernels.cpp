@@ -285,6 +285,7 @@ void run_block()
         ls_kernel_observer->block_begin();
     running = &host;
     switch_to(take_idle());
+    ls_kernel_copies_end(kernel.threads);
 }
 
 void set_launch(dim3 grid, dim3 block)
@@ -378,6 +379,11 @@ uint64_t ls_emulator_meet_warp(enum LsEmulatedMeeting kind, unsigned int mask, u
     ls_warp_lane_arrived(current);
     wait_here();
     return self->result;
+}
+
+unsigned ls_emulator_lane(void)
+{
+    return current % LS_WARP;
 }
 
 // One lane order per meeting: i ↦ 32 lanes from a random start with a random odd stride. Sometimes the warp

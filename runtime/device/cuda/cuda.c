@@ -148,14 +148,12 @@ static LsStatus cuda_layer_norm_backward(LsDevice *device, const LsLayerNormBack
 
 static LsStatus cuda_attention(LsDevice *device, const LsAttention *args)
 {
-    (void)args;
-    return unsupported(device, "attention");
+    return checked(device, ls_cuda_attention(device, args));
 }
 
 static LsStatus cuda_attention_backward(LsDevice *device, const LsAttentionBackward *args)
 {
-    (void)args;
-    return unsupported(device, "attention_backward");
+    return checked(device, ls_cuda_attention_backward(device, args));
 }
 
 static void cuda_tune(LsDevice *device, bool on)

@@ -9,10 +9,10 @@
 // by rows, are aligned to that, and for elementwise ops and tree_add's common trees also where all buffers
 // are equally far from it, up to their ends; else of one element.
 //
-// The comments give the bytes moved; every kernel here is bound by memory bandwidth, so its least time is
-// that number divided by the bandwidth (H200: 4.8 TB/s by data sheet). s, t: bytes of an element of the
-// types. Dropout in 16 bits needs about 22 instructions an element, most of them Philox, and is near the
-// bound of instructions as well.
+// The comments give the bytes moved; every kernel here but attention is bound by memory bandwidth, so its
+// least time is that number divided by the bandwidth (H200: 4.8 TB/s by data sheet). s, t: bytes of an
+// element of the types. Dropout in 16 bits needs about 22 instructions an element, most of them Philox, and
+// is near the bound of instructions as well.
 #ifndef LOCKSTEP_DEVICE_CUDA_KERNELS_H
 #define LOCKSTEP_DEVICE_CUDA_KERNELS_H
 
@@ -67,6 +67,15 @@ cudaError_t ls_kernel_tree_add(cudaStream_t stream, const LsTreeAdd *args);
 // One launch for as many pieces as its parameters hold. AdamW: n (4 + 3 · 8 + t), SGD with momentum: n (4 + 2
 // · 8 + t).
 cudaError_t ls_kernel_optimizer_step(cudaStream_t stream, const LsOptimizerStep *args);
+
+// Causal attention of C = heads · size channels, n = windows · window · C. Bound by products, not by memory:
+// 2 of window² / 2 pairs forward, which is 2 windows window² C FLOPs, and 7 backward, two of them taken twice
+// so that no block adds to what another wrote: 7 windows window² C. Least bytes: 4 n t and 8 n t. Types of 16
+// bits multiply on tensor cores (mma.sync: 312 TFLOP/s on an A100), F32 in fused multiply-adds (H200: 67
+// TFLOP/s). A NaN in a row of v or dout reaches the other rows of its tile too, since 0 × NaN is NaN. More
+// than 2^31 - 1 blocks of threads are cudaErrorInvalidConfiguration.
+cudaError_t ls_kernel_attention(cudaStream_t stream, const LsAttention *args);
+cudaError_t ls_kernel_attention_backward(cudaStream_t stream, const LsAttentionBackward *args);
 
 #ifdef __cplusplus
 }

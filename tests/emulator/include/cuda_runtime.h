@@ -40,6 +40,8 @@
 
 #include <kernel_threads.h>
 
+#include <kernel_matrix.h>
+
 #include <kernel_launch.h>
 
 #endif

@@ -28,6 +28,7 @@ enum LsEmulatedMeeting {
     LS_MEET_SHUFFLE_UP,
     LS_MEET_SHUFFLE_DOWN,
     LS_MEET_SHUFFLE_XOR,
+    LS_MEET_GATHER,
     LS_MEET_BALLOT,
     LS_MEET_ALL,
     LS_MEET_ANY,
