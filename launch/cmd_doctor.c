@@ -74,25 +74,40 @@ static const char *precision_name(const LsDevice *device)
     return names[ls_device_compute_type(device)];
 }
 
+// How fast the device multiplies, and what mfu takes for its peak.
+static void check_products(
+    Report *report, LsDevice *device, const char *where, const char *note, const char *advice)
+{
+    double peak, measured;
+    bool sheet;
+    LsStatus status = ls_device_peak(device, &peak, &sheet);
+    if (status == LS_OK && sheet)
+        status = ls_device_measure_peak(device, &measured);
+    if (status != LS_OK)
+        add(report, "products", FAILURE, advice, "%s", ls_status_message());
+    else if (sheet)
+        add(report, "products", FINE, NULL,
+            "%.2f TFLOP/s measured on %s in %s%s; mfu is of its data sheet's %.2f", measured / 1e12, where,
+            precision_name(device), note, peak / 1e12);
+    else
+        add(report, "products", FINE, NULL, "%.2f TFLOP/s measured on %s in %s%s; mfu is of that",
+            peak / 1e12, where, precision_name(device), note);
+}
+
 // Opens a device and measures it. `check` names it; `advice` is what to do where it cannot be had.
 static void check_device(
     Report *report, const LsDeviceOptions *options, const char *check, const char *where, const char *advice)
 {
     LsDevice *device = NULL;
     char fingerprint[512];
-    double peak = 0;
     if (ls_device_open(options, &device) != LS_OK) {
         add(report, check, FAILURE, advice, "%s", ls_status_message());
         return;
     }
     ls_device_fingerprint(device, fingerprint, sizeof fingerprint);
     add(report, check, FINE, NULL, "%s", fingerprint);
-    if (ls_device_measure_peak(device, &peak) == LS_OK)
-        add(report, "products", FINE, NULL, "%.2f TFLOP/s on %s in %s%s", peak / 1e12, where,
-            precision_name(device),
-            options->precision == LS_PRECISION_AUTO ? " (what runtime.precision: auto is here)" : "");
-    else
-        add(report, "products", FAILURE, advice, "%s", ls_status_message());
+    bool chosen = options->precision == LS_PRECISION_AUTO;
+    check_products(report, device, where, chosen ? " (what runtime.precision: auto is here)" : "", advice);
     ls_device_close(device);
 }
 

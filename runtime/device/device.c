@@ -148,6 +148,17 @@ static LsStatus measure_edge(LsDevice *device, size_t edge, int queue, double *f
     return status;
 }
 
+LsStatus ls_device_peak(LsDevice *device, double *flops, bool *sheet)
+{
+    double known = device->ops->peak ? device->ops->peak(device) : 0;
+    if (sheet)
+        *sheet = known > 0;
+    if (known == 0)
+        return ls_device_measure_peak(device, flops);
+    *flops = known;
+    return LS_OK;
+}
+
 // From small to large, so that a slow backend is not asked for a product that takes seconds. Where a large
 // one finds no memory, the smaller ones count.
 LsStatus ls_device_measure_peak(LsDevice *device, double *flops)

@@ -172,7 +172,7 @@ static LsStatus open_device(LsTrainer *t)
     LS_TRY(plan_memory(t, t->device->precision, t->device->discrete));
     t->device->expected_bytes = t->memory.device;
     // A run can do without its peak: measuring takes memory that the run itself may not need.
-    if (ls_device_measure_peak(t->device, &t->peak_flops) != LS_OK)
+    if (ls_device_peak(t->device, &t->peak_flops, NULL) != LS_OK)
         ls_warn("mfu will be missing: %s", ls_status_message());
     return LS_OK;
 }

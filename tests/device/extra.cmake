@@ -30,6 +30,16 @@ if(NOT LOCKSTEP_GPU STREQUAL "none")
   endforeach()
 endif()
 
+# What needs no GPU at all.
+if(NOT LOCKSTEP_GPU STREQUAL "none")
+  add_executable(test_cuda_peaks device/cuda/test_cuda_peaks.c)
+  target_include_directories(test_cuda_peaks PRIVATE ${PROJECT_SOURCE_DIR}/runtime/device/cuda)
+  target_link_libraries(test_cuda_peaks PRIVATE lockstep_flags lockstep_device PkgConfig::CMOCKA
+                        $<IF:$<STREQUAL:${LOCKSTEP_GPU},cuda>,CUDA::cudart_static,lockstep_emulator>)
+  add_test(NAME device/test_cuda_peaks COMMAND test_cuda_peaks)
+  set_tests_properties(device/test_cuda_peaks PROPERTIES TIMEOUT 60 LABELS "unit;device")
+endif()
+
 # Plans of the real cuDNN, for GPUs that need not be here. One that is must not be asked either: a stand-in for the
 # driver comes first.
 if(LOCKSTEP_GPU STREQUAL "cuda")

@@ -99,6 +99,12 @@ static void the_peak_is_measured(void **unused)
     double flops = 0;
     REQUIRE(ls_device_measure_peak(device, &flops));
     assert_true(isfinite(flops) && flops > 0);
+    // A GPU does not multiply faster than its data sheet says.
+    double peak = 0;
+    bool sheet;
+    REQUIRE(ls_device_peak(device, &peak, &sheet));
+    assert_true(isfinite(peak) && peak > 0);
+    assert_true(!sheet || flops < 1.05 * peak); // clocks may pass the boost clock by a little
 }
 
 // ---- Memory ---------------------------------------------------------------------------------------------

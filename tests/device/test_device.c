@@ -120,6 +120,10 @@ static void the_peak_is_measured(void **unused)
         skip();
     assert_int_equal(ls_device_measure_peak(device, &flops), LS_OK);
     assert_true(isfinite(flops) && flops > 0);
+    bool sheet = true;
+    flops = 0;
+    assert_int_equal(ls_device_peak(device, &flops, &sheet), LS_OK);
+    assert_true(isfinite(flops) && flops > 0 && !sheet); // no table of processors
     ls_device_close(device);
 }
 

@@ -159,6 +159,7 @@ class Doctor(Case):
             self.assertTrue(checks[name]["found"])
         self.assertIn("oneDNN", checks["device"]["found"])
         self.assertIn("HDF5 1.", checks["hdf5"]["found"])
+        self.assertRegex(checks["products"]["found"], r"TFLOP/s measured on .*; mfu is of ")
 
     def test_text(self):
         self.assertRegex(self.run_lockstep("doctor").stdout, r"(?m)^ok +cpu +\S")

@@ -215,6 +215,7 @@ static const LsDeviceOps cuda_ops = {
     .choices = cuda_choices,
     .choose = cuda_choose,
     .native_stream = ls_cuda_native_stream,
+    .peak = ls_cuda_peak,
     .cast = cuda_cast,
     .normalize = cuda_normalize,
     .matmul = cuda_matmul,

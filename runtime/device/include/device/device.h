@@ -90,6 +90,9 @@ typedef struct LsDeviceOps {
 
     void *(*native_stream)(LsDevice *device, LsStream stream); // cudaStream_t, for NCCL; NULL on hosts
 
+    double (*peak)(const LsDevice *device); // FLOP/s of products by the data sheet, 0: not known; NULL where
+                                            // it never is
+
     LsStatus (*cast)(LsDevice *device, const LsCast *args);
     LsStatus (*normalize)(LsDevice *device, const LsNormalize *args);
     LsStatus (*matmul)(LsDevice *device, const LsMatmul *args);
@@ -167,8 +170,12 @@ void ls_device_gpu_libraries(char *text, size_t size);
 void ls_device_range_begin(const char *name);
 void ls_device_range_end(void);
 
-// Measured peak of one rank's matrix products in the device's precision, FLOP/s (a 1,024³ product or a
-// smaller one where that takes long, best of a few; about 50 ms), for MFU.
+// Peak of one rank's matrix products in the device's precision, FLOP/s: what MFU is a part of. By the data
+// sheet of GPUs that cuda/peaks.c has, measured on others and on processors. *sheet (may be NULL): which.
+LsStatus ls_device_peak(LsDevice *device, double *flops, bool *sheet);
+
+// The same, measured wherever it is (a 1,024³ product or a smaller one where that takes long, best of a few;
+// about 50 ms).
 LsStatus ls_device_measure_peak(LsDevice *device, double *flops);
 
 #endif
