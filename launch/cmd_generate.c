@@ -10,7 +10,7 @@
 #include "models/sample.h"
 
 typedef struct GenerateArguments {
-    const char *checkpoint, *prompt;
+    const char *checkpoint, *prompt, *logits;
     int64_t most, top_k, seed;
     double temperature, top_p;
     LsTextList settings;
@@ -27,6 +27,8 @@ typedef struct Generator {
     LsSampling sampling;
     float *logits;        // host [vocabulary]
     LsCandidate *scratch; // host [vocabulary]
+    LsFileWrite *record;  // of the logits; NULL: none
+    uint64_t recorded;    // bytes
 } Generator;
 
 // ---- The model ------------------------------------------------------------------------------------------
@@ -86,6 +88,16 @@ static LsStatus print_token(const Generator *g, uint32_t token)
     return LS_OK;
 }
 
+static LsStatus record_logits(Generator *g)
+{
+    size_t bytes = g->inference.shape.vocabulary * sizeof *g->logits;
+    if (!g->record)
+        return LS_OK;
+    uint64_t place = g->recorded;
+    g->recorded += bytes;
+    return ls_file_write_at(g->record->fd, g->record->temporary, g->logits, bytes, place);
+}
+
 // `most` tokens, or up to the end of the text.
 static LsStatus write_text(Generator *g, size_t most)
 {
@@ -93,6 +105,7 @@ static LsStatus write_text(Generator *g, size_t most)
     uint32_t token, end = ls_tokenizer_end_of_text(g->tokenizer);
     for (size_t n = 0; n < most; n++) {
         LS_TRY(compute_logits(g));
+        LS_TRY(record_logits(g));
         LS_TRY(ls_sample(&g->sampling, g->logits, vocabulary, n, g->scratch, &token));
         if (token == end)
             break;
@@ -149,13 +162,25 @@ static LsStatus read_prompt(Generator *g, const char *prompt, size_t most)
     return status;
 }
 
+static LsStatus write_recorded(Generator *g, const GenerateArguments *a)
+{
+    LsFileWrite record;
+    if (!a->logits)
+        return write_text(g, (size_t)a->most);
+    LS_TRY(ls_file_begin(a->logits, &record));
+    g->record = &record;
+    LsStatus status = ls_file_finish(&record, write_text(g, (size_t)a->most));
+    g->record = NULL;
+    return status;
+}
+
 static LsStatus generate(Generator *g, const GenerateArguments *a)
 {
     const char *prompt = a->prompt ? a->prompt : "";
     LS_TRY(open_model(g, a));
     LS_TRY(read_prompt(g, prompt, (size_t)a->most));
     fputs(prompt, stdout);
-    return write_text(g, (size_t)a->most);
+    return write_recorded(g, a);
 }
 
 static LsStatus read_arguments(LsInvocation *invocation, GenerateArguments *a)
@@ -177,6 +202,10 @@ static LsStatus read_arguments(LsInvocation *invocation, GenerateArguments *a)
             NULL},
         {"seed", 0, LS_FLAG_COUNT, &a->seed, "N", "The same seed writes the same text (default: 1).", 0,
             NULL},
+        {"logits", 0, LS_FLAG_TEXT, &a->logits, "FILE",
+            "Also writes the logits that each token is chosen by: a row of float32, one for each token there "
+            "is.",
+            0, NULL},
         {"set", 0, LS_FLAG_LIST, &a->settings, "A.B=V",
             "Sets an option over the checkpoint's configuration; may be repeated.", 0, NULL},
     };
