@@ -189,10 +189,10 @@ static void test_formats(void **state)
     (void)state;
     static const char text[] =
         "the theme of the thesis: there, then, \xc3\xa9t\xc3\xa9 \xc3\xa9t\xc3\xa9\n\n the end";
-    static const char *const names[][2] = {
-        {"lockstep", "ours.json"}, {"gpt2", "folder"}, {"tiktoken", "ranks.tiktoken"}};
+    static const char *const names[][2] = {{"lockstep", "ours.json"}, {"gpt2", "folder"},
+        {"huggingface", "other-folder"}, {"tiktoken", "ranks.tiktoken"}};
     LsTokenizer *tokenizer = train_on(text, 300), *again = NULL, *third = NULL;
-    for (size_t i = 0; i < 3; i++) {
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         const char *path = in_directory(names[i][1]);
         assert_ok(ls_tokenizer_write(tokenizer, names[i][0], path));
         assert_ok(ls_tokenizer_open(path, &again));

@@ -225,6 +225,21 @@ class OutAndIn(Weights):
         self.assertIn("first 257", result.stderr)
         self.assertEqual(self.hash("padded"), self.hash("imported"))
 
+    def test_logits(self):
+        """What a greedy continuation is chosen by: the likeliest token of each row is the one that follows."""
+        self.train_first()
+        self.run_lockstep("generate", "--checkpoint", "run", "--prompt", "The", "--max-tokens", "9", "--temperature", "0",
+                          "--logits", "logits.f32")
+        logits = array.array("f", (self.dir / "logits.f32").read_bytes())
+        rows = [logits[start:start + VOCABULARY] for start in range(0, len(logits), VOCABULARY)]
+        self.assertEqual(len(logits), 9 * VOCABULARY)
+        chosen = bytes(max(range(VOCABULARY), key=row.__getitem__) for row in rows)
+        again = self.run_lockstep("generate", "--checkpoint", "run", "--prompt", "The", "--max-tokens", "9",
+                                  "--temperature", "0").stdout
+        self.assertEqual(again, "The" + chosen.decode(errors="replace") + "\n")
+        self.run_lockstep("generate", "--checkpoint", "run", "--logits", "missing/x", code=74)
+        self.assert_no_leftovers()
+
     def test_refused_tensors(self):
         _, tensors = self.train_first()
 
