@@ -197,7 +197,7 @@ static void check_space(Report *report, const char *check, const char *path, dou
 // The GPU that this process would take is opened where there is one, or where the configuration wants one.
 static void check_gpu(Report *report, const LsConfig *config, int local_rank)
 {
-    char gpus[512], libraries[128];
+    char gpus[512], libraries[320];
     int usable;
     ls_device_gpus(gpus, sizeof gpus, &usable);
     ls_device_gpu_libraries(libraries, sizeof libraries);

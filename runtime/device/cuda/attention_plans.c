@@ -133,47 +133,97 @@ static LsStatus find_entry(LsAttentionPlans *plans, const LsAttentionKind *kind,
 
 // ---- Running --------------------------------------------------------------------------------------------
 
-// Our models' buffers all are, so that the shape alone decides for them.
-static bool are_aligned(const LsAttentionBuffers *buffers)
+// What is made of groups of 16 bytes. The library relies on its alignment; what is less aligned, which is
+// nothing of our models, is moved through scratch memory, so that the shape alone decides who computes.
+enum { QKV, OUT, DOUT, DQKV, PIECES };
+typedef struct Piece {
+    void *memory; // NULL: none
+    size_t bytes;
+    bool read;   // by the library; else written
+    void *place; // where the library finds it
+} Piece;
+
+static void list_pieces(const LsAttentionKind *kind, const LsAttentionBuffers *buffers, Piece pieces[PIECES])
 {
-    uintptr_t all = (uintptr_t)buffers->qkv | (uintptr_t)buffers->out | (uintptr_t)buffers->dout |
-                    (uintptr_t)buffers->dqkv;
-    return all % LS_CUDNN_ALIGNMENT == 0;
+    bool backward = kind->backward;
+    size_t bytes = kind->windows * kind->window * kind->heads * kind->size * sizeof(uint16_t);
+    pieces[QKV] = (Piece){(void *)buffers->qkv, 3 * bytes, true, (void *)buffers->qkv};
+    pieces[OUT] = (Piece){buffers->out, bytes, backward, buffers->out};
+    pieces[DOUT] = (Piece){(void *)buffers->dout, bytes, true, (void *)buffers->dout};
+    pieces[DQKV] = (Piece){buffers->dqkv, 3 * bytes, false, buffers->dqkv};
 }
 
-// The buffers from window `first` on.
-static LsAttentionBuffers part_of(
-    const LsAttentionKind *kind, const LsAttentionBuffers *buffers, uint64_t first, void *workspace)
+static bool is_moved(const Piece *piece)
 {
-    size_t rows = first * kind->window, bytes = rows * kind->heads * kind->size * sizeof(uint16_t);
-    LsAttentionBuffers part = {.qkv = (const char *)buffers->qkv + 3 * bytes,
-        .out = (char *)buffers->out + bytes,
-        .log_sum = buffers->log_sum + rows * kind->heads,
-        .workspace = workspace};
-    if (kind->backward) {
-        part.dout = (const char *)buffers->dout + bytes;
-        part.dqkv = (char *)buffers->dqkv + 3 * bytes;
+    return (uintptr_t)piece->memory % LS_CUDNN_ALIGNMENT != 0;
+}
+
+// Places for what is moved, behind the workspace.
+static LsStatus place_pieces(
+    LsCudaDevice *cuda, size_t workspace_bytes, Piece pieces[PIECES], void **workspace)
+{
+    size_t bytes = ls_round_up(workspace_bytes, LS_ALIGNMENT);
+    for (int i = 0; i < PIECES; i++)
+        bytes += is_moved(&pieces[i]) ? ls_round_up(pieces[i].bytes, LS_ALIGNMENT) : 0;
+    LS_TRY(ls_cuda_scratch(cuda, bytes, workspace));
+    char *next = (char *)*workspace + ls_round_up(workspace_bytes, LS_ALIGNMENT);
+    for (int i = 0; i < PIECES; i++)
+        if (is_moved(&pieces[i])) {
+            pieces[i].place = next;
+            next += ls_round_up(pieces[i].bytes, LS_ALIGNMENT);
+            if (pieces[i].read)
+                LS_TRY(ls_cuda_copy(&cuda->base, pieces[i].place, pieces[i].memory, pieces[i].bytes));
+        }
+    return LS_OK;
+}
+
+static LsStatus return_pieces(LsCudaDevice *cuda, const Piece pieces[PIECES])
+{
+    for (int i = 0; i < PIECES; i++)
+        if (is_moved(&pieces[i]) && !pieces[i].read)
+            LS_TRY(ls_cuda_copy(&cuda->base, pieces[i].memory, pieces[i].place, pieces[i].bytes));
+    return LS_OK;
+}
+
+// One piece's bytes from window `first` of `windows` on.
+static void *from_window(const Piece *piece, uint64_t first, uint64_t windows)
+{
+    return piece->place ? (char *)piece->place + piece->bytes / windows * first : NULL;
+}
+
+static LsStatus run_parts(const LsAttentionPlans *plans, const Entry *entry, const Piece pieces[PIECES],
+    float *log_sum, void *workspace)
+{
+    const LsAttentionKind *kind = &entry->kind;
+    for (uint64_t first = 0; first < kind->windows; first += entry->at_once) {
+        LsAttentionBuffers part = {.qkv = from_window(&pieces[QKV], first, kind->windows),
+            .out = from_window(&pieces[OUT], first, kind->windows),
+            .log_sum = log_sum + first * kind->heads * kind->window,
+            .dout = from_window(&pieces[DOUT], first, kind->windows),
+            .dqkv = from_window(&pieces[DQKV], first, kind->windows),
+            .workspace = workspace};
+        LS_TRY(ls_cudnn_run(plans->library, entry->plan, &part));
     }
-    return part;
+    return LS_OK;
 }
 
 LsStatus ls_attention_by_library(
     LsAttentionPlans *plans, const LsAttentionKind *kind, const LsAttentionBuffers *buffers, bool *done)
 {
     Entry *entry;
+    Piece pieces[PIECES];
     void *workspace;
     *done = false;
-    if (plans->forbidden || !may_be_library(kind) || !are_aligned(buffers))
+    if (plans->forbidden || !may_be_library(kind))
         return LS_OK;
     LS_TRY(ls_cuda_require_compute(plans->cuda, "attention"));
     LS_TRY(find_entry(plans, kind, &entry));
     if (!entry->plan)
         return LS_OK;
-    LS_TRY(ls_cuda_scratch(plans->cuda, ls_cudnn_workspace(entry->plan), &workspace));
-    for (uint64_t first = 0; first < kind->windows; first += entry->at_once) {
-        LsAttentionBuffers part = part_of(kind, buffers, first, workspace);
-        LS_TRY(ls_cudnn_run(plans->library, entry->plan, &part));
-    }
+    list_pieces(kind, buffers, pieces);
+    LS_TRY(place_pieces(plans->cuda, ls_cudnn_workspace(entry->plan), pieces, &workspace));
+    LS_TRY(run_parts(plans, entry, pieces, buffers->log_sum, workspace));
+    LS_TRY(return_pieces(plans->cuda, pieces));
     *done = true;
     return LS_OK;
 }

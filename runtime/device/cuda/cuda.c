@@ -4,6 +4,7 @@
 
 #include <stdlib.h>
 
+#include "attention_plans.h"
 #include "base/memory.h"
 #include "kernels.h"
 #include "products.h"
@@ -179,6 +180,7 @@ static void cuda_close(LsDevice *device)
     // waited for it.
     if (cuda->streams[0])
         ls_cuda_synchronize(device);
+    ls_attention_plans_close(cuda->attention);
     ls_products_close(cuda->products);
     ls_cuda_release_all(cuda);
     ls_cuda_close_streams(cuda);
@@ -258,6 +260,8 @@ LsStatus ls_cuda_open(const LsDeviceOptions *options, LsDevice **out)
     LsStatus status = ls_cuda_open_streams(cuda);
     if (status == LS_OK)
         status = ls_products_open(cuda, &cuda->products);
+    if (status == LS_OK)
+        status = ls_attention_plans_open(cuda, &cuda->attention);
     if (status != LS_OK) {
         cuda_close(&cuda->base);
         return status;

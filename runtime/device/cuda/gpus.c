@@ -6,6 +6,7 @@
 
 #include "base/text.h"
 #include "cublaslt.h"
+#include "cudnn_attention.h"
 
 enum { OLDEST_MAJOR = 8 }; // compute capability 8.0: bfloat16 products
 
@@ -108,24 +109,27 @@ void ls_cuda_fingerprint(const LsDevice *device, char *text, size_t size)
     const LsCudaDevice *cuda = ls_cuda(device);
     const struct cudaDeviceProp *gpu = &cuda->properties;
     int driver = 0, runtime = 0;
-    char library[64];
+    char products[64], attention[64] = "no cuDNN"; // for whatever reason
     cudaDriverGetVersion(&driver);
     cudaRuntimeGetVersion(&runtime);
-    ls_cublaslt_version(library, sizeof library);
+    ls_cublaslt_version(products, sizeof products);
+    if (ls_cudnn_is_there())
+        ls_cudnn_version(attention, sizeof attention);
     // The driver compiles the kernels of GPUs that the build does not know.
     snprintf(text, size,
-        "cuda %s%s, %s, %d SMs, compute %d.%d, CUDA %d.%d, driver for %d.%d, %s, compiler %s",
+        "cuda %s%s, %s, %d SMs, compute %d.%d, CUDA %d.%d, driver for %d.%d, %s, %s, compiler %s",
         precision_name(device->precision), cuda->tf32 ? " (tf32)" : "", gpu->name, gpu->multiProcessorCount,
         gpu->major, gpu->minor, runtime / 1000, runtime % 1000 / 10, driver / 1000, driver % 1000 / 10,
-        library, __VERSION__);
+        products, attention, __VERSION__);
 }
 
 void ls_device_gpu_libraries(char *text, size_t size)
 {
     int runtime = CUDART_VERSION;
-    char library[64];
+    char products[128], attention[128];
     cudaRuntimeGetVersion(&runtime);
     cudaGetLastError();
-    ls_cublaslt_version(library, sizeof library);
-    snprintf(text, size, "CUDA %d.%d, %s", runtime / 1000, runtime % 1000 / 10, library);
+    ls_cublaslt_version(products, sizeof products);
+    ls_cudnn_version(attention, sizeof attention);
+    snprintf(text, size, "CUDA %d.%d, %s, %s", runtime / 1000, runtime % 1000 / 10, products, attention);
 }

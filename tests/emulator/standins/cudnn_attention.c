@@ -1,7 +1,7 @@
 // Stands in for cuDNN behind runtime/device/cuda/cudnn_attention.h: plain arithmetic on the emulated GPU's
 // memory, done when the stream gets there. As with the library, the bits are not those of our own kernels:
-// weights are rounded before they are divided by their sum, and sums are taken in float64. The environment
-// says what it has when a device is opened:
+// weights are rounded after they are divided by their sum forward, before it backward, and sums are taken in
+// float64. The environment says what it has when a device is opened:
 //   EMULATED_CUDNN=missing  the library is not there
 //   EMULATED_CUDNN=none     it has no kernel for any shape
 //   EMULATED_CUDNN=forward  it has none for backward
@@ -108,7 +108,7 @@ typedef struct Head {
     const Work *work;
     size_t window, head, tokens, size, width;
     double scale;
-    double *weights; // of one query
+    double *weights; // [tokens] of one query
     double *sums;    // [3][tokens][size]: of dq, dk and dv
 } Head;
 
@@ -157,31 +157,32 @@ static float *log_sum_of(const Head *h, size_t token)
     return &h->work->buffers.log_sum[(h->window * h->work->kind.heads + h->head) * h->tokens + token];
 }
 
-static double score(const Head *h, size_t query, size_t key)
+// Scores of a query go to h->weights; their largest is returned.
+static double score_row(const Head *h, size_t query)
 {
-    double sum = 0;
-    for (size_t i = 0; i < h->size; i++)
-        sum += packed(h, query, 0, i) * packed(h, key, 1, i);
-    return sum * h->scale;
+    double most = -INFINITY;
+    for (size_t key = 0; key <= query; key++) {
+        double sum = 0;
+        for (size_t i = 0; i < h->size; i++)
+            sum += packed(h, query, 0, i) * packed(h, key, 1, i);
+        h->weights[key] = sum * h->scale;
+        most = isnan(h->weights[key]) || h->weights[key] > most ? h->weights[key] : most;
+    }
+    return most;
 }
 
 static void forward_row(const Head *h, size_t query)
 {
-    double most = -INFINITY, sum = 0;
-    for (size_t key = 0; key <= query; key++) {
-        h->weights[key] = score(h, query, key);
-        most = isnan(h->weights[key]) || h->weights[key] > most ? h->weights[key] : most;
-    }
-    for (size_t key = 0; key <= query; key++) {
-        double weight = exp(h->weights[key] - most);
-        sum += weight;
-        h->weights[key] = rounded(type_of(h), weight);
-    }
+    double most = score_row(h, query), sum = 0;
+    for (size_t key = 0; key <= query; key++)
+        sum += h->weights[key] = exp(h->weights[key] - most);
+    for (size_t key = 0; key <= query; key++)
+        h->weights[key] = rounded(type_of(h), h->weights[key] / sum);
     for (size_t i = 0; i < h->size; i++) {
         double out = 0;
         for (size_t key = 0; key <= query; key++)
             out += h->weights[key] * packed(h, key, 2, i);
-        store(type_of(h), h->work->buffers.out, in_out(h, query, i), out / sum);
+        store(type_of(h), h->work->buffers.out, in_out(h, query, i), out);
     }
     *log_sum_of(h, query) = (float)(most + log(sum));
 }
@@ -190,16 +191,16 @@ static void backward_row(const Head *h, size_t query)
 {
     const LsAttentionBuffers *b = &h->work->buffers;
     LsDtype type = type_of(h);
-    double log_sum = *log_sum_of(h, query), row = 0;
+    double most = score_row(h, query), sum = exp(*log_sum_of(h, query) - most), row = 0;
     double *dq = h->sums, *dk = dq + h->tokens * h->size, *dv = dk + h->tokens * h->size;
     for (size_t i = 0; i < h->size; i++)
         row += load(type, b->dout, in_out(h, query, i)) * load(type, b->out, in_out(h, query, i));
     for (size_t key = 0; key <= query; key++) {
-        double weight = exp(score(h, query, key) - log_sum), dweight = 0;
+        double weight = exp(h->weights[key] - most), dweight = 0;
         for (size_t i = 0; i < h->size; i++)
             dweight += load(type, b->dout, in_out(h, query, i)) * packed(h, key, 2, i);
-        double dscore = rounded(type, weight * (dweight - row) * h->scale);
-        weight = rounded(type, weight);
+        double dscore = rounded(type, weight * (dweight - row)) / sum * h->scale;
+        weight = rounded(type, weight) / sum;
         for (size_t i = 0; i < h->size; i++) {
             dq[query * h->size + i] += dscore * packed(h, key, 1, i);
             dk[key * h->size + i] += dscore * packed(h, query, 0, i);
