@@ -126,6 +126,7 @@ static LsStatus attend(LsGpt *gpt, const LsGptBlock *block, const Pass *pass)
         .window = pass->window,
         .heads = gpt->heads,
         .size = gpt->width / gpt->heads,
+        .first = pass->first,
         .qkv = block->projected,
         .out = block->attended,
         .log_sum = block->log_sum,

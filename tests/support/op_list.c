@@ -267,9 +267,11 @@ static void put_language_ops(List *list, LsDtype type)
         table.kind = LS_OP_DROPOUT, table.rate = 0.2;
         put(list, table);
     }
-    // Windows, tokens, heads, size: on both sides of the blocks of queries (64) and keys (256).
+    // Windows, tokens, heads, size: on both sides of the blocks of queries (64) and keys (256), and of the
+    // parts that long heads are cut into (64, 128).
     static const size_t heads[][4] = {{1, 1, 1, 8}, {2, 5, 3, 16}, {1, 5, 1, 64}, {1, 64, 1, 33},
-        {2, 130, 3, 64}, {3, 65, 1, 8}, {1, 300, 1, 33}};
+        {2, 130, 3, 64}, {3, 65, 1, 8}, {1, 300, 1, 33}, {3, 1, 2, 20}, {3, 33, 2, 20}, {1, 66, 2, 80},
+        {1, 20, 17, 96}, {1, 97, 1, 128}, {1, 35, 1, 256}};
     for (size_t i = 0; i < sizeof heads / sizeof *heads; i++) {
         LsOpCase attention = op;
         attention.rows = heads[i][0] * heads[i][1], attention.window = heads[i][1];

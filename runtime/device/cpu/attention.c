@@ -1,7 +1,8 @@
 // One head of one window at a time: its rows of the packed projections are gathered into matrices of their
 // own, whose products reach the library's fast kernels (those of matrices with gaps between rows are slower,
 // and a copy takes a hundredth of the products' time). Rows are filled up with zeros to a multiple of PAD, so
-// that windows of any length share few kernels.
+// that windows of any length share few kernels. A few queries at the end of a window, as generation asks for,
+// read their keys and values where they are.
 #include "attention.h"
 
 #include <math.h>
@@ -12,7 +13,8 @@
 enum {
     QUERIES = 64, // of a block, a divisor of KEYS
     KEYS = 256,   // scores of a block, and what becomes of them, stay in the second-level cache
-    PAD = 16
+    PAD = 16,
+    FEW = 16 // queries that are no block
 };
 
 typedef struct Attention {
@@ -178,7 +180,8 @@ static LsStatus sum_over_queries(
 
 // ---- Forward --------------------------------------------------------------------------------------------
 
-static LsStatus attend(const Attention *a, size_t query, char *out, float *log_sum)
+// A block of queries, of which those from `first` on are stored.
+static LsStatus attend(const Attention *a, size_t query, size_t first, char *out, float *log_sum)
 {
     LsAttentionBlock block;
     for (size_t i = 0; i < QUERIES; i++)
@@ -189,9 +192,42 @@ static LsStatus attend(const Attention *a, size_t query, char *out, float *log_s
         a->loops->attention_weigh(&block);
         LS_TRY(sum_over_keys(a, &block, a->weights, a->v, a->values));
     }
-    size_t width = a->heads * a->size;
-    block.rows = smaller(QUERIES, a->window - query); // those that there are
+    size_t width = a->heads * a->size, skipped = first > query ? first - query : 0;
+    query += skipped;
+    block.rows = smaller(QUERIES - skipped, a->window - query); // those that there are
+    block.largest += skipped;
+    block.total += skipped;
+    block.values += skipped * a->size;
     a->loops->attention_finish(&block, out + query * width * ls_dtype_size(a->type), width, log_sum + query);
+    return LS_OK;
+}
+
+static LsStatus attend_few(const LsCpuLoops *loops, LsCpuMemory *memory, const LsAttention *args)
+{
+    size_t width = args->heads * args->size, element = ls_dtype_size(args->type), bytes;
+    LsAttentionRow row = {.size = args->size,
+        .stride = 3 * width,
+        .type = args->type,
+        .scale = 1.0f / sqrtf((float)args->size)};
+    const Part parts[] = {{(void **)&row.scores, padded(args->window), sizeof(float)},
+        {&row.weights, padded(args->window), element}};
+    if (!place(parts, 2, NULL, &bytes))
+        return LS_FAIL(LS_INTERNAL, "attention: %zu tokens are too many", args->window);
+    LS_TRY(ls_cpu_memory_grow(memory, bytes));
+    place(parts, 2, memory->memory, &bytes);
+    for (size_t i = 0; i < args->windows * args->heads; i++) {
+        size_t column = i % args->heads * args->size, token = i / args->heads * args->window;
+        const char *q = (const char *)args->qkv + (token * 3 * width + column) * element;
+        row.k = q + width * element;
+        row.v = q + 2 * width * element;
+        for (size_t query = args->first; query < args->window; query++) {
+            row.keys = query + 1;
+            row.q = q + query * 3 * width * element;
+            row.out = (char *)args->out + ((token + query) * width + column) * element;
+            row.log_sum = args->log_sum + i * args->window + query;
+            loops->attention_row(&row);
+        }
+    }
     return LS_OK;
 }
 
@@ -203,13 +239,17 @@ LsStatus ls_cpu_attention(LsCpuMultiplier *multiplier, LsCpuMemory *memory, cons
         .heads = args->heads,
         .size = args->size,
         .type = args->type};
+    if (args->first >= args->window)
+        return LS_OK;
+    if (args->first > 0 && args->window - args->first < FEW)
+        return attend_few(multiplier->loops, memory, args);
     LS_TRY(prepare(&a, memory, false));
     for (size_t i = 0; i < args->windows * args->heads; i++) {
         size_t window = i / args->heads, head = i % args->heads;
         size_t first = (window * args->window * args->heads + head) * args->size;
         gather_head(&a, args->qkv, window, head);
-        for (size_t query = 0; query < args->window; query += QUERIES)
-            LS_TRY(attend(&a, query, (char *)args->out + first * ls_dtype_size(args->type),
+        for (size_t query = args->first / QUERIES * QUERIES; query < args->window; query += QUERIES)
+            LS_TRY(attend(&a, query, args->first, (char *)args->out + first * ls_dtype_size(args->type),
                 args->log_sum + i * args->window));
     }
     return LS_OK;

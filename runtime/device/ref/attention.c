@@ -83,7 +83,7 @@ LsStatus ls_ref_attention(LsDevice *device, const LsAttention *args)
             .width = width,
             .column = i % args->heads * args->size,
             .size = args->size};
-        for (size_t t = 0; t < args->window; t++)
+        for (size_t t = args->first; t < args->window; t++)
             attend(&head, t, args->out, args->log_sum + i * args->window);
     }
     return LS_OK;

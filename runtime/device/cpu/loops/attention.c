@@ -191,3 +191,51 @@ void LOOPS(attention_products)(
     for (size_t row = 0; row < rows; row++)
         WITH_TYPE(type, products[row] = dot(a, b, row * stride, size, TYPE));
 }
+
+// ---- A query by itself ----------------------------------------------------------------------------------
+
+// Means of COUNT vectors of values from column `first` on.
+ALWAYS_INLINE void weigh_columns(
+    const LsAttentionRow *row, size_t first, size_t count, float total, LsDtype type)
+{
+    FloatLanes sum[4] = {{0}};
+    for (size_t key = 0; key < row->keys; key++) {
+        FloatLanes weight = all_lanes(load(row->weights, type, key));
+        for (size_t i = 0; i < count; i++)
+            sum[i] = fused_multiply_add(
+                weight, load_lanes(row->v, type, key * row->stride + first + i * LANES), sum[i]);
+    }
+    for (size_t i = 0; i < count; i++)
+        store_lanes(row->out, type, first + i * LANES, sum[i] / total);
+}
+
+ALWAYS_INLINE void weigh_column(const LsAttentionRow *row, size_t column, float total, LsDtype type)
+{
+    float sum = 0;
+    for (size_t key = 0; key < row->keys; key++)
+        sum = __builtin_fmaf(
+            load(row->weights, type, key), load(row->v, type, key * row->stride + column), sum);
+    store(row->out, type, column, sum / total);
+}
+
+ALWAYS_INLINE void attend(const LsAttentionRow *row, LsDtype type)
+{
+    size_t element = ls_dtype_size(type), i = 0;
+    for (size_t key = 0; key < row->keys; key++)
+        row->scores[key] =
+            dot(row->q, (const char *)row->k + key * row->stride * element, 0, row->size, type);
+    float largest = largest_of(row->scores, row->keys) * row->scale;
+    float total = exponentials(row->scores, row->keys, row->scale, largest, row->weights, type, 0);
+    *row->log_sum = largest + logarithm(total);
+    for (; i + 4 * LANES <= row->size; i += 4 * LANES)
+        weigh_columns(row, i, 4, total, type);
+    for (; i + LANES <= row->size; i += LANES)
+        weigh_columns(row, i, 1, total, type);
+    for (; i < row->size; i++)
+        weigh_column(row, i, total, type);
+}
+
+void LOOPS(attention_row)(const LsAttentionRow *row)
+{
+    WITH_TYPE(row->type, attend(row, TYPE));
+}

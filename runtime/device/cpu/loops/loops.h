@@ -27,6 +27,18 @@ typedef struct LsAttentionBlock {
     const float *log_sum, *products; // backward: [rows]; products: dout · out
 } LsAttentionBlock;
 
+// One query of a head, and the keys that it sees where they are.
+typedef struct LsAttentionRow {
+    size_t keys, size, stride; // stride: values from one key to the next
+    LsDtype type;
+    float scale;
+    const void *q, *k, *v; // k, v: of the first key
+    float *scores;         // [keys], and room up to a multiple of 16; as weights
+    void *weights;         // of `type`
+    void *out;
+    float *log_sum;
+} LsAttentionRow;
+
 typedef struct LsCpuLoops {
     LsStatus (*cast)(LsDevice *device, const LsCast *args);
     LsStatus (*normalize)(LsDevice *device, const LsNormalize *args);
@@ -64,6 +76,7 @@ typedef struct LsCpuLoops {
     // Rounds rows of `size` values to rows that are `stride` apart.
     void (*attention_store)(
         const float *from, size_t rows, size_t size, void *to, size_t stride, LsDtype type);
+    void (*attention_row)(const LsAttentionRow *row);
 } LsCpuLoops;
 
 extern const LsCpuLoops ls_cpu_loops_avx2, ls_cpu_loops_avx512;

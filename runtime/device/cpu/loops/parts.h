@@ -30,5 +30,6 @@ void LOOPS(attention_products)(
 void LOOPS(attention_gather)(const char *from, size_t rows, size_t bytes, size_t stride, char *to);
 void LOOPS(attention_store)(
     const float *from, size_t rows, size_t size, void *to, size_t stride, LsDtype type);
+void LOOPS(attention_row)(const LsAttentionRow *row);
 
 #endif

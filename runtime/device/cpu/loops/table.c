@@ -26,4 +26,5 @@ const LsCpuLoops LOOPS(loops) = {
     .attention_products = LOOPS(attention_products),
     .attention_gather = LOOPS(attention_gather),
     .attention_store = LOOPS(attention_store),
+    .attention_row = LOOPS(attention_row),
 };
