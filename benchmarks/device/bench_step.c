@@ -1,8 +1,7 @@
 // Times every op of a training step and compares each with what bounds it.
 //
-//   bench_step -c CONFIG [--set a.b=v]... [--device cpu|cuda|ref] [--vocabulary N] [--features N] [--classes
-//   N]
-//              [--steps N] [--plain] [--json FILE]
+//   bench_step -c CONFIG [--set a.b=v]... [--device cpu|cuda|ref] [--steps N] [--plain] [--processor-time]
+//              [--vocabulary N] [--features N] [--classes N] [--json FILE]
 //   bench_step -c CONFIG ... --dry --bandwidth GB/S --rate GFLOP/S
 //
 // Runs steps of one microbatch of the configuration's model on random data: forward, loss, backward, norms,
@@ -12,8 +11,9 @@
 // and MFU; they may be given instead. A ratio above 1 is an op whose data was in a cache.
 //
 // On a GPU the step is one graph with events between the ops; the time of the whole step is that of a graph
-// without them. --plain: no graph, where the host may be slower than the GPU. --dry does nothing and needs no
-// memory: it lists the ops of a step with their bounds, for a machine with those peaks.
+// without them. --plain: no graph, where the host may be slower than the GPU. --processor-time: on a busy
+// host with runtime.threads 1, the ops' times are the processor's. --dry does nothing and needs no memory: it
+// lists the ops of a step with their bounds, for a machine with those peaks.
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,7 +31,7 @@ typedef struct Options {
     LsConfig config;
     LsDataShape shape;
     int steps;
-    bool plain, dry;
+    bool plain, dry, processor_time;
     Peaks peaks; // 0: to be measured
     const char *json;
 } Options;
@@ -49,37 +49,46 @@ typedef struct Bench {
 
 // ---- Peaks ----------------------------------------------------------------------------------------------
 
-enum { COPY_BYTES = 1 << 26, COPY_BYTES_DISCRETE = 1 << 30, COPY_TRIES = 10 };
+enum { COPY_BYTES = 1 << 26, COPY_BYTES_DISCRETE = 1 << 30, COPIES = 20 };
 
-// The best of several copies, queued in pairs so that the way to a GPU does not count.
-static LsStatus time_copies(LsDevice *device, char *memory, size_t bytes, double *bandwidth)
+static LsStatus time_copies(Stopwatch *watch, LsDevice *device, char *memory, size_t bytes, double *best)
 {
-    const LsDeviceOps *ops = device->ops;
-    enum { QUEUE = 4 };
-    LS_TRY(ops->zero(device, memory, 2 * bytes));
-    for (int i = 0; i < COPY_TRIES; i++) {
-        LS_TRY(ops->synchronize(device));
-        double start = ls_clock_seconds();
-        for (int q = 0; q < QUEUE; q++)
-            LS_TRY(ops->copy(device, memory, memory + bytes, bytes));
-        LS_TRY(ops->synchronize(device));
-        double rate = QUEUE * 2.0 * (double)bytes / (ls_clock_seconds() - start);
-        *bandwidth = rate > *bandwidth ? rate : *bandwidth;
+    double seconds[COPIES];
+    LS_TRY(device->ops->zero(device, memory, 2 * bytes));
+    LS_TRY(stopwatch_mark(watch, 0));
+    for (size_t i = 0; i < COPIES; i++) {
+        LS_TRY(device->ops->copy(device, memory, memory + bytes, bytes));
+        LS_TRY(stopwatch_mark(watch, i + 1));
     }
+    LS_TRY(device->ops->synchronize(device));
+    LS_TRY(stopwatch_read(watch, seconds));
+    for (size_t i = 0; i < COPIES; i++)
+        *best = i == 0 || seconds[i] < *best ? seconds[i] : *best;
     return LS_OK;
 }
 
-static LsStatus measure_peaks(LsDevice *device, Peaks *peaks)
+// The best of several copies, bytes that are read and bytes that are written.
+static LsStatus measure_bandwidth(const Options *options, LsDevice *device, double *bandwidth)
 {
-    if (peaks->bandwidth == 0) {
-        size_t bytes = device->discrete ? COPY_BYTES_DISCRETE : COPY_BYTES;
-        char *memory;
-        LS_TRY(device->ops->allocate(device, 2 * bytes, (void **)&memory));
-        LsStatus status = time_copies(device, memory, bytes, &peaks->bandwidth);
-        device->ops->release(device, memory);
-        LS_TRY(status);
-    }
-    return peaks->flops == 0 ? ls_device_measure_peak(device, &peaks->flops) : LS_OK;
+    size_t bytes = device->discrete ? COPY_BYTES_DISCRETE : COPY_BYTES;
+    char *memory;
+    Stopwatch *watch = NULL;
+    double best = 0;
+    LS_TRY(device->ops->allocate(device, 2 * bytes, (void **)&memory));
+    LsStatus status = stopwatch_open(device, COPIES + 1, options->processor_time, &watch);
+    if (status == LS_OK)
+        status = time_copies(watch, device, memory, bytes, &best);
+    stopwatch_close(watch);
+    device->ops->release(device, memory);
+    *bandwidth = 2.0 * (double)bytes / best;
+    return status;
+}
+
+static LsStatus measure_peaks(LsDevice *device, Options *options)
+{
+    if (options->peaks.bandwidth == 0)
+        LS_TRY(measure_bandwidth(options, device, &options->peaks.bandwidth));
+    return options->peaks.flops == 0 ? ls_device_measure_peak(device, &options->peaks.flops) : LS_OK;
 }
 
 // ---- Steps ----------------------------------------------------------------------------------------------
@@ -103,7 +112,7 @@ static LsStatus warm_up(Bench *bench)
     if (bench->options.dry)
         return LS_OK;
     LS_TRY(device->ops->synchronize(device));
-    LS_TRY(stopwatch_open(device, bench->tap.count + 1, &bench->watch));
+    LS_TRY(stopwatch_open(device, bench->tap.count + 1, bench->options.processor_time, &bench->watch));
     LS_TRY(pass(bench, TAP_MARK));
     return device->ops->synchronize(device);
 }
@@ -251,7 +260,7 @@ static LsStatus run_bench(Bench *bench)
     Options *options = &bench->options;
     LS_TRY(ls_device_open_configured(&options->config, 0, 0, &bench->device));
     if (!options->dry)
-        LS_TRY(measure_peaks(bench->device, &options->peaks));
+        LS_TRY(measure_peaks(bench->device, options));
     tap_attach(&bench->tap, bench->device, options->dry);
     LS_TRY(step_model_open(&options->config, &options->shape, bench->device, &bench->step));
     LS_TRY(warm_up(bench));
@@ -308,7 +317,7 @@ static LsStatus read_options(int argc, char **argv, Options *options)
         {"classes", required_argument, NULL, 'k'}, {"steps", required_argument, NULL, 'n'},
         {"bandwidth", required_argument, NULL, 'b'}, {"rate", required_argument, NULL, 'r'},
         {"json", required_argument, NULL, 'j'}, {"plain", no_argument, NULL, 'p'},
-        {"dry", no_argument, NULL, 'y'}, {0}};
+        {"dry", no_argument, NULL, 'y'}, {"processor-time", no_argument, NULL, 't'}, {0}};
     bool configured = false;
     for (int option; (option = getopt_long(argc, argv, "c:", list, NULL)) != -1;)
         switch (option) {
@@ -345,6 +354,9 @@ static LsStatus read_options(int argc, char **argv, Options *options)
             break;
         case 'p':
             options->plain = true;
+            break;
+        case 't':
+            options->processor_time = true;
             break;
         case 'y':
             options->dry = true;

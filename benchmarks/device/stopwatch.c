@@ -1,22 +1,24 @@
 #include "stopwatch.h"
 
 #include <stdlib.h>
+#include <time.h>
 
-#include "base/clock.h"
 #include "base/memory.h"
 #include "events.h"
 
 struct Stopwatch {
-    Events *events; // NULL: the host's clock
+    Events *events; // NULL: the clock
+    clockid_t clock;
     size_t marks;
     double time[]; // of each mark, without events
 };
 
-LsStatus stopwatch_open(LsDevice *device, size_t marks, Stopwatch **out)
+LsStatus stopwatch_open(LsDevice *device, size_t marks, bool processor_time, Stopwatch **out)
 {
     Stopwatch *watch;
     LS_TRY(ls_memory_allocate(sizeof *watch + marks * sizeof *watch->time, (void **)&watch));
     watch->marks = marks;
+    watch->clock = processor_time ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC;
     if (device->discrete) {
         void *stream = device->ops->native_stream(device, LS_STREAM_COMPUTE);
         LsStatus status = events_open(stream, marks, &watch->events);
@@ -40,7 +42,9 @@ LsStatus stopwatch_mark(Stopwatch *watch, size_t i)
 {
     if (watch->events)
         return events_record(watch->events, i);
-    watch->time[i] = ls_clock_seconds();
+    struct timespec now;
+    clock_gettime(watch->clock, &now);
+    watch->time[i] = (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
     return LS_OK;
 }
 

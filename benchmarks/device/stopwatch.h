@@ -1,4 +1,4 @@
-// Marks in a device's compute stream, and the time between them: of the host's clock where ops happen in
+// Marks in a device's compute stream, and the time between them: of a clock of the host where ops happen in
 // their call, of events of the GPU where they happen later, also within a recorded graph.
 #ifndef LOCKSTEP_BENCH_STOPWATCH_H
 #define LOCKSTEP_BENCH_STOPWATCH_H
@@ -7,7 +7,9 @@
 
 typedef struct Stopwatch Stopwatch;
 
-LsStatus stopwatch_open(LsDevice *device, size_t marks, Stopwatch **out);
+// processor_time, of the calling thread: what other programs take of a busy host does not count, but neither
+// does what other threads of this one do.
+LsStatus stopwatch_open(LsDevice *device, size_t marks, bool processor_time, Stopwatch **out);
 void stopwatch_close(Stopwatch *watch); // NULL is fine
 
 // Puts mark `i` at this place of the stream, or of the graph that is being recorded in it.
