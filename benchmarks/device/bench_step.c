@@ -49,7 +49,7 @@ typedef struct Bench {
 
 // ---- Peaks ----------------------------------------------------------------------------------------------
 
-enum { COPY_BYTES = 1 << 26, COPY_BYTES_DISCRETE = 1 << 30, COPIES = 20 };
+enum { COPY_BYTES = 1 << 26, COPY_BYTES_DISCRETE = 1 << 28, COPIES = 20 };
 
 static LsStatus time_copies(Stopwatch *watch, LsDevice *device, char *memory, size_t bytes, double *best)
 {
