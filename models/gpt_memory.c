@@ -105,7 +105,7 @@ static size_t largest(size_t a, size_t b, size_t c)
 
 static LsStatus reserve_scratch(LsGpt *gpt, size_t tokens)
 {
-    size_t bytes = largest(ls_embedding_scratch(tokens, gpt->base.shape.vocabulary),
+    size_t bytes = largest(ls_embedding_scratch(tokens, gpt->base.shape.vocabulary, gpt->width),
         ls_layer_norm_scratch(tokens, gpt->width),
         ls_attention_scratch(gpt->base.max_rows, gpt->window, gpt->heads, gpt->width / gpt->heads));
     return reserve_elements(gpt, bytes, 1, 1, &gpt->scratch);

@@ -60,6 +60,10 @@ typedef struct LsTokenOrder {
 } LsTokenOrder;
 LsTokenOrder ls_order_by_token(const LsEmbeddingGradient *args);
 
+// How GPUs cut sums over rows: rows sorted by token that are summed by themselves, and the most slices of
+// rows of a layer normalisation, about as many as a large GPU works on at a time. Scratch memory is for both.
+enum { LS_EMBEDDING_CHUNK = 32, LS_LAYER_NORM_SLICES = 256 };
+
 // What layer normalisation adds to the variance.
 #define LS_LAYER_NORM_EPSILON 1e-5f
 

@@ -1,5 +1,5 @@
-// What the ops of language models share on backends that work in host memory: checks, sizes of scratch
-// memory, and the order of rows by token.
+// What the ops of language models share: checks, sizes of scratch memory, and for backends that work in host
+// memory the order of rows by token.
 #include "backend.h"
 
 #include <string.h>
@@ -41,9 +41,14 @@ LsStatus ls_dropout_by_sample(const LsDropout *args, LsDropout *out)
     return LS_OK;
 }
 
-size_t ls_embedding_scratch(size_t rows, size_t vocabulary)
+// On hosts, the order and where each token's rows begin. On GPUs, two lists of keys and rows, and two sums of
+// each chunk.
+size_t ls_embedding_scratch(size_t rows, size_t vocabulary, size_t columns)
 {
-    return (rows + vocabulary + 1) * sizeof(uint32_t);
+    size_t chunks = rows / LS_EMBEDDING_CHUNK + 1;
+    size_t host = (rows + vocabulary + 1) * sizeof(uint32_t);
+    size_t gpu = 4 * rows * sizeof(uint32_t) + 2 * chunks * columns * sizeof(float);
+    return host > gpu ? host : gpu;
 }
 
 // A counting sort: how often each token comes, from that where its rows begin, and then the rows in turn.
@@ -62,11 +67,11 @@ LsTokenOrder ls_order_by_token(const LsEmbeddingGradient *args)
     return (LsTokenOrder){.ends = ends, .order = order};
 }
 
-// Sums of a run of rows and totals, of dweight and of dbias.
+// Of dweight and of dbias: on hosts the sums of a run of rows and totals, on GPUs the sums of slices of rows.
 size_t ls_layer_norm_scratch(size_t rows, size_t columns)
 {
-    (void)rows; // they are added in order
-    return 4 * columns * sizeof(float);
+    size_t slices = rows < LS_LAYER_NORM_SLICES ? rows : LS_LAYER_NORM_SLICES;
+    return (slices > 2 ? slices : 2) * 2 * columns * sizeof(float);
 }
 
 // dout · out of each row and head.

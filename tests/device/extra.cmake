@@ -19,7 +19,7 @@ endforeach()
 
 # Kernels called past the device, on a GPU or the emulated one.
 if(NOT LOCKSTEP_GPU STREQUAL "none")
-  foreach(name IN ITEMS test_cuda_sums test_cuda_losses)
+  foreach(name IN ITEMS test_cuda_sums test_cuda_losses test_cuda_language)
     add_executable(${name} device/cuda/${name}.c device/cuda/kernel_arrays.c)
     target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/runtime/device
                                ${PROJECT_SOURCE_DIR}/runtime/device/cuda)

@@ -68,17 +68,11 @@ static int close_devices(void **unused)
     return 0;
 }
 
-static bool is_attention(const LsOpCase *op)
-{
-    return op->kind == LS_OP_ATTENTION || op->kind == LS_OP_ATTENTION_BACKWARD;
-}
-
-// The cpu device has no products in BF16 without AVX-512; of the ops of language models the cuda device has
-// only attention yet.
+// The cpu device has no products in BF16 without AVX-512.
 static bool runs_on(const LsOpCase *op, const LsDevice *device)
 {
     if (device != state.cpu)
-        return device != state.cuda || !ls_op_is_language(op) || is_attention(op);
+        return true;
     char text[256];
     ls_device_fingerprint(device, text, sizeof text);
     return !ls_op_multiplies(op) || op->type != LS_BF16 || !strstr(text, " avx2,");
@@ -319,23 +313,6 @@ static void fused_products_have_the_bits_of_separate_ops(void **unused)
         on_all(check_fused, state.cpu, true);
 }
 
-static void cuda_refuses_ops_of_language_models(void **unused)
-{
-    (void)unused;
-    if (!state.cuda)
-        skip();
-    for (size_t i = 0; i < state.fixed.count; i++) {
-        const LsOpCase *op = &state.fixed.cases[i];
-        if (!ls_op_is_language(op) || is_attention(op))
-            continue;
-        LsOpRun run;
-        REQUIRE(ls_op_run_open(op, state.cuda, 0, &run));
-        assert_int_equal(ls_op_call(op, state.cuda, run.memory), LS_UNSUPPORTED);
-        assert_non_null(strstr(ls_status_message(), "no kernel on the cuda device"));
-        ls_op_run_close(&run);
-    }
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -348,7 +325,6 @@ int main(void)
         cmocka_unit_test(alignment_does_not_change_bits_on_cpu),
         cmocka_unit_test(alignment_does_not_change_bits_on_cuda),
         cmocka_unit_test(fused_products_have_the_bits_of_separate_ops),
-        cmocka_unit_test(cuda_refuses_ops_of_language_models),
     };
     return cmocka_run_group_tests(tests, open_devices, close_devices);
 }

@@ -180,10 +180,4 @@ static inline void assert_close(
         fail_msg("%s differs by %.3g, allowed are %.3g", what, error, tolerance);
 }
 
-// The ops of language models have no CUDA kernels yet; elsewhere every device has them.
-static inline bool has_language_ops(const LsDevice *device)
-{
-    return strcmp(device->ops->name, "cuda") != 0;
-}
-
 #endif

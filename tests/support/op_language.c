@@ -28,7 +28,7 @@ static size_t embedding_buffers(const LsOpCase *op, LsOpBuffer *b)
     b[2] = ls_op_numbers("dtable", LS_F32, op->depth * op->columns, LS_FILL_SIGNED, true);
     b[3] = ls_op_numbers(
         "dpositions", LS_F32, positions, op->accumulate ? LS_FILL_SIGNED : LS_FILL_NOTHING, true);
-    b[4] = scratch(ls_embedding_scratch(op->rows, op->depth));
+    b[4] = scratch(ls_embedding_scratch(op->rows, op->depth, op->columns));
     return 5;
 }
 

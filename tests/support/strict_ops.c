@@ -217,7 +217,7 @@ static LsStatus strict_embedding_gradient(LsDevice *device, const LsEmbeddingGra
         {"dy", args->dy, bytes_of(args->type, args->rows * columns), false},
         {"dtable", args->dtable, bytes_of(LS_F32, args->vocabulary * columns), true},
         {"dpositions", args->dpositions, bytes_of(LS_F32, args->window * columns), true},
-        {"scratch", args->scratch, ls_embedding_scratch(args->rows, args->vocabulary), true}};
+        {"scratch", args->scratch, ls_embedding_scratch(args->rows, args->vocabulary, columns), true}};
     RUN(device, embedding_gradient, spans, args);
 }
 

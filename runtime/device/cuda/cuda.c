@@ -114,37 +114,41 @@ static LsStatus cuda_optimizer_step(LsDevice *device, const LsOptimizerStep *arg
         device, ls_kernel_optimizer_step(ls_cuda_stream(ls_cuda(device)), args), "optimizer_step");
 }
 
-// ---- Language models, which have no kernels here yet
-// -------------------------------------------------------
-
-static LsStatus unsupported(LsDevice *device, const char *op)
-{
-    return checked(device,
-        LS_FAIL(LS_UNSUPPORTED, "%s has no kernel on the cuda device; set runtime.device to cpu", op));
-}
+// ---- Language models -------------------------------------------------------------------------------------
 
 static LsStatus cuda_embedding(LsDevice *device, const LsEmbedding *args)
 {
-    (void)args;
-    return unsupported(device, "embedding");
+    LS_TRY(checked(device, ls_require_float_type("embedding", args->type)));
+    LS_TRY(checked(device, ls_require_windows("embedding", args->rows, args->window)));
+    return launched(device, ls_kernel_embedding(ls_cuda_stream(ls_cuda(device)), args), "embedding");
 }
 
+// Positions are columns of a matrix that has a window in each row.
 static LsStatus cuda_embedding_gradient(LsDevice *device, const LsEmbeddingGradient *args)
 {
-    (void)args;
-    return unsupported(device, "embedding_gradient");
+    LS_TRY(checked(device, ls_require_float_type("embedding_gradient", args->type)));
+    LS_TRY(checked(device, ls_require_windows("embedding_gradient", args->rows, args->window)));
+    LS_TRY(cuda_bias_gradient(device, &(LsBiasGradient){.rows = args->rows / args->window,
+                                          .columns = args->window * args->columns,
+                                          .dy = args->dy,
+                                          .type = args->type,
+                                          .db = args->dpositions,
+                                          .accumulate = args->accumulate}));
+    return launched(
+        device, ls_kernel_table_gradient(ls_cuda_stream(ls_cuda(device)), args), "embedding_gradient");
 }
 
 static LsStatus cuda_layer_norm(LsDevice *device, const LsLayerNorm *args)
 {
-    (void)args;
-    return unsupported(device, "layer_norm");
+    LS_TRY(checked(device, ls_require_float_type("layer_norm", args->type)));
+    return launched(device, ls_kernel_layer_norm(ls_cuda_stream(ls_cuda(device)), args), "layer_norm");
 }
 
 static LsStatus cuda_layer_norm_backward(LsDevice *device, const LsLayerNormBackward *args)
 {
-    (void)args;
-    return unsupported(device, "layer_norm_backward");
+    LS_TRY(checked(device, ls_require_float_type("layer_norm_backward", args->type)));
+    return launched(
+        device, ls_kernel_layer_norm_backward(ls_cuda_stream(ls_cuda(device)), args), "layer_norm_backward");
 }
 
 static LsStatus cuda_attention(LsDevice *device, const LsAttention *args)

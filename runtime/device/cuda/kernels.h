@@ -68,6 +68,21 @@ cudaError_t ls_kernel_tree_add(cudaStream_t stream, const LsTreeAdd *args);
 // · 8 + t).
 cudaError_t ls_kernel_optimizer_step(cudaStream_t stream, const LsOptimizerStep *args);
 
+// Forward: 2 n s, with a branch 4 n s, and the row's statistics. Rows of up to 1,024 groups of 16 bytes stay
+// in registers; longer ones are read three times, mostly from the L2 cache. Backward: 3 n s, with a residual
+// 4 n s, and 2 · 8 columns for each of at most LS_LAYER_NORM_SLICES slices of rows; x and dy of rows of more
+// than 768 groups are read twice.
+cudaError_t ls_kernel_layer_norm(cudaStream_t stream, const LsLayerNorm *args);
+cudaError_t ls_kernel_layer_norm_backward(cudaStream_t stream, const LsLayerNormBackward *args);
+
+// n s written, and of the two tables what is asked for, read: up to 2 n s.
+cudaError_t ls_kernel_embedding(cudaStream_t stream, const LsEmbedding *args);
+
+// The part of the embedding's gradient that is dtable: n s, 8 columns for each token that comes, 2 · 8
+// columns for each chunk of LS_EMBEDDING_CHUNK rows that ends within a token's, and 24 bytes a row for each
+// digit of its token. dpositions has been written, and gets NaN where a token is none.
+cudaError_t ls_kernel_table_gradient(cudaStream_t stream, const LsEmbeddingGradient *args);
+
 // Causal attention of C = heads · size channels, n = windows · window · C. Bound by products, not by memory:
 // 2 of window² / 2 pairs forward, which is 2 windows window² C FLOPs, and 7 backward, two of them taken twice
 // so that no block adds to what another wrote: 7 windows window² C. Least bytes: 4 n t and 8 n t. Types of 16

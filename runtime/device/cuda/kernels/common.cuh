@@ -97,6 +97,11 @@ __device__ __forceinline__ float to_float(uint8_t x)
     return (float)x;
 }
 
+__device__ __forceinline__ float not_a_number()
+{
+    return ls_bits_to_f32(0x7fc00000u);
+}
+
 // The words of values rounded to nearest even: one word of a float32, of two neighbours of a smaller type.
 __device__ __forceinline__ uint32_t round_word(float x, float, float)
 {
@@ -272,6 +277,34 @@ template <typename T, int N> __device__ __forceinline__ Group<T, N> round_group(
     for (int j = 0; j < N; j += PER_WORD)
         group.word[j / PER_WORD] = round_word(values[j], values[j + PER_WORD - 1], T());
     return group;
+}
+
+// F32 numbers beside a group of a narrower type: N of them, in groups of their own.
+template <bool VECTOR, int N>
+__device__ __forceinline__ void load_floats(const float *from, size_t first, size_t n, float (&values)[N])
+{
+    constexpr int PART = VECTOR_BYTES / (int)sizeof(float);
+#pragma unroll
+    for (int j = 0; j < N; j += PART) {
+        Group<float, PART> part = load_group<VECTOR, PART>(from, (ptrdiff_t)first + j, n);
+#pragma unroll
+        for (int i = 0; i < PART; i++)
+            values[j + i] = part[i];
+    }
+}
+
+template <bool VECTOR, int N>
+__device__ __forceinline__ void store_floats(float *to, size_t first, size_t n, const float (&values)[N])
+{
+    constexpr int PART = VECTOR_BYTES / (int)sizeof(float);
+#pragma unroll
+    for (int j = 0; j < N; j += PART) {
+        float part[PART];
+#pragma unroll
+        for (int i = 0; i < PART; i++)
+            part[i] = values[j + i];
+        store_group<VECTOR, PART>(to, (ptrdiff_t)first + j, n, round_group<float>(part));
+    }
 }
 
 // Elements in 16 bytes of the wider type.

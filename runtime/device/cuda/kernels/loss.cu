@@ -1,68 +1,13 @@
-// Losses and their gradients. A row belongs to a team of threads: some neighbours within a warp where a row
-// is short, so that a warp has several rows, a block of threads where it is long. A team's sums are taken in
-// an order that the number of columns alone fixes.
+// Losses and their gradients. A row belongs to a team of threads (teams.cuh).
 #include "activation.cuh"
+#include "teams.cuh"
 
 namespace
 {
 
-// ---- Teams ----------------------------------------------------------------------------------------------
-
-// One row's threads. BLOCK: all threads of a block, else `size` neighbours within a warp.
-template <int BLOCK> struct Team {
-    size_t row;
-    unsigned rank, size;
-
-    __device__ explicit Team(unsigned threads_per_row)
-    {
-        size = BLOCK ? (unsigned)BLOCK : threads_per_row;
-        row = BLOCK ? blockIdx.x : (size_t)blockIdx.x * (THREADS / size) + threadIdx.x / size;
-        rank = threadIdx.x % size;
-    }
-
-    __device__ float sum(float value) const
-    {
-        if constexpr (BLOCK > 0)
-            return block_sum<BLOCK>(value);
-        else
-            return warp_sum(value, size);
-    }
-
-    __device__ float max(float value) const
-    {
-        if constexpr (BLOCK > 0)
-            return block_max<BLOCK>(value);
-        else
-            return warp_max(value, size);
-    }
-
-    // What the team has read may be written by any of it.
-    __device__ void synchronize() const
-    {
-        if constexpr (BLOCK > 0)
-            __syncthreads();
-        else
-            __syncwarp();
-    }
-};
-
-// Launches a kernel for teams of `size` threads, or of BLOCK.
-template <int BLOCK, typename Kernel, typename... Arguments>
-cudaError_t launch_teams(
-    cudaStream_t stream, size_t rows, unsigned size, Kernel kernel, const Arguments &...arguments)
-{
-    unsigned blocks = (unsigned)(BLOCK ? rows : divide_up(rows, THREADS / size));
-    return launch(stream, blocks, BLOCK ? BLOCK : THREADS, 0, kernel, arguments..., size);
-}
-
 __device__ __forceinline__ float gradient_factor(const LsLossArgs &args)
 {
     return args.gradient_scale * (args.loss_scale ? *args.loss_scale : 1.0f);
-}
-
-__device__ __forceinline__ float not_a_number()
-{
-    return ls_bits_to_f32(0x7fc00000u);
 }
 
 __device__ __forceinline__ float minus_infinity()
@@ -72,8 +17,7 @@ __device__ __forceinline__ float minus_infinity()
 
 // ---- Cross-entropy --------------------------------------------------------------------------------------
 
-constexpr int HELD = 16;          // elements of a row that a thread keeps in registers
-constexpr int LONG_THREADS = 512; // of a row that no block keeps in registers
+constexpr int HELD = 16; // elements of a row that a thread keeps in registers
 
 // A row's label and the output of the label's class.
 struct Label {

@@ -1,5 +1,6 @@
 // Sums: of a vector, of a matrix's columns, of the squares of fixed blocks.
 #include "pieces.cuh"
+#include "slices.cuh"
 
 namespace
 {
@@ -75,7 +76,8 @@ Slices cut_rows(const LsBiasGradient *args)
     Slices slices;
     size_t groups = divide_up(args->columns, VECTOR_BYTES / ls_dtype_size(args->type));
     slices.width = power_of_two_from(groups, WARP);
-    slices.height = THREADS / slices.width;
+    slices.height = power_of_two_from(args->rows, THREADS / slices.width); // few rows: more columns instead
+    slices.width = THREADS / slices.height;
     slices.across = (unsigned)divide_up(groups, slices.width);
     size_t wanted = divide_up(MOST_BLOCKS, slices.across);
     size_t possible = divide_up(args->rows, (size_t)slices.height * COLUMN_STEPS);
@@ -138,29 +140,6 @@ __global__ __launch_bounds__(THREADS, MIN_BLOCKS) void columns_kernel(Columns ar
         for (int j = 0; j < N; j++)
             if (column + j < args.columns)
                 to[column + j] = (args.accumulate ? to[column + j] : 0.0f) + part[j][at];
-}
-
-constexpr int FINISH_HEIGHT = THREADS / WARP;
-
-// Adds the slices: a warp has 32 columns, the warps of a block share the slices.
-__global__ __launch_bounds__(THREADS) void finish_columns_kernel(
-    const float *slice, unsigned slices, size_t columns, float *db, bool accumulate)
-{
-    __shared__ float part[FINISH_HEIGHT][WARP];
-    size_t column = (size_t)blockIdx.x * WARP + threadIdx.x;
-    float sum = 0;
-    if (column < columns)
-#pragma unroll 4
-        for (unsigned s = threadIdx.y; s < slices; s += FINISH_HEIGHT)
-            sum += slice[s * columns + column];
-    part[threadIdx.y][threadIdx.x] = sum;
-    __syncthreads();
-    if (threadIdx.y != 0 || column >= columns)
-        return;
-#pragma unroll
-    for (int y = 1; y < FINISH_HEIGHT; y++)
-        sum += part[y][threadIdx.x];
-    db[column] = (accumulate ? db[column] : 0.0f) + sum;
 }
 
 template <typename T>
@@ -226,7 +205,7 @@ cudaError_t ls_kernel_bias_gradient(cudaStream_t stream, const LsBiasGradient *a
         args->type, [&](auto type) { return launch_columns<decltype(type)>(stream, args, slices, columns); });
     if (error != cudaSuccess || once)
         return error;
-    return launch(stream, (unsigned)divide_up(args->columns, WARP), dim3(WARP, FINISH_HEIGHT), 0,
-        finish_columns_kernel, (const float *)scratch, slices.count, args->columns, args->db,
-        args->accumulate);
+    const SliceSums sums = {
+        (const float *)scratch, slices.count, args->columns, {args->db, NULL}, args->accumulate};
+    return add_slices(stream, sums, 1);
 }

@@ -221,9 +221,11 @@ typedef struct LsEmbedding {
     LsDtype type;          // of table, positions and y
 } LsEmbedding;
 
-// dtable[v] += sum of dy[r] over rows with tokens[r] = v, in ascending order of r; dpositions[t] (+)= sum
-// over windows in ascending order. dtable is always added to: the output layer that is tied to it was there
-// first. Without float atomics: rows are sorted by token (stable) in `scratch`.
+// dtable[v] += sum of dy[r] over rows with tokens[r] = v; dpositions[t] (+)= sum over windows; each in an
+// order that the tokens and the shape alone fix: rows are sorted by token (stable) in `scratch`, and runs of
+// them summed in ascending order, without float atomics. dtable is always added to: the output layer that is
+// tied to it was there first. Tokens beyond the vocabulary as in LsEmbedding: elsewhere than on hosts they
+// leave NaN in dpositions, and dtable gets nothing of them.
 typedef struct LsEmbeddingGradient {
     size_t rows, window, columns;
     const int32_t *tokens;
@@ -232,9 +234,9 @@ typedef struct LsEmbeddingGradient {
     LsDtype type; // of dy
     float *dtable, *dpositions;
     bool accumulate; // of dpositions
-    void *scratch;   // ls_embedding_scratch(rows, vocabulary) bytes
+    void *scratch;   // ls_embedding_scratch(rows, vocabulary, columns) bytes
 } LsEmbeddingGradient;
-size_t ls_embedding_scratch(size_t rows, size_t vocabulary);
+size_t ls_embedding_scratch(size_t rows, size_t vocabulary, size_t columns);
 
 // sum = x + branch (branch NULL: sum is x itself and is not written), then y = (sum - mean) · rstd · weight +
 // bias for each row (Ba, Kiros and Hinton 2016): mean and variance (over C, not C - 1) in F32 or wider of the
