@@ -3,32 +3,33 @@
 //
 // GELU's tanh form is x (1 + tanh(u)) / 2 = x sigmoid(2u), so one exponential serves the value and the
 // derivative.
-#include "lanes.h"
 #include "parts.h"
+#include "vectors.h"
 
 enum { BF16_MINUS_INFINITY = 0xff80, F16_MINUS_INFINITY = 0xfc00 };
 static const float TWICE_SCALE = 1.5957691216057308f; // 2 sqrt(2 / pi)
 static const float CUBIC = 0.044715f;
 
 // sigmoid(2u), u = sqrt(2 / pi) (x + 0.044715 x^3).
-ALWAYS_INLINE float gelu_gate(float x)
+ALWAYS_INLINE FloatLanes gelu_gate(FloatLanes x)
 {
-    float inner = x * __builtin_fmaf(CUBIC * x, x, 1.0f);
-    return sigmoid(TWICE_SCALE * inner);
+    FloatLanes inner = x * fused_multiply_add(CUBIC * x, x, all_lanes(1));
+    return sigmoid_lanes(TWICE_SCALE * inner);
 }
 
 // Below -64 the value is smaller than any that is added to it; the bound keeps it so for the largest numbers.
-ALWAYS_INLINE float gelu(float x)
+ALWAYS_INLINE FloatLanes gelu(FloatLanes x)
 {
-    float bounded = x < -64.0f ? -64.0f : x;
-    return bounded * gelu_gate(x);
+    return larger(all_lanes(-64), x) * gelu_gate(x);
 }
 
 ALWAYS_INLINE void gelu_forward(size_t n, const void *x, void *y, LsDtype type)
 {
-    ELEMENTWISE
-    for (size_t i = 0; i < n; i++)
-        store(y, type, i, gelu(load(x, type, i)));
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        store_lanes(y, type, i, gelu(load_lanes(x, type, i)));
+    if (i < n)
+        store_some(y, type, i, n - i, gelu(load_some(x, type, i, n - i, 0)));
 }
 
 static void relu_forward_f32(size_t n, const float *x, float *y)
@@ -76,21 +77,28 @@ void LOOPS(activate)(LsActivation activation, size_t n, const void *x, void *y, 
         WITH_TYPE(type, gelu_forward(n, x, y, TYPE));
 }
 
-ALWAYS_INLINE float gelu_derivative(float saved)
+ALWAYS_INLINE FloatLanes gelu_derivative(FloatLanes saved)
 {
     // Beyond 32 the derivative is exactly 0 or 1 in float; the bound keeps the square finite.
-    float x = saved < -32.0f ? -32.0f : saved;
-    x = x > 32.0f ? 32.0f : x;
-    float gate = gelu_gate(x);
-    float slope = TWICE_SCALE * __builtin_fmaf(3.0f * CUBIC * x, x, 1.0f); // of 2u
-    return __builtin_fmaf(x * gate * (1.0f - gate), slope, gate);
+    FloatLanes x = lesser(all_lanes(32), larger(all_lanes(-32), saved));
+    FloatLanes gate = gelu_gate(x);
+    FloatLanes slope = TWICE_SCALE * fused_multiply_add(3.0f * CUBIC * x, x, all_lanes(1)); // of 2u
+    return fused_multiply_add(x * gate * (1.0f - gate), slope, gate);
 }
 
-ALWAYS_INLINE void gelu_backward(const LsActivationBackward *args, LsDtype type)
+// The arguments are copied so that the compiler knows them unchanged by what is stored.
+ALWAYS_INLINE void gelu_backward(const LsActivationBackward *given, LsDtype type)
 {
-    ELEMENTWISE
-    for (size_t i = 0; i < args->n; i++)
-        store(args->dx, type, i, load(args->dy, type, i) * gelu_derivative(load(args->saved, type, i)));
+    const LsActivationBackward args = *given;
+    size_t i = 0;
+    for (; i + LANES <= args.n; i += LANES)
+        store_lanes(args.dx, type, i,
+            load_lanes(args.dy, type, i) * gelu_derivative(load_lanes(args.saved, type, i)));
+    if (i == args.n)
+        return;
+    size_t rest = args.n - i;
+    FloatLanes derivative = gelu_derivative(load_some(args.saved, type, i, rest, 0));
+    store_some(args.dx, type, i, rest, load_some(args.dy, type, i, rest, 0) * derivative);
 }
 
 LsStatus LOOPS(activation_backward)(LsDevice *device, const LsActivationBackward *args)

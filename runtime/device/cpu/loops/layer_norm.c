@@ -8,29 +8,6 @@ enum {
     RUN = 64  // rows summed in float before they are added to the total, which bounds rounding
 };
 
-// `count` elements, the lanes behind them are `fill`.
-ALWAYS_INLINE FloatLanes load_some(const void *array, LsDtype type, size_t i, size_t count, float fill)
-{
-    if (count >= LANES)
-        return load_lanes(array, type, i);
-    float lanes[LANES];
-    FloatLanes result;
-    for (size_t j = 0; j < LANES; j++)
-        lanes[j] = j < count ? load(array, type, i + j) : fill;
-    memcpy(&result, lanes, sizeof result);
-    return result;
-}
-
-ALWAYS_INLINE void store_some(void *array, LsDtype type, size_t i, size_t count, FloatLanes lanes)
-{
-    if (count >= LANES) {
-        store_lanes(array, type, i, lanes);
-        return;
-    }
-    for (size_t j = 0; j < count; j++)
-        store(array, type, i + j, lanes[j]);
-}
-
 // Sum over a row of x - shift, or of its square.
 ALWAYS_INLINE float sum_row(
     const void *x, LsDtype type, size_t first, size_t columns, float shift, bool squares)

@@ -115,6 +115,30 @@ ALWAYS_INLINE void store_lanes(void *array, LsDtype type, size_t i, FloatLanes v
     memcpy((uint16_t *)array + i, &halves, sizeof halves);
 }
 
+// `count` elements, the lanes behind them are `fill`.
+ALWAYS_INLINE FloatLanes load_some(const void *array, LsDtype type, size_t i, size_t count, float fill)
+{
+    if (count >= LANES)
+        return load_lanes(array, type, i);
+    float lanes[LANES];
+    FloatLanes result;
+    for (size_t j = 0; j < LANES; j++)
+        lanes[j] = j < count ? load(array, type, i + j) : fill;
+    memcpy(&result, lanes, sizeof result);
+    return result;
+}
+
+// The first `count` lanes.
+ALWAYS_INLINE void store_some(void *array, LsDtype type, size_t i, size_t count, FloatLanes lanes)
+{
+    if (count >= LANES) {
+        store_lanes(array, type, i, lanes);
+        return;
+    }
+    for (size_t j = 0; j < count; j++)
+        store(array, type, i + j, lanes[j]);
+}
+
 // y[i] = a[i] + b[i].
 ALWAYS_INLINE void add_arrays(size_t n, const void *a, const void *b, void *y, LsDtype type)
 {
@@ -159,6 +183,12 @@ ALWAYS_INLINE FloatLanes bounded_exponential(FloatLanes x)
     p = fused_multiply_add(p, r * r, r) + 1.0f;
     IntegerLanes exponent = (IntegerLanes)shifted - (IntegerLanes)shifter;
     return p * (FloatLanes)((exponent + 127) << 23);
+}
+
+// 1 / (1 + e^-x), with the bits of sigmoid of lanes.h.
+ALWAYS_INLINE FloatLanes sigmoid_lanes(FloatLanes x)
+{
+    return 1.0f / (1.0f + bounded_exponential(-x));
 }
 
 #endif
