@@ -6,6 +6,7 @@
 
 #include "base/memory.h"
 #include "data/tokenizer.h"
+#include "data/utf8.h"
 #include "inference.h"
 #include "models/sample.h"
 
@@ -25,6 +26,7 @@ typedef struct Generator {
     size_t computed; // tokens of the window that the model has seen
     void *window;    // device: int32 [window], zeros behind the text
     LsSampling sampling;
+    LsUtf8Stream printed;
     float *logits;        // host [vocabulary]
     LsCandidate *scratch; // host [vocabulary]
     LsFileWrite *record;  // of the logits; NULL: none
@@ -77,13 +79,13 @@ static LsStatus compute_logits(Generator *g)
 
 // ---- The text -------------------------------------------------------------------------------------------
 
-// The bytes of a token, at once: who reads sees the text grow.
-static LsStatus print_token(const Generator *g, uint32_t token)
+// What a token adds, at once: who reads sees the text grow, by whole characters.
+static LsStatus print_token(Generator *g, uint32_t token)
 {
     const char *bytes;
     size_t count;
     LS_TRY(ls_tokenizer_decode(g->tokenizer, token, &bytes, &count));
-    if (fwrite(bytes, 1, count, stdout) != count || fflush(stdout) != 0)
+    if (!ls_utf8_write(&g->printed, bytes, count, stdout) || fflush(stdout) != 0)
         return ls_file_fail("write", "standard output");
     return LS_OK;
 }
@@ -112,6 +114,7 @@ static LsStatus write_text(Generator *g, size_t most)
         LS_TRY(print_token(g, token));
         g->tokens[g->count++] = (int32_t)token;
     }
+    ls_utf8_end(&g->printed, stdout);
     putchar('\n');
     return LS_OK;
 }
@@ -150,6 +153,7 @@ static LsStatus read_prompt(Generator *g, const char *prompt, size_t most)
 {
     uint32_t *tokens = NULL;
     size_t count = 0, room;
+    LS_TRY(ls_utf8_require("--prompt", 0, prompt, strlen(prompt)));
     LS_TRY(ls_tokenizer_encode(g->tokenizer, prompt, strlen(prompt), &tokens, &count));
     LsStatus status = LS_USAGE;
     if (ls_size_add(count + 1, most, &room))

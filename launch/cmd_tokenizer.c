@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "data/tokenizer.h"
+#include "data/utf8.h"
 
 static const char *const formats[] = {"lockstep", "gpt2", "huggingface", "tiktoken", NULL};
 
@@ -45,10 +46,10 @@ static LsStatus train(LsInvocation *invocation)
     return status;
 }
 
-// The whole of a file, or of the standard input when it is NULL. The caller frees *text.
+// The whole of a file, or of the standard input when it is "-". The caller frees *text.
 static LsStatus read_input(const char *path, char **text, size_t *size)
 {
-    if (path != NULL && strcmp(path, "-") != 0)
+    if (strcmp(path, "-") != 0)
         return ls_file_read(path, SIZE_MAX / 2, text, size);
     size_t room = 0, used = 0;
     char *buffer = NULL;
@@ -79,10 +80,11 @@ static LsStatus read_input(const char *path, char **text, size_t *size)
     return LS_OK;
 }
 
-static LsStatus print_tokens(const LsTokenizer *tokenizer, const char *text, size_t size)
+static LsStatus print_tokens(const LsTokenizer *tokenizer, const char *name, const char *text, size_t size)
 {
     uint32_t *tokens = NULL;
     size_t count = 0;
+    LS_TRY(ls_utf8_require(name, 0, text, size));
     LS_TRY(ls_tokenizer_encode(tokenizer, text, size, &tokens, &count));
     for (size_t i = 0; i < count; i++)
         printf("%u\n", tokens[i]);
@@ -99,7 +101,7 @@ static LsStatus print_token(const LsTokenizer *tokenizer, unsigned long token)
     return LS_OK;
 }
 
-static LsStatus print_text(const LsTokenizer *tokenizer, const char *text, size_t size)
+static LsStatus print_text(const LsTokenizer *tokenizer, const char *name, const char *text, size_t size)
 {
     size_t place = 0;
     for (;;) {
@@ -110,15 +112,17 @@ static LsStatus print_text(const LsTokenizer *tokenizer, const char *text, size_
         char *end = (char *)text + place;
         unsigned long token = isdigit((unsigned char)*end) ? strtoul(end, &end, 10) : 0;
         if (end == text + place || (*end != '\0' && !isspace((unsigned char)*end)))
-            return LS_FAIL(
-                LS_BAD_DATA, "offset %zu: tokens are whole numbers with white space between them", place);
+            return LS_FAIL(LS_BAD_DATA,
+                "%s: offset %zu: tokens are whole numbers with white space between them", name, place);
         LS_TRY(print_token(tokenizer, token));
         place = (size_t)(end - text);
     }
 }
 
-static LsStatus convert(
-    LsInvocation *invocation, LsStatus (*print)(const LsTokenizer *tokenizer, const char *text, size_t size))
+// `name` says where the text is from.
+typedef LsStatus Print(const LsTokenizer *tokenizer, const char *name, const char *text, size_t size);
+
+static LsStatus convert(LsInvocation *invocation, Print *print)
 {
     const char *path = "bytes";
     const LsFlag flags[] = {
@@ -132,9 +136,10 @@ static LsStatus convert(
     char *text = NULL;
     size_t size = 0;
     LS_TRY(strcmp(path, "bytes") == 0 ? ls_tokenizer_bytes(&tokenizer) : ls_tokenizer_open(path, &tokenizer));
-    LsStatus status = read_input(invocation->input_count > 0 ? invocation->inputs[0] : NULL, &text, &size);
+    const char *input = invocation->input_count > 0 ? invocation->inputs[0] : "-";
+    LsStatus status = read_input(input, &text, &size);
     if (status == LS_OK)
-        status = print(tokenizer, text, size);
+        status = print(tokenizer, strcmp(input, "-") == 0 ? "standard input" : input, text, size);
     free(text);
     ls_tokenizer_free(tokenizer);
     return status;

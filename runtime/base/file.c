@@ -43,6 +43,12 @@ bool ls_file_exists(const char *path)
     return stat(path, &information) == 0;
 }
 
+bool ls_directory_exists(const char *path)
+{
+    struct stat status;
+    return stat(path, &status) == 0 && S_ISDIR(status.st_mode);
+}
+
 // Reads until the end of the file or until there is more than `limit`. Sizes are found by reading, since a
 // pipe has none and a file may grow.
 static LsStatus read_all(int fd, const char *path, size_t limit, char **data, size_t *size)

@@ -160,6 +160,9 @@ static LsStatus prepare(Work *work, const char *const *inputs, size_t count)
         return LS_FAIL(LS_USAGE, "data import: give validation shards or a part for validation, not both");
     if (options->tokenizer != NULL && options->vocabulary > 0)
         return LS_FAIL(LS_USAGE, "data import: the tokenizer has its vocabulary; leave out --vocab");
+    if (options->vocabulary > LS_SHARD_VOCABULARY)
+        return LS_FAIL(LS_USAGE, "data import: --vocab %zu is more than the %d tokens that shards can name",
+            options->vocabulary, LS_SHARD_VOCABULARY);
     work->count = count + options->validation_count;
     LS_TRY(ls_memory_allocate(work->count * sizeof *work->path, (void **)&work->path));
     memcpy(work->path, inputs, count * sizeof *inputs);

@@ -8,7 +8,7 @@
 
 #include "base/status.h"
 
-enum { LS_SHARD_HEADER = 256 * 4 }; // bytes
+enum { LS_SHARD_HEADER = 256 * 4, LS_SHARD_VOCABULARY = 1 << 16 }; // bytes; tokens are uint16
 
 // Checks a shard's first LS_SHARD_HEADER bytes (or as many as there are) against the file's size.
 // LS_BAD_DATA.

@@ -116,11 +116,7 @@ static LsStatus emit(Stream *s, size_t until)
     size_t bytes = until - s->start;
     if (bytes == 0)
         return LS_OK;
-    size_t valid = ls_utf8_valid(s->buffer + s->start, bytes);
-    if (valid != bytes)
-        return LS_FAIL(LS_BAD_DATA,
-            "%s: offset %llu: the text is not valid UTF-8; convert the file first (iconv)", s->path,
-            (unsigned long long)(s->offset + s->start + valid));
+    LS_TRY(ls_utf8_require(s->path, s->offset + s->start, s->buffer + s->start, bytes));
     LS_TRY(s->sink->text(s->sink->context, s->buffer + s->start, bytes));
     s->open = true;
     s->start = until;

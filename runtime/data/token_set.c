@@ -36,8 +36,8 @@ LsStatus ls_token_set_part(
     if (fraction > 0.0 && wanted < least)
         wanted = least;
     if (total < least || total - least < wanted)
-        return LS_FAIL(LS_BAD_DATA, "%s: %llu %s are too few for %s; give more text", output,
-            (unsigned long long)total, what, fraction > 0.0 ? "training and validation" : "training");
+        return LS_FAIL(LS_BAD_DATA, "%s: too few %s for %s: %llu; give more text", output, what,
+            fraction > 0.0 ? "training and validation" : "training", (unsigned long long)total);
     *part = wanted;
     return LS_OK;
 }

@@ -203,9 +203,7 @@ static LsStatus encode_bytes(Encoder *e, const char *text, size_t bytes)
 LsStatus ls_tokenizer_encode(
     const LsTokenizer *tokenizer, const char *text, size_t bytes, uint32_t **tokens, size_t *count)
 {
-    size_t valid = ls_utf8_valid(text, bytes);
-    if (valid != bytes)
-        return LS_FAIL(LS_BAD_DATA, "offset %zu: the text is not valid UTF-8; convert it first", valid);
+    LS_TRY(ls_utf8_require("text", 0, text, bytes));
     Encoder e = {.tokenizer = tokenizer, .rank_limit = UINT32_MAX};
     LsStatus status = tokenizer->plain ? encode_bytes(&e, text, bytes) : encode_text(&e, text, bytes);
     free(e.nodes);

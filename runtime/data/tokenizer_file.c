@@ -146,6 +146,8 @@ LsStatus ls_tokenizer_open(const char *path, LsTokenizer **out)
     const char *file = ls_file_exists(bpe) ? bpe : ls_file_exists(merges) ? merges : path;
     char *text = NULL;
     size_t size = 0;
+    if (file == path && ls_directory_exists(path))
+        return LS_FAIL(LS_NO_INPUT, "%s: the directory has neither vocab.bpe nor merges.txt", path);
     LS_TRY(ls_file_read(file, LS_TOKENIZER_FILE, &text, &size));
     size_t first = strspn(text, " \t\r\n");
     LsStatus status;

@@ -91,38 +91,3 @@ void ls_pieces_end(LsPieces *pieces)
     pcre2_match_data_free(pieces->match);
     free(pieces);
 }
-
-// Length of the character that begins here, 0 when it is malformed or cut off.
-static size_t character(const uint8_t *text, size_t left)
-{
-    uint8_t first = text[0];
-    if (first < 0x80)
-        return 1;
-    size_t length = first >= 0xf0 ? 4 : first >= 0xe0 ? 3 : 2;
-    if (first < 0xc2 || first > 0xf4 || left < length)
-        return 0;
-    for (size_t i = 1; i < length; i++)
-        if ((text[i] & 0xc0) != 0x80)
-            return 0;
-    bool overlong = (first == 0xe0 && text[1] < 0xa0) || (first == 0xf0 && text[1] < 0x90);
-    bool beyond = (first == 0xed && text[1] > 0x9f) || (first == 0xf4 && text[1] > 0x8f);
-    return overlong || beyond ? 0 : length;
-}
-
-size_t ls_utf8_valid(const char *text, size_t bytes)
-{
-    const uint8_t *data = (const uint8_t *)text;
-    for (size_t i = 0, length; i < bytes; i += length) {
-        uint64_t eight = 0;
-        if (bytes - i >= sizeof eight)
-            memcpy(&eight, data + i, sizeof eight);
-        if (bytes - i >= sizeof eight && (eight & 0x8080808080808080u) == 0) {
-            length = sizeof eight;
-            continue;
-        }
-        length = character(data + i, bytes - i);
-        if (length == 0)
-            return i;
-    }
-    return bytes;
-}

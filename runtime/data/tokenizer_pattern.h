@@ -5,7 +5,7 @@
 
 #include <stddef.h>
 
-#include "base/status.h"
+#include "data/utf8.h"
 
 typedef struct LsPattern LsPattern; // compiled; any number of threads may use it
 
@@ -19,9 +19,5 @@ LsStatus ls_pieces_begin(const LsPattern *pattern, const char *text, size_t byte
 // The next piece; *count is 0 at the end. Every byte of the text is in one piece.
 LsStatus ls_pieces_next(LsPieces *pieces, const char **piece, size_t *count);
 void ls_pieces_end(LsPieces *pieces); // accepts NULL
-
-// The offset of the first byte that is not well-formed UTF-8 (RFC 3629: no surrogates, nothing overlong), or
-// `bytes`.
-size_t ls_utf8_valid(const char *text, size_t bytes);
 
 #endif

@@ -208,7 +208,7 @@ static void test_bad_text(void **state)
     assert_fails(ls_import_text(&input, 1, &options, &unchanged), LS_BAD_DATA, "too few");
     put("bad.txt", "a long document, but only one");
     options.by_document = true;
-    assert_fails(ls_import_text(&input, 1, &options, &unchanged), LS_BAD_DATA, "1 documents are too few");
+    assert_fails(ls_import_text(&input, 1, &options, &unchanged), LS_BAD_DATA, "too few documents");
     options.tokenizer = in_directory("nothing.json");
     assert_fails(ls_import_text(&input, 1, &options, &unchanged), LS_NO_INPUT, "nothing.json");
     input = in_directory("missing.txt");

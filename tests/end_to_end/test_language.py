@@ -2,9 +2,12 @@
 
 import json
 import math
+import os
 import random
+import subprocess
 import unittest
 
+import harness
 from harness import Case
 
 # Small and in FP32, so that every CPU computes it; 257 tokens are padded inside.
@@ -75,9 +78,33 @@ class Language(Case):
         first = self.generate("--max-tokens", "60", "--seed", "7")
         self.assertEqual(first, self.generate("--max-tokens", "60", "--seed", "7"))
         self.assertNotEqual(first, self.generate("--max-tokens", "60", "--seed", "8"))
+        # All that is needed is in the checkpoint.
+        (self.dir / "text.h5").rename(self.dir / "away.h5")
+        self.assertEqual(first, self.generate("--max-tokens", "60", "--seed", "7"))
+        # The likeliest token alone, by whatever name; and what is left out does change the text.
+        for few in (("--top-p", "0"), ("--top-k", "5", "--top-p", "1e-9"), ("--temperature", "1e-9")):
+            self.assertEqual(greedy, self.generate("--prompt", "The rank", "--max-tokens", "100", *few), few)
+        daring = ("--max-tokens", "60", "--seed", "7", "--temperature", "5")
+        texts = {self.generate(*daring, *few) for few in ((), ("--top-k", "3"), ("--top-p", "0.3"))}
+        self.assertEqual(len(texts), 3, texts)
         # A prompt longer than the window.
         long = "The lane keeps a bucket. " * 5
         self.assertTrue(self.generate("--prompt", long, "--max-tokens", "5").startswith(long))
+
+    def test_streams_whole_characters(self):
+        """A model that has learnt nothing writes any bytes; what is printed is text all the same, at every moment."""
+        self.train("run", 0, "--set", "train.max_steps=6", "--set", "eval.every=0")
+        command = harness.command(["generate", "--checkpoint", "run", "--prompt", "Größe", "--max-tokens", "300",
+                                   "--temperature", "2"])
+        with subprocess.Popen(command, cwd=self.dir, env=harness.environment(), stdout=subprocess.PIPE) as process:
+            parts = []
+            while part := os.read(process.stdout.fileno(), 4096):
+                parts.append(part)
+        self.assertEqual(process.returncode, 0)
+        self.assertGreater(len(parts), 1)
+        text = "".join(part.decode() for part in parts)
+        self.assertTrue(text.startswith("Größe"))
+        self.assertIn("\ufffd", text)
 
     def test_what_does_not_fit(self):
         self.assert_refused(self.train("run", 2, "--set", "model.kind=mlp", code=78), "model.kind", "gpt")

@@ -13,6 +13,7 @@ enum { LS_PATH_MAX = 4096 };
 LsStatus ls_path_join(char path[LS_PATH_MAX], const char *directory, const char *name);
 
 bool ls_file_exists(const char *path);
+bool ls_directory_exists(const char *path);
 
 // Reads a whole file into a fresh NUL-terminated buffer that the caller frees. LS_NO_INPUT if it is missing,
 // LS_BAD_DATA if it is larger than `limit`, LS_IO otherwise.

@@ -40,7 +40,7 @@ size_t ls_tokenizer_vocabulary(const LsTokenizer *tokenizer);
 uint32_t ls_tokenizer_end_of_text(const LsTokenizer *tokenizer); // <|endoftext|>
 
 // Encodes text[0 … bytes), UTF-8. *tokens [*count] is freed by the caller. Special tokens are never made from
-// text. Thread-safe. LS_BAD_DATA with the offset of invalid UTF-8.
+// text. Thread-safe. LS_BAD_DATA with the offset of invalid UTF-8; ls_utf8_require says whose it is.
 LsStatus ls_tokenizer_encode(
     const LsTokenizer *tokenizer, const char *text, size_t bytes, uint32_t **tokens, size_t *count);
 
