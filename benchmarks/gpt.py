@@ -4,8 +4,9 @@
 
   benchmarks/gpt.py --lockstep build/lockstep --python /usr/bin/python3 [--python OTHER] [--shape small|124m] [--rounds 5] [--json FILE]
 
-Two independent runs of one rank each, at once, show what two ranks lose to working together. With --llmc, a directory with llm.c's
-sources, its trainer on CPUs takes part as well (124m).
+Two independent runs of one rank each, at once, show what two ranks lose to working together. Where neighbours take most of the machine,
+--cores 1 compares one rank with one thread by processor time, which they disturb less. With --llmc, a directory with llm.c's sources,
+its trainer on CPUs takes part as well (124m).
 """
 import argparse
 import datetime
@@ -78,41 +79,59 @@ def run_alone(a, folder, data):
     return {"step_seconds": 2 / rate, "processor_seconds": processor / (a.steps + interleaved.WARM_UP)}
 
 
-def run_torch(a, python, ranks, compiled):
+def run_one_rank(a, folder, data):
+    """Processor time of a step: what a long run takes more than a short one."""
+    short = argparse.Namespace(**vars(a))
+    short.steps = 1
+    used = [interleaved.run_lockstep(a.lockstep, folder, configure(n, data, 1), 1) for n in (short, a)]
+    return {"step_seconds": (used[1]["run_processor_seconds"] - used[0]["run_processor_seconds"]) / (a.steps - 1)}
+
+
+def run_torch(a, python, ranks, threads, compiled):
     shape = a.shape
-    words = ["--steps", str(a.steps), "--precision", a.precision, "--threads", str(2 if ranks == 1 else 1),
-             "--batch", str(2 * shape["rows"])] + (["--compile"] if compiled else [])
+    words = ["--steps", str(a.steps), "--precision", a.precision, "--threads", str(threads),
+             "--batch", str(a.cores * shape["rows"])] + (["--compile"] if compiled else [])
     for name in ("layers", "heads", "width", "window", "vocabulary"):
         words += [f"--{name}", str(shape[name])]
-    return interleaved.run_peer([python, os.path.join(PEERS, "gpt_torch.py")] + words, ranks)
+    result = interleaved.run_peer([python, os.path.join(PEERS, "gpt_torch.py")] + words, ranks)
+    if result and a.cores == 1:
+        result["step_seconds"] = result["processor_seconds"]
+    return result
 
 
 def run_llmc(a):
-    command = [sys.executable, os.path.join(PEERS, "gpt_llmc.py"), a.llmc, "--batch", str(2 * a.shape["rows"]),
-               "--window", str(a.shape["window"])]
-    return interleaved.run_peer(command, 1)
+    command = [sys.executable, os.path.join(PEERS, "gpt_llmc.py"), a.llmc, "--batch", str(a.cores * a.shape["rows"]),
+               "--window", str(a.shape["window"]), "--threads", str(a.cores)]
+    result = interleaved.run_peer(command, 1)
+    if result and a.cores == 1:
+        result["step_seconds"] = result["processor_seconds"]
+    return result
 
 
 def contenders_of(a, folder, data):
-    contenders = {"lockstep W=2": lambda: run_lockstep(a, folder, data),
-                  "lockstep 2 x W=1, independent": lambda: run_alone(a, folder, data)}
+    if a.cores == 1:
+        contenders = {"lockstep W=1": lambda: run_one_rank(a, folder, data)}
+    else:
+        contenders = {"lockstep W=2": lambda: run_lockstep(a, folder, data),
+                      "lockstep 2 x W=1, independent": lambda: run_alone(a, folder, data)}
+    arrangements = {1: {"1 thread": (1, 1)}, 2: {"1 process x 2 threads": (1, 2), "DDP gloo x 2": (2, 1)}}[a.cores]
     for python in a.python or []:
         version = interleaved.torch_version(python)
         for compiled in (False, True) if version >= "2" else (False,):
-            name = f"torch {version}" + (" compiled" if compiled else "")
-            contenders[f"{name}, 1 process x 2 threads"] = lambda py=python, c=compiled: run_torch(a, py, 1, c)
-            contenders[f"{name}, DDP gloo x 2"] = lambda py=python, c=compiled: run_torch(a, py, 2, c)
+            for words, (ranks, threads) in arrangements.items():
+                name = f"torch {version}{' compiled' if compiled else ''}, {words}"
+                contenders[name] = lambda py=python, r=ranks, t=threads, c=compiled: run_torch(a, py, r, t, c)
     if a.only:
         contenders = {name: run for name, run in contenders.items() if any(word in name for word in a.only)}
     if a.llmc:
-        contenders["llm.c, 2 threads"] = lambda: run_llmc(a)
+        contenders[f"llm.c, {a.cores} threads"] = lambda: run_llmc(a)
     return contenders
 
 
-def ratio(rounds, above, below, key="step_seconds"):
-    """The median over the rounds of one contender's figure over another's; None where either is missing."""
+def ratio(rounds, above, below):
+    """The median over the rounds of one contender's step time over another's; None where either is missing."""
     both = [r for r in rounds if r.get(above) and r.get(below)]
-    return statistics.median(r[above][key] / r[below][key] for r in both) if both else None
+    return statistics.median(r[above]["step_seconds"] / r[below]["step_seconds"] for r in both) if both else None
 
 
 def main():
@@ -122,6 +141,7 @@ def main():
     p.add_argument("--llmc", help="llm.c's sources")
     p.add_argument("--only", action="append", help="only contenders with this in their name; may be repeated")
     p.add_argument("--shape", default="small", choices=SHAPES)
+    p.add_argument("--cores", type=int, default=2, choices=[1, 2], help="1: processor time of one rank and one thread")
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--steps", type=int, default=8)
     p.add_argument("--precision", default="bf16", choices=["bf16", "fp32"])
@@ -133,16 +153,17 @@ def main():
         data = write_data(folder, a.lockstep, a.shape)
         rounds = interleaved.run_rounds(contenders_of(a, folder, data), a.rounds)
 
-    tokens = 2 * a.shape["rows"] * a.shape["window"]
-    print(f"GPT {name} {a.shape}, {tokens} tokens a step, {a.precision}, AdamW, two cores")
+    tokens = a.cores * a.shape["rows"] * a.shape["window"]
+    measure = "processor time of one core" if a.cores == 1 else "wall time on two cores"
+    print(f"GPT {name} {a.shape}, {tokens} tokens a step, {a.precision}, AdamW, {measure}")
     report = {"date": datetime.date.today().isoformat(), "machine": platform.processor() or platform.machine(),
-              "shape": a.shape, "tokens": tokens, "precision": a.precision, "steps": a.steps, "rounds": a.rounds,
+              "shape": a.shape, "tokens": tokens, "measure": measure, "precision": a.precision, "steps": a.steps, "rounds": a.rounds,
               "command": " ".join(sys.argv), "contenders": interleaved.compare(rounds)}
     for row in report["contenders"].values():
         row["tokens_per_second"] = tokens / row["median"]
-    ours = "lockstep W=2"
+    ours = f"lockstep W={a.cores}"
     report["of_independent"] = ratio(rounds, "lockstep 2 x W=1, independent", ours)
-    report["times_faster_than_llmc"] = ratio(rounds, "llm.c, 2 threads", ours)
+    report["times_faster_than_llmc"] = ratio(rounds, f"llm.c, {a.cores} threads", ours)
     report["each_round"] = rounds
     for key in ("of_independent", "times_faster_than_llmc"):
         if report[key]:

@@ -64,18 +64,28 @@ def write_tokens(folder, rng, count):
             array.array("H", (rng.randrange(VOCABULARY) for _ in range(count))).tofile(f)
 
 
+def processor_seconds(process):
+    """Of a process that runs."""
+    with open(f"/proc/{process}/stat", encoding="ascii") as f:
+        fields = f.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def train(a, folder):
-    """The steps' seconds; the trainer is ended when it has done them."""
-    times = []
+    """The steps' seconds and processor seconds; the trainer is ended when it has done them."""
+    times, processor = [], []
     with subprocess.Popen(["stdbuf", "-oL", "./train_gpt2"], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                           text=True, env=dict(os.environ, OMP_NUM_THREADS=str(a.threads))) as trainer:
         for line in trainer.stdout:
             took = STEP.match(line)
-            times += [float(took.group(1)) / 1e3] if took else []
+            if not took:
+                continue
+            times.append(float(took.group(1)) / 1e3)
+            processor.append(processor_seconds(trainer.pid))
             if len(times) > a.steps:
                 trainer.kill()
                 break
-    return times[1:]
+    return times[1:], [after - before for before, after in zip(processor, processor[1:])]
 
 
 def main():
@@ -91,10 +101,11 @@ def main():
         build(a, folder)
         write_weights(folder, rng)
         write_tokens(folder, rng, 1 + 64 * a.batch * a.window)
-        times = train(a, folder)
+        times, processor = train(a, folder)
     if not times:
         sys.exit("llm.c's trainer did no step")
-    print(json.dumps({"peer": "llm.c", "threads": a.threads, "step_seconds": statistics.median(times)}))
+    print(json.dumps({"peer": "llm.c", "threads": a.threads, "step_seconds": statistics.median(times),
+                      "processor_seconds": statistics.median(processor)}))
 
 
 if __name__ == "__main__":
