@@ -288,6 +288,11 @@ static void bad_files(void **state)
         assert_ok(ls_file_replace(path, bytes, sizeof bytes));
         assert_refusal(ls_safetensors_open(path, &file), "its header has");
     }
+    // All that it promises is there, and more than the format allows: a sparse file.
+    static const uint64_t limit = LS_SAFETENSORS_HEADER + 1;
+    assert_ok(ls_file_replace(path, &limit, sizeof limit));
+    assert_int_equal(truncate(path, (off_t)(sizeof limit + limit)), 0);
+    assert_refusal(ls_safetensors_open(path, &file), "its header has");
     assert_ok(ls_file_replace(path, "1234567", 7));
     assert_refusal(ls_safetensors_open(path, &file), "7 bytes");
     assert_int_equal(unlink(path), 0);
