@@ -19,6 +19,12 @@ struct HeadShape {
     bool vector;                  // all rows of all heads begin and end at multiples of 16 bytes
 };
 
+// Whether the numbers of a shape fit what kernels count in.
+inline bool are_countable(size_t window, size_t heads, size_t size)
+{
+    return window <= INT_MAX - TILE_ROWS && heads <= INT_MAX && size <= INT_MAX - TILE_ROWS;
+}
+
 inline HeadShape head_shape(size_t window, size_t heads, size_t size, int width, size_t first)
 {
     HeadShape shape = {
@@ -70,6 +76,14 @@ __device__ __forceinline__ Matrix<T> head_matrix(
 
 enum Piece { QUERIES, KEYS, VALUES, PIECES };
 
+constexpr int SHORT = 64, LONG = 128; // widths of a part; heads of up to SHORT values are one part
+
+// Known to the compiler for short heads.
+template <int WIDTH> __device__ __forceinline__ unsigned parts_of(const HeadShape &shape)
+{
+    return WIDTH == SHORT ? 1 : shape.parts;
+}
+
 // Values of part `part` of WIDTH, filled up to whole steps.
 template <int WIDTH> __device__ __forceinline__ int part_width(const HeadShape &shape, unsigned part)
 {
@@ -97,11 +111,11 @@ __device__ __forceinline__ float minus_infinity()
 constexpr float LOG2_E = 1.4426950408889634f;
 constexpr float LN_2 = 0.69314718055994531f;
 
-// Widths of a part: 64 where that is all of a head, else 128.
+// Calls `function` with the width of parts as a constant.
 template <typename Function> cudaError_t with_width(size_t size, Function function)
 {
-    return size <= 64 ? function(std::integral_constant<int, 64>())
-                      : function(std::integral_constant<int, 128>());
+    return size <= SHORT ? function(std::integral_constant<int, SHORT>())
+                         : function(std::integral_constant<int, LONG>());
 }
 
 constexpr size_t STATIC_SHARED_BYTES = 48 << 10; // that a kernel has without asking

@@ -7,8 +7,10 @@
 // With S = Q Kᵀ scale and P = exp(S - log_sum): dV = Pᵀ dO, dP = dO Vᵀ, dS = P (dP - delta) scale,
 // dQ = dS K, dK = dSᵀ Q, where delta = sum of dO out over a row's values.
 //
-// Tiles of the other side are loaded one ahead where memory allows it. Shared memory: heads of up to 64
-// values 36 KiB (F32: 68), others 69 KiB (F32: 83).
+// Tiles of the other side are loaded one ahead where memory allows it. Occupancy, in blocks of 4 warps on a
+// multiprocessor: short heads take 96 registers for queries and up to 151 for keys (F32: 128, 168) and 37 KiB
+// of shared memory (F32: 69), so 5 and 3 fit (A100 with F32: 2); long heads up to 188 and 252 registers and
+// 69 KiB (F32: 83), so 2 do (A100 with F32: 1).
 #include "attention.cuh"
 
 namespace
@@ -65,7 +67,7 @@ cudaError_t launch_delta(cudaStream_t stream, const HeadShape &shape, const LsAt
 // How a kernel is built: OTHERS rows of the other side in a tile, STAGES tiles in memory. Long rows of floats
 // leave room for short tiles only.
 template <typename T, int WIDTH> struct Plan {
-    static constexpr bool LONG_FLOATS = sizeof(T) == 4 && WIDTH > 64;
+    static constexpr bool LONG_FLOATS = sizeof(T) == 4 && WIDTH == LONG;
     static constexpr int OTHERS = LONG_FLOATS ? 16 : 32, STAGES = LONG_FLOATS ? 1 : 2;
     static constexpr int STRIDE = TILE_STRIDE<T, WIDTH>, TILE = OTHERS * STRIDE;
     static constexpr size_t BYTES =
@@ -188,7 +190,7 @@ template <typename T, int WIDTH, bool OF_KEYS> struct Work {
     __device__ __forceinline__ void multiply_tiles(
         float (&scores)[TILES][4], float (&slopes)[TILES][4], unsigned stage, unsigned first) const
     {
-        unsigned parts = args.shape.parts;
+        const unsigned parts = parts_of<WIDTH>(args.shape);
         for (unsigned part = 0; part < parts; part++) {
             await_copies();
             if (P::STAGES == 2 && parts == 1 && first + P::OTHERS < end)
@@ -213,11 +215,11 @@ template <typename T, int WIDTH, bool OF_KEYS> struct Work {
     // What follows a tile: the other stage, or a load into this one. Returns the stage of the next tile.
     __device__ __forceinline__ unsigned advance(unsigned stage, unsigned next) const
     {
-        if (P::STAGES == 2 && args.shape.parts == 1)
+        if (P::STAGES == 2 && parts_of<WIDTH>(args.shape) == 1)
             return stage ^ 1;
         if (next < end) {
             __syncthreads();
-            if (args.shape.parts > 1)
+            if (parts_of<WIDTH>(args.shape) > 1)
                 load_own(0);
             load_other(stage, next, 0);
         }
@@ -246,7 +248,8 @@ __device__ __forceinline__ void load_row_sums(
 }
 
 template <typename T, int WIDTH>
-__global__ __launch_bounds__(TILE_THREADS) void query_gradient_kernel(const __grid_constant__ Backward args)
+__global__ __launch_bounds__(TILE_THREADS, WIDTH == LONG ? 2 : 3) void query_gradient_kernel(
+    const __grid_constant__ Backward args)
 {
     constexpr int OTHERS = Plan<T, WIDTH>::OTHERS;
     LS_DYNAMIC_SHARED(char, shared);
@@ -335,6 +338,8 @@ cudaError_t ls_kernel_attention_backward(cudaStream_t stream, const LsAttentionB
 {
     if (args->windows == 0)
         return cudaSuccess;
+    if (!are_countable(args->window, args->heads, args->size))
+        return cudaErrorInvalidConfiguration;
     return with_type(args->type, [&](auto type) {
         return with_width(args->size, [&](auto width) {
             return attention_backward<decltype(type), decltype(width)::value>(stream, args);

@@ -2,8 +2,9 @@
 // keys that they may see in ascending order, with a running maximum and sum of each row (online softmax).
 //
 // While scores are computed the tile of values is on its way, and while values are weighed the next tile of
-// keys. Shared memory: heads of up to 64 values 27 KiB (F32: 51), others 51 KiB (F32: 66), so that three
-// blocks and more (F32: two) fit on a multiprocessor of an A100 or newer GPU; registers allow three to four.
+// keys. Occupancy, in blocks of 4 warps on a multiprocessor: short heads take 128 registers and 27 KiB of
+// shared memory (F32: 51), so 4 of them fit; long heads 168 registers and 51 KiB (F32: 66), so 3 do (A100
+// with F32: 2).
 #include "attention.cuh"
 
 namespace
@@ -18,7 +19,7 @@ struct Forward {
 };
 
 // Keys of a tile; fewer where long rows of floats need the memory.
-template <typename T, int WIDTH> constexpr int KEYS_OF_TILE = sizeof(T) == 4 && WIDTH > 64 ? 32 : 64;
+template <typename T, int WIDTH> constexpr int KEYS_OF_TILE = sizeof(T) == 4 && WIDTH == LONG ? 32 : 64;
 
 template <typename T, int WIDTH> constexpr size_t forward_bytes()
 {
@@ -129,6 +130,7 @@ __global__ __launch_bounds__(TILE_THREADS) void forward_kernel(const __grid_cons
     T *value_tile = key_tile + KEY_ROWS * STRIDE;
     const HeadShape &shape = args.shape;
     const Block block(shape);
+    const unsigned parts = parts_of<WIDTH>(shape);
     const Matrix<const T> q = head_matrix((const T *)args.qkv, shape, block, PIECES, QUERIES);
     const Matrix<const T> k = head_matrix((const T *)args.qkv, shape, block, PIECES, KEYS);
     const Matrix<const T> v = head_matrix((const T *)args.qkv, shape, block, PIECES, VALUES);
@@ -147,13 +149,13 @@ __global__ __launch_bounds__(TILE_THREADS) void forward_kernel(const __grid_cons
     load_tile<KEY_ROWS, WIDTH>(key_tile, k, 0, 0, part_width<WIDTH>(shape, 0));
     for (unsigned key = 0; key < end; key += KEY_ROWS) {
         float scores[KEY_ROWS / 8][4] = {};
-        for (unsigned part = 0; part < shape.parts; part++) {
+        for (unsigned part = 0; part < parts; part++) {
             await_copies();
-            if (part + 1 == shape.parts)
+            if (part + 1 == parts)
                 load_tile<KEY_ROWS, WIDTH>(value_tile, v, key, column, width);
             add_products<WIDTH>(
                 scores, query_tile + warp_row() * STRIDE, key_tile, part_width<WIDTH>(shape, part));
-            if (part + 1 == shape.parts)
+            if (part + 1 == parts)
                 continue;
             __syncthreads();
             load_tile<TILE_ROWS, WIDTH>(
@@ -166,7 +168,7 @@ __global__ __launch_bounds__(TILE_THREADS) void forward_kernel(const __grid_cons
         await_copies();
         if (key + KEY_ROWS < end) {
             load_tile<KEY_ROWS, WIDTH>(key_tile, k, key + KEY_ROWS, 0, part_width<WIDTH>(shape, 0));
-            if (shape.parts > 1)
+            if (parts > 1)
                 load_tile<TILE_ROWS, WIDTH>(query_tile, q, query, 0, WIDTH);
         }
         weigh_rows<WIDTH>(values, scores, value_tile, width);
@@ -189,6 +191,8 @@ cudaError_t ls_kernel_attention(cudaStream_t stream, const LsAttention *args)
 {
     if (args->windows == 0 || args->first >= args->window)
         return cudaSuccess;
+    if (!are_countable(args->window, args->heads, args->size))
+        return cudaErrorInvalidConfiguration;
     return with_type(args->type, [&](auto type) {
         return with_width(args->size, [&](auto width) {
             typedef decltype(type) T;

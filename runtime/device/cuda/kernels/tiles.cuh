@@ -273,7 +273,7 @@ __device__ __forceinline__ void add_products(
 {
     constexpr int STRIDE = TILE_STRIDE<float, WIDTH>;
     const float *row = rows + lane_index() / 8 * STRIDE, *column = columns + lane_index() % 8 * STRIDE;
-#pragma unroll 2
+#pragma unroll 1
     for (int k = 0; k < depth; k += 4) {
         float4 a[4];
 #pragma unroll
