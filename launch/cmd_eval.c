@@ -47,9 +47,7 @@ static LsStatus choose_split(int named, const LsDataset *dataset, LsSplit *out)
 // A model that came without data has seen none of ours; all that counts is that it means the same tokens.
 static LsStatus check_tokens(const LsDatasetInfo *described, const LsDatasetInfo *data, const char *path)
 {
-    const json_t *theirs = json_object_get(described->schema, "tokenizer");
-    const json_t *ours = json_object_get(data->schema, "tokenizer");
-    if (described->vocabulary == data->vocabulary && (!theirs || !ours || json_equal(theirs, ours)))
+    if (described->vocabulary == data->vocabulary && ls_dataset_same_tokens(described->schema, data->schema))
         return LS_OK;
     return LS_FAIL(LS_CHECKPOINT,
         "%s has other tokens (%zu) than the checkpoint (%zu); import the text with the model's tokenizer",

@@ -51,3 +51,13 @@ LsStatus ls_dataset_describe_tokens(size_t vocabulary, const LsTokenizer *tokeni
     *out = schema;
     return LS_OK;
 }
+
+// Files of several formats make the same tokens, which are what counts; bytes have no list of them.
+bool ls_dataset_same_tokens(const json_t *schema, const json_t *other)
+{
+    const json_t *ours = json_object_get(schema, "tokenizer"), *theirs = json_object_get(other, "tokenizer");
+    if (!json_is_object(ours) || !json_is_object(theirs))
+        return true;
+    const json_t *tokens = json_object_get(ours, "tokens"), *others = json_object_get(theirs, "tokens");
+    return tokens && others ? json_equal(tokens, others) : json_equal(ours, theirs);
+}

@@ -206,16 +206,10 @@ static LsStatus check_architecture(const LsTrainer *t, const LsCheckpoint *check
     return LS_OK;
 }
 
-// The same number would be another piece of text. Files of several formats make the same tokens, which are
-// what counts; bytes have no list of them. Where one of both tokenizers is not known, nothing is said.
+// The same number would be another piece of text.
 static LsStatus check_tokenizer(const LsTrainer *t, const LsCheckpoint *checkpoint, const char *path)
 {
-    const json_t *theirs = json_object_get(ls_checkpoint_data_schema(checkpoint), "tokenizer");
-    const json_t *ours = json_object_get(t->info->schema, "tokenizer");
-    if (!json_is_object(theirs) || !json_is_object(ours))
-        return LS_OK;
-    const json_t *tokens = json_object_get(theirs, "tokens"), *others = json_object_get(ours, "tokens");
-    if (tokens && others ? json_equal(tokens, others) : json_equal(theirs, ours))
+    if (ls_dataset_same_tokens(ls_checkpoint_data_schema(checkpoint), t->info->schema))
         return LS_OK;
     return LS_FAIL(LS_CHECKPOINT,
         "train.init_from: the tokenizer of %s is not that of %s; import the text with the model's", path,

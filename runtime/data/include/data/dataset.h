@@ -65,6 +65,10 @@ LsStatus ls_dataset_describe(const json_t *schema, const char *name, LsDataset *
 // known. The caller frees *schema; its root hash is that of nothing else than this vocabulary and tokenizer.
 typedef struct LsTokenizer LsTokenizer;
 LsStatus ls_dataset_describe_tokens(size_t vocabulary, const LsTokenizer *tokenizer, json_t **schema);
+
+// Whether the tokenizers of two schemas give the same tokens the same numbers. Where one of both is not
+// known, nothing speaks against it: true.
+bool ls_dataset_same_tokens(const json_t *schema, const json_t *other);
 const LsDatasetInfo *ls_dataset_info(const LsDataset *dataset);
 const char *ls_dataset_path(const LsDataset *dataset);
 
