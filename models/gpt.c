@@ -20,6 +20,7 @@
 enum {
     VOCABULARY_UNIT = 64, // what matrix products like
     LOGITS_MAX = 1 << 27, // values of the logits that exist at a time
+    HEAD_TILE = 128,      // rows of a tile of matrix products, which a chunk of the head is whole ones of
 };
 
 // ---- Parameters -----------------------------------------------------------------------------------------
@@ -193,6 +194,17 @@ static LsStatus check(const LsConfig *config, const LsModel *base)
     return LS_OK;
 }
 
+// Tokens whose logits exist at a time.
+static size_t choose_chunk(const LsGpt *gpt, const LsConfig *config)
+{
+    size_t fitting = LOGITS_MAX / gpt->vocabulary;
+    if (config->model.head_tokens > 0)
+        return (size_t)config->model.head_tokens;
+    if (fitting > HEAD_TILE)
+        return fitting / HEAD_TILE * HEAD_TILE;
+    return fitting > 0 ? fitting : 1;
+}
+
 static void describe(LsGpt *gpt, const LsConfig *config, const LsModel *base)
 {
     gpt->base = *base;
@@ -207,8 +219,7 @@ static void describe(LsGpt *gpt, const LsConfig *config, const LsModel *base)
     gpt->vocabulary = ls_round_up(base->shape.vocabulary, VOCABULARY_UNIT);
     gpt->dropout = config->model.dropout;
     gpt->seed = (uint64_t)config->train.seed;
-    size_t fitting = LOGITS_MAX / gpt->vocabulary > 0 ? LOGITS_MAX / gpt->vocabulary : 1;
-    gpt->chunk = config->model.head_tokens > 0 ? (size_t)config->model.head_tokens : fitting;
+    gpt->chunk = choose_chunk(gpt, config);
 }
 
 LsStatus ls_gpt_create(const LsConfig *config, const LsModel *base, LsModel **out)

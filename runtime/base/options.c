@@ -68,7 +68,7 @@ static const LsOption options[] = {
     INT("model.context", model.context, "256", 1, 1 << 24, IDENTITY,
         "Tokens of a window: as far as `gpt` looks back."),
     INT("model.head_tokens", model.head_tokens, "0", 0, 1 << 30, NUMERIC,
-        "Tokens whose logits `gpt` has in memory at a time, on the way to the loss; 0: as many as give 2^27 logits."),
+        "Tokens whose logits `gpt` has in memory at a time, on the way to the loss; 0: as many times 128 as give at most 2^27 logits."),
     CHOICE("model.recompute", model.recompute, "none", recomputations, FREE,
         "What `gpt` computes again in the backward pass instead of keeping it: `cheap` is the normalisations' outputs "
         "and the MLP's hidden values, `block` all but a block's input; the bits stay the same."),

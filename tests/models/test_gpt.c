@@ -177,6 +177,29 @@ static void in_chunks(void **state)
     json_decref(fixture);
 }
 
+// Left to the model, a chunk of the head is as many tiles of 128 tokens as 2^27 logits are enough for.
+static void chunks_are_whole_tiles(void **state)
+{
+    (void)state;
+    static const int64_t given[] = {0, 2560, 2668}; // 2668 × 50304 logits are the most
+    const LsDataShape shape = {.classes = true, .window = 1024, .vocabulary = 50257};
+    size_t bytes[3];
+    for (size_t i = 0; i < 3; i++) {
+        LsConfig config;
+        LsModel *model;
+        ls_config_defaults(&config);
+        config.model.kind = LS_MODEL_GPT;
+        config.model.width = 64, config.model.heads = 4, config.model.layers = 1;
+        config.model.context = 1024;
+        config.model.head_tokens = given[i];
+        assert_ok(ls_model_create(&config, &shape, NULL, 8, &model));
+        bytes[i] = model->activation_bytes;
+        ls_model_destroy(model);
+    }
+    assert_int_equal(bytes[0], bytes[1]);
+    assert_true(bytes[0] < bytes[2]);
+}
+
 // ---- Order of the gradients -----------------------------------------------------------------------------
 
 typedef struct Watcher {
@@ -372,6 +395,7 @@ int main(void)
         cmocka_unit_test(evaluates),
         cmocka_unit_test(accumulates),
         cmocka_unit_test(in_chunks),
+        cmocka_unit_test(chunks_are_whole_tiles),
         cmocka_unit_test(in_order),
         cmocka_unit_test(recomputation_keeps_bits),
         cmocka_unit_test(recomputation_saves_memory),
