@@ -126,6 +126,8 @@ LsStatus ls_gpt_reserve(LsGpt *gpt)
 {
     size_t tokens;
     LS_TRY(count_tokens(gpt, &tokens));
+    gpt->base.library_bytes = ls_attention_library_bytes(
+        gpt->base.max_rows, gpt->window, gpt->heads, gpt->width / gpt->heads, gpt->type);
     for (size_t l = 0; l < gpt->blocks; l++)
         LS_TRY(reserve_block(gpt, l));
     LS_TRY(reserve(gpt, gpt->width, &gpt->stream));

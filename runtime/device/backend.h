@@ -64,6 +64,18 @@ LsTokenOrder ls_order_by_token(const LsEmbeddingGradient *args);
 // rows of a layer normalisation, about as many as a large GPU works on at a time. Scratch memory is for both.
 enum { LS_EMBEDDING_CHUNK = 32, LS_LAYER_NORM_SLICES = 256 };
 
+// The most device memory that a GPU's library (cuDNN) may use for an op of attention.
+enum { LS_ATTENTION_WORKSPACE = 256 << 20 };
+
+// What of attention the library is asked to do: 16-bit types, and heads whose rows are whole groups of 16
+// bytes. Its backward pass is wrong for windows of one token, by its release notes.
+bool ls_attention_asks_library(size_t window, size_t size, LsDtype type);
+
+// Of how many windows at once the library computes the backward pass: the most that divide into all of them
+// and fit into the workspace, since it keeps the gradients of scores, heads × T × T × 2 bytes of each window.
+// 0 where not even one does: then our own kernels work, which keep nothing of that size.
+size_t ls_attention_windows_at_once(size_t windows, size_t window, size_t heads);
+
 // What layer normalisation adds to the variance.
 #define LS_LAYER_NORM_EPSILON 1e-5f
 

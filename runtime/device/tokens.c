@@ -4,6 +4,8 @@
 
 #include <string.h>
 
+#include "base/memory.h"
+
 LsStatus ls_require_windows(const char *op, size_t rows, size_t window)
 {
     if (window == 0 || rows % window != 0)
@@ -79,4 +81,41 @@ size_t ls_attention_scratch(size_t windows, size_t window, size_t heads, size_t 
 {
     (void)size;
     return windows * window * heads * sizeof(float);
+}
+
+// ---- Attention by a GPU's library -----------------------------------------------------------------------
+
+bool ls_attention_asks_library(size_t window, size_t size, LsDtype type)
+{
+    enum { GROUP = 8, LARGEST = 128 };
+    return (type == LS_BF16 || type == LS_F16) && window > 1 && size % GROUP == 0 && size <= LARGEST;
+}
+
+enum { LIBRARY_REST = 1 << 20 }; // of the workspace, for what does not grow with the windows
+
+// Gradients of scores and sums of rows; see describe_backward in cuda/cudnn_attention.c.
+static size_t window_bytes(size_t window, size_t heads)
+{
+    enum { TILE = 128 };
+    size_t keys = ls_round_up(window, TILE);
+    return heads * (keys * keys * sizeof(uint16_t) + window * sizeof(float));
+}
+
+size_t ls_attention_windows_at_once(size_t windows, size_t window, size_t heads)
+{
+    enum { MOST = 1 << 16 }; // tokens, or heads: far beyond what fits, and far from an overflow
+    if (window > MOST || heads > MOST)
+        return 0;
+    size_t at_once = windows, fitting = (LS_ATTENTION_WORKSPACE - LIBRARY_REST) / window_bytes(window, heads);
+    while (at_once > 0 && (windows % at_once != 0 || at_once > fitting))
+        at_once--;
+    return at_once;
+}
+
+size_t ls_attention_library_bytes(size_t windows, size_t window, size_t heads, size_t size, LsDtype type)
+{
+    if (!ls_attention_asks_library(window, size, type))
+        return 0;
+    size_t at_once = ls_attention_windows_at_once(windows, window, heads);
+    return at_once > 0 ? at_once * window_bytes(window, heads) + LIBRARY_REST : 0;
 }

@@ -35,7 +35,7 @@ LsMemoryPlan ls_memory_plan(const LsMemoryQuestion *q)
         .staging = staging_bytes(q),
         .activations = q->model->activation_bytes,
         .batches = batch_bytes(q),
-        .workspace = q->discrete ? PRODUCT_WORKSPACE : 0,
+        .workspace = q->discrete ? PRODUCT_WORKSPACE + q->model->library_bytes : 0,
         .host = arenas.host,
     };
     plan.device = plan.weights + plan.gradients + plan.optimizer + plan.staging + plan.activations +

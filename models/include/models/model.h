@@ -68,6 +68,7 @@ struct LsModel {
     LsLossKind loss_kind; // never auto
     size_t max_rows;
     size_t activation_bytes; // device memory held
+    size_t library_bytes;    // and what a GPU's libraries may use for its ops, products aside
     double flops_per_sample; // of the products that forward and backward do for one sample: 2 for each
                              // multiply-add
 };

@@ -47,38 +47,11 @@ void ls_attention_plans_allow(LsAttentionPlans *plans, bool library)
 
 // ---- Making plans ---------------------------------------------------------------------------------------
 
-// What cuDNN is asked about: 16-bit types, and heads whose rows are whole groups of 16 bytes. Its backward
-// pass is wrong for windows of one token, by its release notes.
-static bool may_be_library(const LsAttentionKind *kind)
-{
-    enum { GROUP = 8, LARGEST = 128 };
-    return (kind->type == LS_BF16 || kind->type == LS_F16) && kind->windows > 0 && kind->window > 1 &&
-           kind->size % GROUP == 0 && kind->size <= LARGEST;
-}
-
-// Of the workspace of one window, what it grows with; see describe_backward in cudnn_attention.c.
-static uint64_t window_bytes(const LsAttentionKind *kind)
-{
-    enum { TILE = 128 };
-    uint64_t keys = ls_round_up(kind->window, TILE);
-    return kind->backward ? kind->heads * (keys * keys * sizeof(uint16_t) + kind->window * sizeof(float)) : 0;
-}
-
-// The most windows that divide into all of them and leave room for the rest of the workspace, 0 for none.
-static uint64_t windows_at_once(const LsAttentionKind *kind)
-{
-    enum { REST = 1 << 20 };
-    uint64_t at_once = kind->windows;
-    while (at_once > 0 &&
-           (kind->windows % at_once != 0 || window_bytes(kind) > (LS_ATTENTION_WORKSPACE - REST) / at_once))
-        at_once--;
-    return at_once;
-}
-
 static LsStatus make_plan(LsAttentionPlans *plans, Entry *entry)
 {
     LsAttentionKind part = entry->kind;
-    part.windows = entry->at_once = windows_at_once(&entry->kind);
+    part.windows = entry->at_once =
+        part.backward ? ls_attention_windows_at_once(part.windows, part.window, part.heads) : part.windows;
     if (part.windows == 0 || !ls_cudnn_is_there())
         return LS_OK;
     if (!plans->library)
@@ -214,7 +187,8 @@ LsStatus ls_attention_by_library(
     Piece pieces[PIECES];
     void *workspace;
     *done = false;
-    if (plans->forbidden || !may_be_library(kind))
+    if (plans->forbidden || kind->windows == 0 ||
+        !ls_attention_asks_library(kind->window, kind->size, (LsDtype)kind->type))
         return LS_OK;
     LS_TRY(ls_cuda_require_compute(plans->cuda, "attention"));
     LS_TRY(find_entry(plans, kind, &entry));

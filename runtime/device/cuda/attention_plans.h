@@ -6,11 +6,6 @@
 #include "cuda.h"
 #include "cudnn_attention.h"
 
-// The most device memory that cuDNN may use for an op. The deterministic backward pass needs heads × T × T ×
-// 2 bytes for each window, 24 MiB for 12 heads and 1,024 tokens, and is called for as many windows at once as
-// fit. Where not even one does, our own kernels work, which keep nothing of that size.
-enum { LS_ATTENTION_WORKSPACE = 256 << 20 };
-
 LsStatus ls_attention_plans_open(LsCudaDevice *cuda, LsAttentionPlans **out);
 void ls_attention_plans_close(LsAttentionPlans *plans); // NULL is fine
 

@@ -295,7 +295,8 @@ static void where_buffers_lie_makes_no_difference(void **unused)
     }
 }
 
-// A pass over more windows than the workspace is enough for: the same bits as over each half of them.
+// A pass over more windows than the workspace is enough for: the same bits as over each half of them, in no
+// more memory than is said beforehand.
 static void windows_are_computed_a_few_at_once(void **unused)
 {
     (void)unused;
@@ -309,6 +310,8 @@ static void windows_are_computed_a_few_at_once(void **unused)
     REQUIRE(forward(&b));
     REQUIRE(backward(&b));
     read_back(device, whole, b.dqkv, bytes);
+    assert_in_range(ls_cuda(device)->scratch->bytes, 1,
+        ls_attention_library_bytes(all.windows, all.window, all.heads, all.size, all.type));
     REQUIRE(device->ops->zero(device, b.dqkv, bytes));
     for (size_t i = 0; i < 2; i++) {
         Buffers part = b;

@@ -277,8 +277,8 @@ size_t ls_layer_norm_scratch(size_t rows, size_t columns);
 // may see it.
 typedef struct LsAttention {
     size_t windows, window, heads, size;
-    size_t first; // rows of out and log_sum before it are left as they are, their keys and values count; 0
-                  // but in generation, which asks for the newest row alone
+    size_t first;    // rows of out and log_sum before it are left as they are, their keys and values count; 0
+                     // but in generation, which asks for the newest row alone
     const void *qkv; // [windows × window][3 × heads × size]
     void *out;       // [windows × window][heads × size]
     float *log_sum;  // [windows][heads][window]
@@ -296,5 +296,9 @@ typedef struct LsAttentionBackward {
     void *scratch; // ls_attention_scratch bytes
 } LsAttentionBackward;
 size_t ls_attention_scratch(size_t windows, size_t window, size_t heads, size_t size);
+
+// The most device memory that a GPU's library (cuDNN) uses for it beside its arguments: 0 where our own
+// kernels work.
+size_t ls_attention_library_bytes(size_t windows, size_t window, size_t heads, size_t size, LsDtype type);
 
 #endif
