@@ -1,8 +1,10 @@
 """Language models on GPUs: the same bits on any number of ranks, over every transport, with and without graphs.
 
-Skips (77) where runtime.device=cuda says that there is no GPU. Small, for the emulated one.
+What they generate and evaluate is what a CPU does. Skips (77) where runtime.device=cuda says that there is no GPU. Small, for the emulated one.
 """
 
+import json
+import struct
 import sys
 
 import harness
@@ -41,6 +43,23 @@ class Language(Gpu):
                 self.assertEqual(found, expected)
         found = self.train("mpi-3", ranks=2, arguments=["--resume", "mpi-3/checkpoints/step-00000004"])
         self.assertEqual(found, expected)
+
+    def test_generation_and_evaluation(self):
+        """The same checkpoint on a CPU: FP32 sums in another order, through two blocks, are this near to each other."""
+        self.train("run")
+        found = {}
+        for device in ("cuda", "cpu"):
+            setting = ("--checkpoint", "run", "--set", f"runtime.device={device}")
+            generated = self.run_lockstep("generate", *setting, "--prompt", "The rank", "--max-tokens", "20", "--temperature",
+                                          "0", "--logits", f"{device}.bin").stdout  # past the window of 16: it slides
+            evaluated = json.loads(self.run_lockstep("eval", *setting, "--split", "validation").stdout)
+            logits = (self.dir / f"{device}.bin").read_bytes()
+            found[device] = generated, evaluated["loss"], struct.unpack(f"<{len(logits) // 4}f", logits)
+        self.assertEqual(found["cuda"][0], found["cpu"][0])
+        self.assertAlmostEqual(found["cuda"][1], found["cpu"][1], delta=1e-5)
+        self.assertEqual(len(found["cuda"][2]), 20 * 257)
+        for ours, other in zip(found["cuda"][2], found["cpu"][2]):
+            self.assertAlmostEqual(ours, other, delta=1e-4)
 
     def test_graphs_orders_and_recomputation(self):
         """Nothing of how the work is launched reaches a bit; two microbatches are added up."""

@@ -1,9 +1,13 @@
-"""A language model from text to text: import, training, evaluation, generation; test_language_bits.py has the bits."""
+"""A language model from text to text: import, training, evaluation, generation; test_language_bits.py has the bits.
+
+On the CPU, wherever the tests run: test_cuda_language.py has GPUs.
+"""
 
 import json
 import math
 import os
 import random
+import re
 import subprocess
 import unittest
 
@@ -20,7 +24,7 @@ schedule: {kind: cosine, warmup_steps: 5}
 eval: {every: 20, quick_samples: 20, batch: 40}
 checkpoint: {every: 20, keep_last: 100}
 log: {every: 1}
-runtime: {precision: fp32}
+runtime: {device: cpu, precision: fp32}
 collectives: {timeout: 60}
 """
 
@@ -46,7 +50,7 @@ class Language(Case):
         return self.run_lockstep("generate", "--checkpoint", checkpoint, *arguments).stdout
 
     def test_learns_and_reports(self):
-        self.train("run", 2, "--set", "train.max_steps=100", "--set", "eval.every=100")
+        self.train("run", 2, "--set", "train.max_steps=150", "--set", "eval.every=150")
         status = self.status("run")
         evaluation = status["eval"]
         # A byte of this text has under 2 bits once the few words are known, and 8 before.
@@ -60,8 +64,7 @@ class Language(Case):
             self.assertAlmostEqual(again[key] / evaluation[key], 1, delta=1e-8)
 
     def test_generates(self):
-        # On the CPU, since the emulated GPU would take minutes; generation is where `auto` puts it.
-        self.train("run", 2, "--set", "train.max_steps=500", "--set", "eval.every=0", "--set", "runtime.device=cpu")
+        self.train("run", 2, "--set", "train.max_steps=500", "--set", "eval.every=0")
         greedy = self.generate("--prompt", "The rank", "--max-tokens", "100", "--temperature", "0")
         # Longer than the window of 24 tokens: it slides. What was learned are whole words.
         self.assertTrue(greedy.startswith("The rank"), greedy)
@@ -106,6 +109,14 @@ class Language(Case):
         text = "".join(part.decode() for part in parts)
         self.assertTrue(text.startswith("Größe"))
         self.assertIn("\ufffd", text)
+
+    def test_dry_run_counts_attention_on_gpus(self):
+        """In 16 bits cuDNN keeps the gradients of scores; in FP32 our own kernels work, and keep nothing of that size."""
+        for precision, mebibytes in (("bf16", 2 * 2 * (512 * 512 * 2 + 512 * 4) / 2**20 + 1), ("fp32", 0)):
+            output = self.run_lockstep("train", "-c", "config.yaml", "--dry-run", "--set", "runtime.device=cuda", "--set",
+                                       f"runtime.precision={precision}", "--set", "model.context=512").stdout
+            numbers = re.search(r"(?m)^ +0 +0-7.*$", output).group(0).split()[4:]
+            self.assertAlmostEqual(float(numbers[6]), 64 + mebibytes, delta=0.051, msg=output)
 
     def test_what_does_not_fit(self):
         self.assert_refused(self.train("run", 2, "--set", "model.kind=mlp", code=78), "model.kind", "gpt")

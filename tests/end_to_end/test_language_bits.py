@@ -7,7 +7,7 @@ import harness
 from harness import Case
 
 # As small as it can be, since eight ranks share the machine's cores. A window is not a multiple of a block of attention,
-# and 257 tokens are padded inside. FP32, so that every CPU computes it.
+# and 257 tokens are padded inside. FP32, so that every CPU computes it; test_cuda_language.py has GPUs.
 CONFIG = """\
 model: {kind: gpt, layers: 2, heads: 2, width: 16, context: 18, dropout: 0.1}
 data: {path: text.h5}
@@ -17,7 +17,7 @@ schedule: {kind: cosine, warmup_steps: 5}
 eval: {every: 15, quick_samples: 8, batch: 12}
 checkpoint: {every: 10, keep_last: 100}
 log: {every: 1}
-runtime: {precision: fp32}
+runtime: {device: cpu, precision: fp32}
 collectives: {timeout: 60}
 """
 
@@ -88,7 +88,7 @@ class SameBits(Case):
 
     def test_fp16(self):
         """The loss scale comes down in the same steps."""
-        settings = ("runtime.device=cpu", "runtime.precision=fp16", "train.loss_scale=16777216", "eval.every=30")
+        settings = ("runtime.precision=fp16", "train.loss_scale=16777216", "eval.every=30")
         expected = self.train("alone", 0, *settings)
         skipped = [event["step"] for event in self.events("alone", "skip")]
         self.assertGreater(len(skipped), 0)
