@@ -35,8 +35,7 @@ __attribute__((no_sanitize("thread"))) static inline LsEmulatedLanes<T> ls_emula
     return lanes;
 }
 
-// ---- mma.sync.aligned.m16n8k16.row.col.f32.T.T.f32
-// ----------------------------------------------------------
+// ---- mma.sync.aligned.m16n8k16.row.col.f32.T.T.f32 ------------------------------------------------------
 
 // A lane's elements of a [16][16] and b [16][8], two in a word, the one of the lower index in its lower half
 // (PTX manual, "Matrix Fragments for mma.m16n8k16 with floating point type").
@@ -70,8 +69,7 @@ __attribute__((no_sanitize("thread"))) static inline void ls_emulator_mma(
                     lane.of[(column + i % 2) * 4 + k % 8 / 2].b[k / 8 * 2 + k % 2];
 }
 
-// ---- ldmatrix.sync.aligned.m8n8.x4[.trans].shared.b16
-// -------------------------------------------------------
+// ---- ldmatrix.sync.aligned.m8n8.x4[.trans].shared.b16 ---------------------------------------------------
 
 // Lane i names row i % 8 of matrix i / 8, 16 bytes in shared memory. Word m is this lane's part of matrix m:
 // elements 2 (i % 4) and the next of row i / 4, or with `transposed` those rows' elements i / 4.
@@ -89,8 +87,7 @@ static inline void ls_emulator_ldmatrix(
     }
 }
 
-// ---- cp.async
-// -----------------------------------------------------------------------------------------------
+// ---- cp.async -------------------------------------------------------------------------------------------
 
 // A copy of `bytes` whose first `valid` come from global memory; the others are zeros.
 struct LsEmulatedCopy {
