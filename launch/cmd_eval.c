@@ -109,15 +109,19 @@ static LsStatus print_evaluation(const LsEvaluation *evaluation)
 
 static LsStatus evaluate(LsComm *comm, const LsInference *inference, const LsDataset *dataset, LsSplit split)
 {
+    LsEvaluator *evaluator = NULL;
     LsEvaluation evaluation;
-    LS_TRY(ls_evaluate(&(LsEvaluateOptions){.comm = comm,
-                           .device = inference->device,
-                           .model = inference->model,
-                           .dataset = dataset,
-                           .split = split,
-                           .batch = inference->rows,
-                           .weights = inference->weights},
-        &evaluation));
+    LsStatus status = ls_comm_agree(comm, ls_evaluator_create(&(LsEvaluatorOptions){.comm = comm,
+                                                                  .device = inference->device,
+                                                                  .model = inference->model,
+                                                                  .dataset = dataset,
+                                                                  .batch = inference->rows},
+                                              &evaluator));
+    if (status == LS_OK)
+        status = ls_evaluate(
+            evaluator, &(LsEvaluateOptions){.split = split, .weights = inference->weights}, &evaluation);
+    ls_evaluator_destroy(evaluator);
+    LS_TRY(status);
     return ls_comm_rank(comm) == 0 ? print_evaluation(&evaluation) : LS_OK;
 }
 

@@ -89,15 +89,9 @@ static LsStatus evaluate(LsTrainer *t, LsSplit split, const uint64_t *indexes, s
 {
     LS_TRY(ls_comm_drain(t->comm)); // the weights are whole
     ls_trace_begin(t->trace, "evaluate");
-    LsStatus status = ls_evaluate(&(LsEvaluateOptions){.comm = t->comm,
-                                      .device = t->device,
-                                      .model = t->model,
-                                      .dataset = t->dataset,
-                                      .split = split,
-                                      .indexes = indexes,
-                                      .count = count,
-                                      .batch = t->block,
-                                      .weights = t->arenas.weights},
+    LsStatus status = ls_evaluate(t->evaluator,
+        &(LsEvaluateOptions){
+            .split = split, .indexes = indexes, .count = count, .weights = t->arenas.weights},
         &t->newest_evaluation);
     ls_trace_end(t->trace);
     LS_TRY(status);

@@ -271,6 +271,12 @@ static LsStatus prepare_steps(LsTrainer *t)
     LS_TRY(ls_exchange_create(t->comm, t->device, &t->plan, &t->buckets, &t->exchange));
     LS_TRY(list_pieces(t));
     LS_TRY(create_outcomes(t->device, &t->outcomes));
+    LS_TRY(ls_evaluator_create(&(LsEvaluatorOptions){.comm = t->comm,
+                                   .device = t->device,
+                                   .model = t->model,
+                                   .dataset = t->dataset,
+                                   .batch = t->block},
+        &t->evaluator));
     return t->device->ops->allocate(t->device, sizeof *t->lane_loss, (void **)&t->lane_loss);
 }
 
@@ -374,6 +380,7 @@ static void release_device(LsTrainer *t)
     ls_feed_destroy(&t->feed);
     ls_loader_destroy(t->loader);
     device->ops->release(device, t->lane_loss);
+    ls_evaluator_destroy(t->evaluator);
     destroy_outcomes(device, &t->outcomes);
     ls_exchange_destroy(&t->exchange);
     ls_reducer_destroy(t->reducer);

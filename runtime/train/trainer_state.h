@@ -69,6 +69,7 @@ typedef struct LsTrainer {
     LsVariant variant[LS_FEED_SETS][LS_LANE_SLOTS_MAX][2][2][2];
     char *algorithms; // what runtime.autotune chose, as the device writes it; NULL: nothing
     LsTrace *trace;
+    LsEvaluator *evaluator;
     uint64_t *quick; // indexes of the quick evaluation, NULL: the whole split
     size_t quick_count;
     LsSplit watched; // split of evaluations during training

@@ -183,21 +183,27 @@ static double cross_entropy(const double *logits, size_t classes, int32_t label)
     return log(total) - logits[label];
 }
 
+static LsStatus create_evaluator(Scene *s, size_t batch, LsEvaluator **out)
+{
+    return ls_evaluator_create(
+        &(LsEvaluatorOptions){
+            .comm = comm, .device = s->device, .model = s->model, .dataset = s->dataset, .batch = batch},
+        out);
+}
+
 static LsEvaluation evaluate(Scene *s, size_t batch, const uint64_t *indexes, size_t count)
 {
+    LsEvaluator *evaluator;
     LsEvaluateOptions options = {
-        .comm = comm,
-        .device = s->device,
-        .model = s->model,
-        .dataset = s->dataset,
         .split = LS_TEST,
         .indexes = indexes,
         .count = count,
-        .batch = batch,
         .weights = s->weights,
     };
     LsEvaluation out;
-    assert_ok(ls_evaluate(&options, &out));
+    assert_ok(create_evaluator(s, batch, &evaluator));
+    assert_ok(ls_evaluate(evaluator, &options, &out));
+    ls_evaluator_destroy(evaluator);
     return out;
 }
 
@@ -346,17 +352,18 @@ static void refuses(void **state)
     LsDataShape shape;
     LsEvaluation out;
     open_scene(&s, directory, 3, LS_LOSS_AUTO, open_device(false));
-    LsEvaluateOptions options = {.comm = comm,
-        .device = s.device,
-        .model = s.model,
-        .dataset = s.dataset,
-        .split = LS_VALIDATION,
-        .batch = 8,
-        .weights = s.weights};
-    assert_int_equal(ls_evaluate(&options, &out), LS_BAD_DATA);
-    options.split = LS_TEST;
-    options.batch = 65;
-    assert_int_equal(ls_evaluate(&options, &out), LS_INTERNAL);
+    LsEvaluator *evaluator;
+    LsEvaluateOptions options = {.split = LS_VALIDATION, .weights = s.weights};
+    assert_ok(create_evaluator(&s, 8, &evaluator));
+    assert_int_equal(ls_evaluate(evaluator, &options, &out), LS_BAD_DATA);
+    ls_evaluator_destroy(evaluator);
+    assert_int_equal(create_evaluator(&s, 65, &evaluator), LS_INTERNAL);
+    assert_int_equal(create_evaluator(&s, 0, &evaluator), LS_INTERNAL);
+    LsDataset *other = s.dataset;
+    s.dataset = import_dataset(directory, 2);
+    assert_int_equal(create_evaluator(&s, 8, &evaluator), LS_BAD_DATA);
+    ls_dataset_close(s.dataset);
+    s.dataset = other;
     ls_config_defaults(&config);
     config.train.loss = LS_LOSS_BINARY_CROSS_ENTROPY;
     assert_int_equal(ls_data_shape(&config, ls_dataset_info(s.dataset), &shape), LS_CONFIG);
@@ -393,15 +400,52 @@ static void damaged_on_one_rank(void **state)
         damage(path, x);
     ls_dataset_close(s.dataset); // it keeps in memory what it has read
     assert_ok(ls_dataset_open(path, &s.dataset));
-    LsEvaluateOptions options = {.comm = comm,
-        .device = s.device,
-        .model = s.model,
-        .dataset = s.dataset,
-        .split = LS_TEST,
-        .batch = 8,
-        .weights = s.weights};
-    assert_int_equal(ls_evaluate(&options, &out), LS_BAD_DATA);
+    LsEvaluator *evaluator;
+    LsEvaluateOptions options = {.split = LS_TEST, .weights = s.weights};
+    assert_ok(create_evaluator(&s, 8, &evaluator));
+    assert_int_equal(ls_evaluate(evaluator, &options, &out), LS_BAD_DATA);
     assert_non_null(strstr(ls_status_message(), "rows.h5"));
+    ls_evaluator_destroy(evaluator);
+    close_scene(&s);
+}
+
+static size_t allocations;
+static LsStatus (*allocate)(LsDevice *device, size_t bytes, void **out);
+
+static LsStatus count_allocation(LsDevice *device, size_t bytes, void **out)
+{
+    allocations++;
+    return allocate(device, bytes, out);
+}
+
+// Evaluations of any size take no memory of the device but what the evaluator has.
+static void allocates_once(void **state)
+{
+    (void)state;
+    Scene s;
+    LsEvaluator *evaluator;
+    LsEvaluation out;
+    static const uint64_t part[] = {3, 4, 8};
+    open_scene(&s, directory, 3, LS_LOSS_AUTO, open_device(true));
+    const LsDeviceOps *ops = s.device->ops;
+    LsDeviceOps counted = *ops;
+    allocate = counted.allocate;
+    counted.allocate = count_allocation;
+    s.device->ops = &counted;
+    allocations = 0;
+    assert_ok(create_evaluator(&s, 8, &evaluator));
+    size_t before = allocations;
+    assert_true(before > 0);
+    assert_ok(ls_evaluate(evaluator, &(LsEvaluateOptions){.split = LS_TEST, .weights = s.weights}, &out));
+    double whole = out.loss;
+    assert_ok(ls_evaluate(evaluator,
+        &(LsEvaluateOptions){.split = LS_TEST, .indexes = part, .count = 3, .weights = s.weights}, &out));
+    assert_int_equal(out.samples, 3);
+    assert_ok(ls_evaluate(evaluator, &(LsEvaluateOptions){.split = LS_TEST, .weights = s.weights}, &out));
+    assert_true(out.loss == whole);
+    assert_int_equal(allocations, before);
+    ls_evaluator_destroy(evaluator);
+    s.device->ops = ops;
     close_scene(&s);
 }
 
@@ -467,6 +511,7 @@ int main(void)
         cmocka_unit_test(regression),
         cmocka_unit_test(refuses),
         cmocka_unit_test(damaged_on_one_rank),
+        cmocka_unit_test(allocates_once),
         cmocka_unit_test(quick_part_is_stratified),
         cmocka_unit_test(quick_part_of_regression),
     };

@@ -43,20 +43,30 @@ LsStatus ls_metrics_classification(
 LsStatus ls_evaluate_choose(
     const LsDataset *dataset, LsSplit split, uint64_t seed, size_t count, uint64_t *indexes);
 
-typedef struct LsEvaluateOptions {
+// Memory for blocks of samples, on the device and the host: made once, for any number of evaluations.
+typedef struct LsEvaluator LsEvaluator;
+
+typedef struct LsEvaluatorOptions { // all lent
     LsComm *comm;
     LsDevice *device;
     LsModel *model;
     const LsDataset *dataset;
+    size_t batch; // rows of a block, at most model->max_rows
+} LsEvaluatorOptions;
+
+// LS_BAD_DATA when the data are not those of the model's shape; LS_CONFIG when a block is too large.
+LsStatus ls_evaluator_create(const LsEvaluatorOptions *options, LsEvaluator **out);
+void ls_evaluator_destroy(LsEvaluator *evaluator); // accepts NULL
+
+typedef struct LsEvaluateOptions {
     LsSplit split;
     const uint64_t *indexes; // NULL: the whole split
     size_t count;            // of indexes
-    size_t batch;            // rows of a block, at most model->max_rows
     const void *weights;     // compute type, whole model, device
 } LsEvaluateOptions;
 
 // Collective; the result is the same on all ranks.
-LsStatus ls_evaluate(const LsEvaluateOptions *options, LsEvaluation *out);
+LsStatus ls_evaluate(LsEvaluator *evaluator, const LsEvaluateOptions *options, LsEvaluation *out);
 
 // {"split": …, "loss": …, "accuracy": …} as status.json and events carry it.
 json_t *ls_evaluation_json(const LsEvaluation *evaluation);
