@@ -350,6 +350,8 @@ static LsStatus train(Trainer *t, const char *const *files, size_t count, size_t
         status = ls_text_file_read(found.path[i], LS_END_OF_TEXT, &sink);
     ls_text_files_free(&found);
     LS_TRY(status);
+    if (t->words_count == 0)
+        return LS_FAIL(LS_BAD_DATA, "%s: there is no text, nothing but separators", files[0]);
     LS_TRY(learn(t, vocabulary));
     LS_TRY(ls_tokenizer_end_tokens(t->tokenizer, place));
     return ls_tokenizer_finish(t->tokenizer, place);

@@ -77,7 +77,9 @@ class BadText(BadInput):
         (self.dir / "folder").mkdir()
         self.refused("data", "import", "text", "folder", "-o", "out.h5", code=BAD_DATA, words=("folder", "no files"))
         self.write("empty", b"")
-        self.refused("tokenizer", "train", "empty", "-o", "out", "--vocab", "300", code=BAD_DATA, words=("empty",))
+        self.write("separators", b"<|endoftext|>\n<|endoftext|>\n")
+        for name in ("empty", "separators"):
+            self.refused("tokenizer", "train", name, "-o", "out", "--vocab", "300", code=BAD_DATA, words=(name,))
         self.refused("tokenizer", "train", "text.txt", "-o", "out", "--vocab", "256", code=USAGE, words=("257",))
 
     def test_shards(self):
