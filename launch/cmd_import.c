@@ -93,22 +93,11 @@ static LsStatus configure_gpt(Import *import, const LsGptSizes *sizes)
     return LS_OK;
 }
 
-// The tokenizer that was named, that lies beside the file, or that the file mentions; NULL if none.
+// The tokenizer that was named, or that the weights come with; NULL if none.
 static LsStatus find_tokenizer(const Import *import, const char *named, LsTokenizer **out)
 {
-    char folder[LS_PATH_MAX], beside[LS_PATH_MAX];
-    const char *stored = ls_safetensors_metadata(ls_weights_file(import->weights), LS_WEIGHTS_TOKENIZER);
-    snprintf(folder, sizeof folder, "%s", file_of(import));
-    char *slash = strrchr(folder, '/');
-    if (slash)
-        slash[slash == folder ? 1 : 0] = '\0';
-    LS_TRY(ls_path_join(beside, slash ? folder : ".", "merges.txt"));
-    if (!named && ls_file_exists(beside))
-        named = beside;
-    if (!named && stored && strcmp(stored, "bytes") == 0)
-        named = stored;
     if (!named)
-        return LS_OK;
+        return ls_weights_tokenizer(import->weights, out);
     return strcmp(named, "bytes") == 0 ? ls_tokenizer_bytes(out) : ls_tokenizer_open(named, out);
 }
 
@@ -148,6 +137,7 @@ static LsStatus fail_undescribed(const Import *import)
         "%s is neither a GPT-2 (it has no tensor wte.weight) nor a file of lockstep export", file_of(import));
 }
 
+// Options that make the model, which are what export writes; a file decides about nothing else.
 static LsStatus read_config(Import *import, const json_t *config)
 {
     const char *name;
@@ -155,10 +145,10 @@ static LsStatus read_config(Import *import, const json_t *config)
     json_object_foreach((json_t *)config, name, value)
     {
         const char *text = json_string_value(value);
-        LsStatus status = text ? ls_config_set(&import->config, name, text, file_of(import)) : LS_CONFIG;
-        if (!text)
+        const LsOption *option = ls_option_find(name);
+        if (!text || !option || option->class_ != LS_CLASS_IDENTITY)
             return fail_undescribed(import);
-        if (status != LS_OK)
+        if (ls_config_set(&import->config, name, text, file_of(import)) != LS_OK)
             return ls_status_adopt(LS_CHECKPOINT, ls_status_message());
     }
     return LS_OK;

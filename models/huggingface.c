@@ -45,9 +45,8 @@ void ls_huggingface_name(const char *ours, char theirs[LS_NAME_MAX], bool *trans
 
 bool ls_huggingface_constant(const char *theirs)
 {
-    unsigned block;
-    int digits = 0;
-    if (sscanf(theirs, "h.%u.attn.%n", &block, &digits) != 1 || digits == 0)
+    int digits = 0; // up to which the block's number goes, whatever it is
+    if (sscanf(theirs, "h.%*u.attn.%n", &digits) != 0 || digits == 0)
         return false;
     return strcmp(theirs + digits, "bias") == 0 || strcmp(theirs + digits, "masked_bias") == 0;
 }

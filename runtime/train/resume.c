@@ -207,9 +207,9 @@ static LsStatus check_architecture(const LsTrainer *t, const LsCheckpoint *check
 }
 
 // The same number would be another piece of text.
-static LsStatus check_tokenizer(const LsTrainer *t, const LsCheckpoint *checkpoint, const char *path)
+static LsStatus check_tokenizer(const LsTrainer *t, const json_t *schema, const char *path)
 {
-    if (ls_dataset_same_tokens(ls_checkpoint_data_schema(checkpoint), t->info->schema))
+    if (ls_dataset_same_tokens(schema, t->info->schema))
         return LS_OK;
     return LS_FAIL(LS_CHECKPOINT,
         "train.init_from: the tokenizer of %s is not that of %s; import the text with the model's", path,
@@ -224,7 +224,7 @@ static LsStatus read_initial_checkpoint(LsTrainer *t)
     LS_TRY(ls_checkpoint_open(path, &checkpoint));
     LsStatus status = check_architecture(t, checkpoint, path);
     if (status == LS_OK)
-        status = check_tokenizer(t, checkpoint, path);
+        status = check_tokenizer(t, ls_checkpoint_data_schema(checkpoint), path);
     if (status == LS_OK)
         status = ls_checkpoint_matches(checkpoint, &t->model->parameters);
     if (status == LS_OK)
@@ -233,18 +233,38 @@ static LsStatus read_initial_checkpoint(LsTrainer *t)
     return status;
 }
 
-static LsStatus check_weights(const LsTrainer *t, LsWeights *weights)
+static LsStatus check_heads(const LsTrainer *t, const LsWeights *weights)
 {
     LsGptSizes sizes;
-    if (t->config->model.kind == LS_MODEL_GPT) {
-        LS_TRY(ls_weights_gpt_sizes(weights, &sizes));
-        if (sizes.heads > 0 && sizes.heads != (size_t)t->config->model.heads)
-            return LS_FAIL(LS_CHECKPOINT,
-                "train.init_from: %s is of a model with %zu heads, model.heads is %lld",
-                ls_safetensors_path(ls_weights_file(weights)), sizes.heads,
-                (long long)t->config->model.heads);
-    }
-    return ls_weights_match(weights, &t->model->parameters);
+    LS_TRY(ls_weights_gpt_sizes(weights, &sizes));
+    if (sizes.heads == 0 || sizes.heads == (size_t)t->config->model.heads)
+        return LS_OK;
+    return LS_FAIL(LS_CHECKPOINT, "train.init_from: %s is of a model with %zu heads, model.heads is %lld",
+        ls_safetensors_path(ls_weights_file(weights)), sizes.heads, (long long)t->config->model.heads);
+}
+
+static LsStatus check_weights_tokenizer(const LsTrainer *t, const LsWeights *weights)
+{
+    LsTokenizer *tokenizer = NULL;
+    json_t *schema = NULL;
+    LS_TRY(ls_weights_tokenizer(weights, &tokenizer));
+    if (!tokenizer)
+        return LS_OK;
+    LsStatus status = ls_dataset_describe_tokens(ls_tokenizer_vocabulary(tokenizer), tokenizer, &schema);
+    if (status == LS_OK)
+        status = check_tokenizer(t, schema, ls_safetensors_path(ls_weights_file(weights)));
+    json_decref(schema);
+    ls_tokenizer_free(tokenizer);
+    return status;
+}
+
+static LsStatus check_weights(const LsTrainer *t, LsWeights *weights)
+{
+    bool gpt = t->config->model.kind == LS_MODEL_GPT;
+    if (gpt)
+        LS_TRY(check_heads(t, weights));
+    LS_TRY(ls_weights_match(weights, &t->model->parameters));
+    return gpt ? check_weights_tokenizer(t, weights) : LS_OK;
 }
 
 static LsStatus read_initial_weights(LsTrainer *t)

@@ -23,7 +23,7 @@ typedef struct Source {
 
 struct LsWeights {
     LsSafetensors *file;
-    char config[LS_PATH_MAX]; // config.json beside it, which need not be there
+    char config[LS_PATH_MAX], merges[LS_PATH_MAX]; // config.json and merges.txt beside it, if they are there
     const LsParameters *parameters;
     Source *source; // [parameters->count]
     size_t held;    // the parameter whose transposed weights are in `turned`
@@ -49,8 +49,8 @@ bool ls_weights_named(const char *named)
     return ls_path_join(path, named, LS_WEIGHTS_NAME ".index.json") == LS_OK && ls_file_exists(path);
 }
 
-// The file that `named` means, and the configuration beside it.
-static LsStatus find_files(const char *named, char file[LS_PATH_MAX], char config[LS_PATH_MAX])
+// The file that `named` means, and the folder that it is in.
+static LsStatus find_file(const char *named, char file[LS_PATH_MAX], char folder[LS_PATH_MAX])
 {
     if (is_directory(named)) {
         LS_TRY(ls_path_join(file, named, LS_WEIGHTS_NAME ".index.json"));
@@ -58,24 +58,30 @@ static LsStatus find_files(const char *named, char file[LS_PATH_MAX], char confi
             return LS_FAIL(LS_CHECKPOINT,
                 "%s: the weights are in several files, which are not read; save them as one", named);
         LS_TRY(ls_path_join(file, named, LS_WEIGHTS_NAME));
-        return ls_path_join(config, named, LS_WEIGHTS_CONFIG);
+        strcpy(folder, named); // shorter than the file's path
+        return LS_OK;
     }
     if (strlen(named) >= LS_PATH_MAX)
         return LS_FAIL(LS_NO_INPUT, "%.64s…: the path is too long", named);
     strcpy(file, named);
-    char folder[LS_PATH_MAX] = ".";
     const char *slash = strrchr(named, '/');
     if (slash)
-        snprintf(folder, sizeof folder, "%.*s", slash == named ? 1 : (int)(slash - named), named);
-    return ls_path_join(config, folder, LS_WEIGHTS_CONFIG);
+        snprintf(folder, LS_PATH_MAX, "%.*s", slash == named ? 1 : (int)(slash - named), named);
+    else
+        strcpy(folder, ".");
+    return LS_OK;
 }
 
 LsStatus ls_weights_open(const char *named, LsWeights **out)
 {
-    char path[LS_PATH_MAX];
+    char path[LS_PATH_MAX], folder[LS_PATH_MAX];
     LsWeights *weights = NULL;
     LS_TRY(ls_memory_allocate(sizeof *weights, (void **)&weights));
-    LsStatus status = find_files(named, path, weights->config);
+    LsStatus status = find_file(named, path, folder);
+    if (status == LS_OK)
+        status = ls_path_join(weights->config, folder, LS_WEIGHTS_CONFIG);
+    if (status == LS_OK)
+        status = ls_path_join(weights->merges, folder, "merges.txt");
     if (status == LS_OK)
         status = ls_safetensors_open(path, &weights->file);
     if (status != LS_OK) {
@@ -181,6 +187,17 @@ LsStatus ls_weights_gpt_sizes(const LsWeights *weights, LsGptSizes *out)
         LS_TRY(status);
     }
     *out = sizes;
+    return LS_OK;
+}
+
+LsStatus ls_weights_tokenizer(const LsWeights *weights, LsTokenizer **out)
+{
+    const char *stored = ls_safetensors_metadata(weights->file, LS_WEIGHTS_TOKENIZER);
+    if (ls_file_exists(weights->merges))
+        return ls_tokenizer_open(weights->merges, out);
+    if (stored && strcmp(stored, "bytes") == 0)
+        return ls_tokenizer_bytes(out);
+    *out = NULL;
     return LS_OK;
 }
 

@@ -323,7 +323,7 @@ class OutAndIn(Weights):
         self.write("table.yaml", IMAGES.replace("images.h5", "table.h5"))
         self.train("run", "model.activation=gelu", "model.residual=true", config="table.yaml")
         self.export("run", "table.safetensors")
-        _, tensors = read_safetensors(self.dir / "table.safetensors")
+        metadata, tensors = read_safetensors(self.dir / "table.safetensors")
         checkpoint, _ = read_checkpoint(self.dir / "run" / "checkpoints" / "step-00000060")
         for name, (_, shape, content) in tensors.items():
             self.assert_same_tensor((shape, content), checkpoint[f"parameters/{name}"], name)
@@ -339,6 +339,11 @@ class OutAndIn(Weights):
         write_safetensors(self.dir / "lying.safetensors", tensors,
                           {"lockstep": json.dumps({"config": {"model.hidden": "[]"}, "data": {"format": 1}})})
         self.assert_refused(self.import_weights("lying.safetensors", "x", code=76), "lying.safetensors")
+        described = json.loads(metadata["lockstep"])
+        for option, value in {"data.path": "elsewhere.h5", "model.hiden": "[4]", "model.hidden": "[-4]"}.items():
+            changed = {**described, "config": {**described["config"], option: value}}
+            write_safetensors(self.dir / "lying.safetensors", tensors, {"lockstep": json.dumps(changed)})
+            self.assert_refused(self.import_weights("lying.safetensors", "x", code=76), "lying.safetensors")
 
 
 class FineTuning(Weights):
@@ -386,6 +391,14 @@ class FineTuning(Weights):
         self.run_lockstep("tokenizer", "train", "text.txt", "-o", "tokenizer.json", "--vocab", "300")
         self.import_text("--tokenizer", "tokenizer.json", name="other.h5")
         refuse(weights, "data.path=other.h5", words=["wte.weight", "vocabulary"])
+        # As many tokens, but others: pairs of another text.
+        self.train("run-300", "data.path=other.h5", "train.max_steps=1", "eval.every=0")
+        self.export("run-300", "model-300")
+        self.train("tuned-300", "train.init_from=model-300", "data.path=other.h5", "train.max_steps=1", "eval.every=0")
+        self.write("upper.txt", text().upper())
+        self.run_lockstep("tokenizer", "train", "upper.txt", "-o", "upper.json", "--vocab", "300")
+        self.import_text("--tokenizer", "upper.json", name="upper.h5")
+        refuse("train.init_from=model-300", "data.path=upper.h5", words=["tokenizer", "model-300", "upper.h5"])
 
 
 class Freezing(Weights):

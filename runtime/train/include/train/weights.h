@@ -3,6 +3,7 @@
 #ifndef LOCKSTEP_TRAIN_WEIGHTS_H
 #define LOCKSTEP_TRAIN_WEIGHTS_H
 
+#include "data/tokenizer.h"
 #include "train/checkpoint.h"
 #include "train/safetensors.h"
 
@@ -33,6 +34,10 @@ const LsSafetensors *ls_weights_file(const LsWeights *weights);
 // file must agree with them and describe GPT-2's architecture as models/gpt.c has it: LS_CHECKPOINT.
 bool ls_weights_of_gpt(const LsWeights *weights);
 LsStatus ls_weights_gpt_sizes(const LsWeights *weights, LsGptSizes *out);
+
+// The tokenizer that the weights come with: merges.txt beside the file, or bytes by its metadata; NULL when
+// there is none. The caller frees it. Errors are those of ls_tokenizer_open.
+LsStatus ls_weights_tokenizer(const LsWeights *weights, LsTokenizer **out);
 
 // Whether a table of `rows` rows serves a vocabulary: it has a row for each token, and behind them at most
 // the padding that makes them a multiple of 64 or 128.
