@@ -155,9 +155,9 @@ static LsStatus read_prompt(Generator *g, const char *prompt, size_t most)
     size_t count = 0, room;
     LS_TRY(ls_utf8_require("--prompt", 0, prompt, strlen(prompt)));
     LS_TRY(ls_tokenizer_encode(g->tokenizer, prompt, strlen(prompt), &tokens, &count));
-    LsStatus status = LS_USAGE;
-    if (ls_size_add(count + 1, most, &room))
-        status = allocate(g, room);
+    LsStatus status = ls_size_add(count + 1, most, &room)
+                          ? allocate(g, room)
+                          : LS_FAIL(LS_USAGE, "a text of %zu more tokens is too long", most);
     for (size_t i = 0; status == LS_OK && i < count; i++)
         g->tokens[g->count++] = (int32_t)tokens[i];
     free(tokens);

@@ -1,7 +1,7 @@
 #include "base/rng.h"
 #include "data/loader.h"
 
-// Leaves room for the shift: N windows after the longest one end before the text does.
+// Leaves room for the shift: behind the largest one, all windows still end before the text does.
 size_t ls_stream_windows(size_t tokens, size_t window)
 {
     return tokens < 2 * window ? 1 : (tokens - window) / window;

@@ -24,8 +24,8 @@ LsStatus ls_file_read(const char *path, size_t limit, char **data, size_t *size)
 LsStatus ls_file_replace(const char *path, const void *data, size_t size);
 
 // The same for a file that is written in parts, with ls_file_write_at, under a name that no other process on
-// any host uses. ls_file_finish puts it in its place
-// when `written` is LS_OK; otherwise it removes it and returns `written`.
+// any host uses. ls_file_finish puts it in its place when `written` is LS_OK; otherwise it removes it and
+// returns `written`.
 typedef struct LsFileWrite {
     const char *path; // lent
     char temporary[LS_PATH_MAX];

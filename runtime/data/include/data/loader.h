@@ -1,8 +1,9 @@
 // The loader: worker threads that bring the next microbatches while the rank computes.
 //
 // The stream of training samples is endless: position p lies in epoch p / N and is sample permute(seed,
-// epoch, N)[p mod N], N being the samples of an epoch. Batches cross epochs. A step's global batch is the positions [cursor, cursor + batch);
-// lane l of L gets the l-th contiguous L-th of it, microbatch a of A the a-th part of that.
+// epoch, N)[p mod N], N being the samples of an epoch. Batches cross epochs. A step's global batch is the
+// positions [cursor, cursor + batch); lane l of L gets the l-th contiguous L-th of it, microbatch a of A the
+// a-th part of that.
 #ifndef LOCKSTEP_DATA_LOADER_H
 #define LOCKSTEP_DATA_LOADER_H
 
@@ -12,9 +13,9 @@
 uint64_t ls_stream_sample(uint64_t seed, uint64_t samples, uint64_t position);
 
 // Of tokens, a sample is a window, and those of an epoch lie side by side from a random token before the
-// window'th on. Each epoch has another one: a text that is read again is cut elsewhere. windows: how many an
-// epoch has, above 0; `tokens` are more than `window`. window: the first token of the one at a stream
-// position; O(1).
+// window'th on. Each epoch has another one: a text that is read again is cut elsewhere. ls_stream_windows is
+// how many an epoch has, at least 1, of more `tokens` than a `window` has; ls_stream_window the first token
+// of the one at a stream position, O(1).
 size_t ls_stream_windows(size_t tokens, size_t window);
 uint64_t ls_stream_window(uint64_t seed, size_t tokens, size_t window, uint64_t position);
 
