@@ -106,8 +106,9 @@ size_t ls_attention_windows_at_once(size_t windows, size_t window, size_t heads)
     enum { MOST = 1 << 16 }; // tokens, or heads: far beyond what fits, and far from an overflow
     if (window > MOST || heads > MOST)
         return 0;
-    size_t at_once = windows, fitting = (LS_ATTENTION_WORKSPACE - LIBRARY_REST) / window_bytes(window, heads);
-    while (at_once > 0 && (windows % at_once != 0 || at_once > fitting))
+    size_t fitting = (LS_ATTENTION_WORKSPACE - LIBRARY_REST) / window_bytes(window, heads);
+    size_t at_once = windows < fitting ? windows : fitting;
+    while (at_once > 0 && windows % at_once != 0)
         at_once--;
     return at_once;
 }

@@ -420,6 +420,28 @@ static void a_graph_gives_the_same_bits(void **unused)
         }
 }
 
+// What plans for GPUs count: as many windows at once as divide into all of them and fit into 255 of the 256
+// MiB, and nothing where our own kernels work. It takes no time, however many windows there are.
+static void the_librarys_memory_is_known_beforehand(void **unused)
+{
+    (void)unused;
+    const size_t window = 12 * (1024 * 1024 * 2 + 1024 * 4), rest = 1 << 20;
+    static const struct {
+        size_t windows, at_once;
+    } cases[] = {{1, 1}, {10, 10}, {11, 1}, {12, 6}, {64, 8}, {SIZE_MAX / 10 * 10, 10}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        assert_int_equal(ls_attention_library_bytes(cases[i].windows, 1024, 12, 64, LS_BF16),
+            cases[i].at_once * window + rest);
+    // A window of 130 tokens takes the scores of 256.
+    assert_int_equal(ls_attention_library_bytes(1, 130, 1, 8, LS_F16), 256 * 256 * 2 + 130 * 4 + rest);
+    assert_int_equal(ls_attention_library_bytes(64, 1024, 12, 64, LS_F32), 0);
+    assert_int_equal(ls_attention_library_bytes(64, 1024, 12, 65, LS_BF16), 0);
+    assert_int_equal(ls_attention_library_bytes(64, 1024, 12, 136, LS_BF16), 0);
+    assert_int_equal(ls_attention_library_bytes(64, 1, 12, 64, LS_BF16), 0);
+    assert_int_equal(ls_attention_library_bytes(64, 4096, 12, 64, LS_BF16), 0); // 384 MiB a window
+    assert_int_equal(ls_attention_library_bytes(64, SIZE_MAX / 4, 12, 64, LS_BF16), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -428,6 +450,7 @@ int main(void)
         cmocka_unit_test(a_token_sees_nothing_behind_it),
         cmocka_unit_test(nan_reaches_what_sees_it),
         cmocka_unit_test(a_graph_gives_the_same_bits),
+        cmocka_unit_test(the_librarys_memory_is_known_beforehand),
     };
     return cmocka_run_group_tests(tests, open_devices, close_devices);
 }
