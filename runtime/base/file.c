@@ -105,6 +105,10 @@ LsStatus ls_file_read(const char *path, size_t limit, char **data, size_t *size)
 LsStatus ls_file_begin(const char *path, LsFileWrite *out)
 {
     uint64_t random;
+    struct stat information;
+    // A file would take the place of what is there: of /dev/null, where one may write there.
+    if (stat(path, &information) == 0 && !S_ISREG(information.st_mode))
+        return LS_FAIL(LS_IO, "cannot write %s: it is a directory, a device or a pipe", path);
     if (getrandom(&random, sizeof random, 0) != (ssize_t)sizeof random)
         return fail_write("draw a temporary name for", path);
     int length =

@@ -139,6 +139,23 @@ static void test_failed_replace_leaves_nothing(void **state)
     }
 }
 
+// Root's `-o /dev/null` would otherwise make a plain file of it.
+static void test_replaces_only_files(void **state)
+{
+    (void)state;
+    struct stat information;
+    LsFileWrite file;
+    assert_int_equal(mkfifo(at("pipe"), 0666), 0);
+    assert_int_equal(symlink("pipe", at("link")), 0);
+    assert_int_equal(ls_file_replace(at("pipe"), "x", 1), LS_IO);
+    assert_int_equal(ls_file_begin(at("link"), &file), LS_IO);
+    assert_non_null(strstr(ls_status_message(), "link"));
+    assert_int_equal(lstat(at("pipe"), &information), 0);
+    assert_true(S_ISFIFO(information.st_mode));
+    assert_int_equal(lstat(at("link"), &information), 0);
+    assert_true(S_ISLNK(information.st_mode));
+}
+
 static void test_read_and_write_at(void **state)
 {
     (void)state;
@@ -200,6 +217,7 @@ int main(void)
         cmocka_unit_test(test_read),
         cmocka_unit_test(test_replace),
         cmocka_unit_test(test_failed_replace_leaves_nothing),
+        cmocka_unit_test(test_replaces_only_files),
         cmocka_unit_test(test_read_and_write_at),
         cmocka_unit_test(test_create_directories),
         cmocka_unit_test(test_remove_does_not_follow_links),

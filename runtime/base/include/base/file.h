@@ -20,7 +20,7 @@ bool ls_directory_exists(const char *path);
 LsStatus ls_file_read(const char *path, size_t limit, char **data, size_t *size);
 
 // Replaces a file atomically: temporary name beside it, write, fsync, rename, fsync of the directory.
-// LS_IO on failure, and then the old file is as it was.
+// LS_IO on failure, and then the old file is as it was; what is no regular file is never replaced.
 LsStatus ls_file_replace(const char *path, const void *data, size_t size);
 
 // The same for a file that is written in parts, with ls_file_write_at, under a name that no other process on
