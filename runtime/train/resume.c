@@ -105,9 +105,21 @@ static LsStatus compare_options(LsTrainer *t, const LsConfig *before, json_t *ch
     return LS_OK;
 }
 
+// Weights that came without data, from lockstep import, are no run to go on with.
+static LsStatus check_trained(const LsTrainer *t, const LsCheckpoint *checkpoint)
+{
+    const json_t *splits = json_object_get(ls_checkpoint_data_schema(checkpoint), "splits");
+    if (!json_is_object(splits) || json_object_size(splits) > 0)
+        return LS_OK;
+    return LS_FAIL(LS_CHECKPOINT,
+        "%s has imported weights, of no data: set train.init_from to it, and train in another --run-dir",
+        t->run.path);
+}
+
 static LsStatus check_compatible(
     LsTrainer *t, const LsCheckpoint *checkpoint, const LsConfig *before, json_t *changes)
 {
+    LS_TRY(check_trained(t, checkpoint));
     LS_TRY(compare_options(t, before, changes));
     const char *data = ls_checkpoint_data_hash(checkpoint);
     if (strcmp(data, t->info->root_hash) != 0)

@@ -381,6 +381,8 @@ class FineTuning(Weights):
             self.assert_refused(result, *words)
 
         weights = "train.init_from=weights.safetensors"
+        self.import_weights("weights.safetensors", "imported")
+        self.assert_refused(self.train("imported", ranks=2, code=76), "imported", "train.init_from")
         refuse(weights, "model.context=25", words=["wpe.weight", "24 x 32", "25 x 32"])
         refuse(weights, "model.heads=4", words=["2 heads", "model.heads is 4"])
         refuse("train.init_from=run", "model.heads=4", words=["model.heads 2", "has 4"])
