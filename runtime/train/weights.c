@@ -230,7 +230,7 @@ static LsStatus check_shape(const LsWeights *weights, const LsParameter *paramet
 {
     const LsFileTensor *tensor = source->tensor;
     const char *path = ls_safetensors_path(weights->file);
-    size_t shape[LS_DIMENSIONS_MAX];
+    size_t shape[LS_DIMENSIONS_MAX] = {0}; // has_more_rows looks at two sizes of any
     bool same = tensor->dimensions == parameter->dimensions;
     for (int i = 0; i < parameter->dimensions; i++) {
         shape[i] = parameter->shape[source->transposed ? parameter->dimensions - 1 - i : i];

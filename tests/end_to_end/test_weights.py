@@ -265,6 +265,7 @@ class OutAndIn(Weights):
         refuse({"wpe.weight": None}, "wpe.weight")
         refuse({"h.2.mlp.c_proj.bias": one}, "h.2.mlp.c_proj.bias")
         refuse({"ln_f.bias": one}, "ln_f.bias", "is 1 and")
+        refuse({"ln_f.bias": ("F32", [1, WIDTH], bytes(4 * WIDTH))}, "ln_f.bias", "is 1 x 32 and")
         refuse({"h.0.mlp.c_fc.weight": ("F32", [4 * WIDTH, WIDTH], bytes(16 * WIDTH * WIDTH))},
                "h.0.mlp.c_fc.weight", "128 x 32", "32 x 128")
         refuse({"ln_f.bias": ("I32", [WIDTH], bytes(4 * WIDTH))}, "ln_f.bias", "F32")
