@@ -20,7 +20,7 @@ LsStatus ls_tokenizer_bytes(LsTokenizer **out);
 
 // Trains merges on files until the vocabulary has `vocabulary` tokens with <|endoftext|> as the last one, or
 // no pair occurs twice. Ties go to the pair of lower ids, so that the same files give the same merges.
-// LS_BAD_DATA for invalid UTF-8 (file, offset).
+// LS_BAD_DATA for invalid UTF-8 (file, offset), and where there is nothing but separators.
 LsStatus ls_tokenizer_train(const char *const *files, size_t count, size_t vocabulary, LsTokenizer **out);
 
 // Reads a tokenizer file, recognised by content: ours (JSON), a tiktoken file, or GPT-2's merges (vocab.bpe,
