@@ -3,9 +3,9 @@
 // layer normalisation and added to the residual stream, a final normalisation, and an output head that is
 // tied to the token embedding.
 //
-// Weights are [out][in]. Initial weights are normal with deviation 0.02, those of the projections back into
-// the stream 0.02 / sqrt(2 · blocks); biases are zero. Matrices and embeddings decay, biases and
-// normalisations do not.
+// Weights are [out][in]. Initial weights are normal with deviation model.init_std (0.02 in the paper's code),
+// those of the projections back into the stream init_std / sqrt(2 · blocks); biases are zero. Matrices and
+// embeddings decay, biases and normalisations do not.
 //
 // The token table comes first in the flat buffer: head and embedding both add to its gradient, so it is the
 // last to be final. It has padding rows up to a multiple of VOCABULARY_UNIT, zero and never visible.
@@ -40,7 +40,7 @@ static LsStatus add_embedding(LsGpt *gpt, const char *name, size_t rows, size_t 
         .shape = {rows, gpt->width},
         .decay = true,
         .init = LS_INIT_NORMAL,
-        .init_scale = 0.02f,
+        .init_scale = (float)gpt->init_std,
     };
     snprintf(table.name, sizeof table.name, "%s", name);
     if (!ls_size_multiply(reserved, gpt->width, &table.reserved))
@@ -82,7 +82,7 @@ static LsStatus add_block(LsGpt *gpt, size_t l)
 {
     LsGptBlock *block = &gpt->block[l];
     size_t width = gpt->width;
-    double deviation = 0.02, residual = 0.02 / sqrt(2.0 * (double)gpt->blocks);
+    double deviation = gpt->init_std, residual = deviation / sqrt(2.0 * (double)gpt->blocks);
     char name[LS_NAME_MAX];
     snprintf(name, sizeof name, "blocks.%zu.ln1", l);
     LS_TRY(add_norm(gpt, name, &block->norm1));
@@ -218,6 +218,7 @@ static void describe(LsGpt *gpt, const LsConfig *config, const LsModel *base)
     gpt->window = base->shape.window;
     gpt->vocabulary = ls_round_up(base->shape.vocabulary, VOCABULARY_UNIT);
     gpt->dropout = config->model.dropout;
+    gpt->init_std = config->model.init_std;
     gpt->seed = (uint64_t)config->train.seed;
     gpt->chunk = choose_chunk(gpt, config);
 }

@@ -35,7 +35,7 @@ typedef struct LsGpt {
     int recompute;
     size_t blocks, heads, width, window;
     size_t vocabulary; // with padding
-    double dropout;
+    double dropout, init_std;
     uint64_t seed;
     // Of the newest forward pass.
     const void *weights;

@@ -10,6 +10,9 @@ static const char *const losses[] = {"auto", "cross_entropy", "binary_cross_entr
 static const char *const optimizers[] = {"sgd", "adamw", NULL};
 static const char *const shards[] = {"state", NULL};
 static const char *const schedules[] = {"constant", "cosine", "linear", "step", "wsd", NULL};
+static const char *const checkpoint_policies[] = {"steps", "time", "auto", NULL};
+static const char *const notices[] = {"none", "ec2", "gcp", "azure", NULL};
+static const char *const guard_actions[] = {"skip", "rollback", NULL};
 static const char *const metrics[] = {"loss", "accuracy", "macro_f1", "roc_auc", NULL};
 static const char *const devices[] = {"auto", "cpu", "cuda", "ref", NULL};
 static const char *const precisions[] = {"auto", "fp32", "bf16", "fp16", NULL};
@@ -69,6 +72,9 @@ static const LsOption options[] = {
         "Tokens of a window: as far as `gpt` looks back."),
     INT("model.head_tokens", model.head_tokens, "0", 0, 1 << 30, NUMERIC,
         "Tokens whose logits `gpt` has in memory at a time, on the way to the loss; 0: as many times 128 as give at most 2^27 logits."),
+    REAL("model.init_std", model.init_std, "0.02", 0, 1, IDENTITY,
+        "Standard deviation of `gpt`'s weights at the start, smaller by the root of twice `model.layers` where a block adds "
+        "to the residual stream; narrow models learn faster from more, such as one over the root of their width."),
     CHOICE("model.recompute", model.recompute, "none", recomputations, FREE,
         "What `gpt` computes again in the backward pass instead of keeping it: `cheap` is the normalisations' outputs "
         "and the MLP's hidden values, `block` all but a block's input; the bits stay the same."),
@@ -153,6 +159,16 @@ static const LsOption options[] = {
 
     INT("checkpoint.every", checkpoint.every, "1000", 0, COUNT_MAX, FREE,
         "Steps between checkpoints; 0: only at the end and when the run is stopped, where there always is one."),
+    CHOICE("checkpoint.policy", checkpoint.policy, "steps", checkpoint_policies, FREE,
+        "When there are checkpoints besides the end and a stop: `steps` by `checkpoint.every`, `time` by "
+        "`checkpoint.interval`, `auto` as `checkpoint.mtbf` and the measured cost of a save ask for."),
+    REAL("checkpoint.interval", checkpoint.interval, "600", 0.1, 1e9, FREE,
+        "Seconds between checkpoints with `checkpoint.policy: time`."),
+    REAL("checkpoint.mtbf", checkpoint.mtbf, "24", 0.001, 1e6, FREE,
+        "Hours from one failure of the job to the next, as far as known, for `checkpoint.policy: auto`: the time between "
+        "checkpoints is the one that loses least (Young, Daly)."),
+    INT("checkpoint.in_flight", checkpoint.in_flight, "2", 1, 2, FREE,
+        "Checkpoints that may be on their way to the disk at a time; each needs host memory for this rank's part of the state."),
     INT("checkpoint.keep_last", checkpoint.keep_last, "3", 1, 1000000, FREE,
         "Newest checkpoints that are kept; never fewer than two, so that there is one to fall back to."),
     INT("checkpoint.keep_every", checkpoint.keep_every, "0", 0, COUNT_MAX, FREE,
@@ -171,6 +187,31 @@ static const LsOption options[] = {
 
     INT("log.every", log.every, "50", 1, COUNT_MAX, FREE,
         "Steps between lines of metrics.jsonl and of the progress shown."),
+
+    REAL("stop.margin", stop.margin, "60", 0, 1e6, FREE,
+        "Seconds before the end of a Slurm job's time limit at which an attempt saves and stops; 0: the limit is not looked at."),
+    CHOICE("stop.notices", stop.notices, "none", notices, FREE,
+        "Cloud whose notices of a machine's end make the run save and stop; one rank of each host asks every second."),
+    TEXT("stop.notice_url", stop.notice_url, "", FREE,
+        "Where notices are asked for, such as http://127.0.0.1:8080; empty: the cloud's own metadata address."),
+
+    REAL("guard.spike", guard.spike, "0", 0, 1e6, NUMERIC,
+        "Robust z-score above which the loss or the gradient norm of a step is a spike, 10 for example; 0: only what is not "
+        "finite is."),
+    INT("guard.window", guard.window, "64", 8, 128, NUMERIC,
+        "Good steps before this one that a spike is measured against; there is none before so many were made."),
+    CHOICE("guard.action", guard.action, "skip", guard_actions, NUMERIC,
+        "What happens to a step with a spike: `skip` leaves it out; `rollback` goes back to the checkpoint before it, by "
+        "`checkpoint.every`, and passes over the data from there to it."),
+    INT("guard.limit", guard.limit, "10", 1, 1000000, FREE,
+        "Spikes, or rollbacks, within the newest 1,000 steps that end the run as diverged."),
+    INT("guard.recompute_every", guard.recompute_every, "0", 0, COUNT_MAX, FREE,
+        "Steps between checks of a rank's arithmetic, in which another rank computes one of its lanes again and compares the "
+        "bits; 0: none."),
+    REAL("guard.slow_ratio", guard.slow_ratio, "1.5", 0, 1000, FREE,
+        "A rank whose own work takes this many times the ranks' median is named in events.jsonl; 0: none is."),
+    INT("guard.slow_steps", guard.slow_steps, "20", 1, 1000000, FREE,
+        "Steps over which a rank must be that slow."),
 
     CHOICE("runtime.device", runtime.device, "auto", devices, NUMERIC,
         "Where a rank computes; `auto` is a GPU where there is one, `ref` the slow reference."),

@@ -117,101 +117,11 @@ static bool stopped_early(const LsTrainer *t)
     return t->config->train.early_stopping > 0 && t->state.best.stale >= t->config->train.early_stopping;
 }
 
-// ---- Checkpoints ----------------------------------------------------------------------------------------
-
-static LsStatus write_checkpoint(LsTrainer *t, char path[LS_PATH_MAX])
-{
-    LsCheckpointContent content = {
-        .parameters = &t->model->parameters,
-        .buckets = &t->buckets,
-        .arrays = t->arenas.arrays,
-        .array = t->arenas.array,
-        .state = &t->state,
-        .config = t->config,
-        .data_root_hash = t->info->root_hash,
-        .data_schema = t->info->schema,
-        .fingerprint = t->fingerprint,
-        .algorithms = t->algorithms,
-    };
-    LsSave *save = NULL;
-    LS_TRY(ls_comm_drain(t->comm));
-    LS_TRY(ls_comm_agree(t->comm, ls_arenas_snapshot(&t->arenas)));
-    LS_TRY(ls_save_begin(&t->run, t->comm, &content, &save));
-    LsStatus written = ls_save_write(save);
-    if (written == LS_OK)
-        written = ls_metrics_sync(t->metrics);
-    return ls_save_commit(save, written, path);
-}
-
-LsStatus ls_trainer_save(LsTrainer *t)
-{
-    char path[LS_PATH_MAX];
-    double start = ls_clock_seconds();
-    ls_trace_begin(t->trace, "checkpoint");
-    LsStatus status = write_checkpoint(t, path);
-    ls_trace_end(t->trace);
-    LS_TRY(status);
-    t->saved_step = t->state.control.step;
-    if (ls_comm_rank(t->comm) == 0) {
-        int64_t best = t->config->checkpoint.keep_best && t->state.best.known ? t->state.best.step : -1;
-        status = ls_checkpoint_retain(
-            &t->run, t->config->checkpoint.keep_last, t->config->checkpoint.keep_every, best);
-        if (status == LS_OK)
-            status = ls_metrics_event(t->metrics, "checkpoint", t->saved_step,
-                json_pack("{s:s, s:f}", "path", path, "seconds", ls_clock_seconds() - start));
-        if (status == LS_OK)
-            status = ls_trainer_status(t, "running", "");
-    }
-    return ls_comm_agree(t->comm, status);
-}
-
 // ---- The loop -------------------------------------------------------------------------------------------
 
 static bool due(int64_t every, int64_t step)
 {
     return every > 0 && step % every == 0;
-}
-
-// Gradients that overflowed while the loss did not, at a scale that can still fall, are what the search for
-// the scale is made of; it ends after as many steps as the scale has halves.
-static bool searches_scale(const LsTrainer *t, float loss_scale)
-{
-    return ls_trainer_scales_loss(t) && isfinite(t->state.control.loss) && loss_scale > 1;
-}
-
-// A skipped step is an event; too many in a row end the run. loss_scale: the one that the step was computed
-// with.
-static LsStatus check_divergence(LsTrainer *t, float loss_scale)
-{
-    const LsStepControl *control = &t->state.control;
-    if (!control->skip)
-        return LS_OK;
-    LS_TRY(
-        ls_comm_agree(t->comm, ls_metrics_event(t->metrics, "skip", control->step,
-                                   json_pack("{s:o, s:o, s:o}", "loss", ls_json_number((double)control->loss),
-                                       "grad_norm", ls_json_number((double)control->gradient_norm),
-                                       "loss_scale", ls_json_number((double)loss_scale)))));
-    if (control->skipped_in_row <= t->config->train.max_skipped || searches_scale(t, loss_scale))
-        return LS_OK;
-    // A scale that is kept, by train.loss_scale_growth 0, may be what overflows.
-    bool kept = t->device->precision == LS_PRECISION_FP16 && t->config->train.loss_scale_growth == 0 &&
-                isfinite(control->loss) && loss_scale > 1;
-    double loss = isnan(control->loss) ? NAN : (double)control->loss; // without a sign
-    double norm = isnan(control->gradient_norm) ? NAN : (double)control->gradient_norm;
-    return LS_FAIL(LS_DIVERGED,
-        "training diverged: loss %g, gradient norm %g at step %lld after %d skipped steps; %s", loss, norm,
-        (long long)control->step, control->skipped_in_row,
-        kept ? "lower train.loss_scale or let train.loss_scale_growth adapt it"
-             : "lower optimizer.lr or set optimizer.clip_norm");
-}
-
-static LsStatus stop_here(LsTrainer *t, uint32_t stop)
-{
-    const char *why = stop == LS_STOP_TIME ? "train.max_time is over" : "asked to stop by a signal";
-    LS_TRY(ls_comm_agree(t->comm,
-        ls_metrics_event(t->metrics, "preempt", t->state.control.step, json_pack("{s:s}", "reason", why))));
-    return LS_FAIL(LS_STOPPED, "%s: checkpoint of step %lld is durable, run again to go on", why,
-        (long long)t->state.control.step);
 }
 
 static bool finished(const LsTrainer *t)
@@ -266,7 +176,7 @@ static LsStatus read_steps(LsTrainer *t, int64_t last, uint32_t *stop)
         LsVotes votes;
         LS_TRY(ls_trainer_read(t, &votes));
         *stop = votes.stop > *stop ? votes.stop : *stop;
-        LS_TRY(check_divergence(t, loss_scale));
+        LS_TRY(ls_trainer_guard(t, loss_scale));
     }
     return LS_OK;
 }
@@ -297,7 +207,7 @@ static LsStatus run_steps(LsTrainer *t)
         uint32_t stop = LS_STOP_NONE;
         LS_TRY(run_step(t, &stop));
         if (stop && !finished(t))
-            return stop_here(t, stop);
+            return ls_trainer_stop(t, stop);
     }
     return LS_OK;
 }

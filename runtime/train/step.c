@@ -25,10 +25,7 @@ static LsStatus sum_squares(LsTrainer *t)
 static LsVotes votes_of_this_rank(const LsTrainer *t)
 {
     LsVotes votes = {.error = (uint32_t)t->failed};
-    if (t->deadline > 0 && ls_clock_seconds() >= t->deadline)
-        votes.stop = LS_STOP_TIME;
-    if (t->options->stop_signal && *t->options->stop_signal)
-        votes.stop = LS_STOP_SIGNAL;
+    votes.stop = ls_trainer_asks_to_stop(t);
     return votes;
 }
 

@@ -121,6 +121,16 @@ LsStatus ls_trainer_run(LsTrainer *trainer);
 // Saves the state as it is; collective.
 LsStatus ls_trainer_save(LsTrainer *trainer);
 
+// What this rank votes for: an LsStopReason. Cheap; asked once a step.
+uint32_t ls_trainer_asks_to_stop(const LsTrainer *trainer);
+
+// The ranks have agreed to stop for `reason` and the checkpoint is durable: says so and returns LS_STOPPED.
+LsStatus ls_trainer_stop(LsTrainer *trainer, uint32_t reason);
+
+// Looks at what the newest step decided about its own numbers: a skipped step is an event, too many in a row
+// end the run. loss_scale: the one that the step was computed with. Alike on all ranks; collective.
+LsStatus ls_trainer_guard(LsTrainer *trainer, float loss_scale);
+
 // Rank 0: status.json with this state, the trainer's numbers and the message (may be "").
 LsStatus ls_trainer_status(LsTrainer *trainer, const char *state, const char *message);
 

@@ -50,10 +50,12 @@ static void read_back(LsDevice *device, void *to, const void *from, size_t bytes
 
 // The exchange of a rank holds its votes, its lanes' losses and its blocks' squares; here two ranks, three
 // lanes and four blocks, scattered over the words with others in between.
-enum { LANES = 3, BLOCKS = 4, RANKS = 2, RANK_WORDS = 9, WORDS = RANKS * RANK_WORDS };
-static const uint32_t lane_index[LANES] = {15, 4, 7}, block_index[BLOCKS] = {5, 17, 8, 13};
-static const float good_words[WORDS] = {0, 0, 0, 0, 2.0f, 9.0f, NAN, 4.0f, 1.0f, // rank 0
-    0, 0, 0, 0, 2.0f, NAN, 6.0f, INFINITY, 4.0f};
+enum { LANES = 3, BLOCKS = 4, RANKS = 2, RANK_WORDS = LS_VOTE_WORDS + 5, WORDS = RANKS * RANK_WORDS };
+#define WORD(rank, i) ((rank)*RANK_WORDS + LS_VOTE_WORDS + (i)) // behind the rank's votes
+static const uint32_t lane_index[LANES] = {WORD(1, 2), WORD(0, 0), WORD(0, 3)},
+                      block_index[BLOCKS] = {WORD(0, 1), WORD(1, 4), WORD(0, 4), WORD(1, 0)};
+static const float good_words[WORDS] = {
+    [WORD(0, 0)] = 2.0f, 9.0f, NAN, 4.0f, 1.0f, [WORD(1, 0)] = 2.0f, NAN, 6.0f, INFINITY, 4.0f};
 
 static LsStepOutcome decide_outcome(
     LsDevice *device, const float *words, LsStepControl control, float clip, int32_t growth)
@@ -141,7 +143,8 @@ static void what_is_not_finite_skips(void **unused)
 {
     (void)unused;
     static const float bad[] = {NAN, INFINITY, -INFINITY};
-    static const uint32_t places[] = {4, 7, 15, 5, 13, 17}; // a lane's or a block's word
+    static const uint32_t places[] = {
+        WORD(0, 0), WORD(0, 3), WORD(1, 2), WORD(0, 1), WORD(1, 0), WORD(1, 4)}; // a lane's or a block's word
     for (int d = 0; d < device_count; d++)
         for (size_t p = 0; p < 6; p++)
             for (size_t b = 0; b < 3; b++) {
@@ -174,7 +177,7 @@ static void the_largest_votes_count(void **unused)
         assert_true(none.stop == 0 && none.error == 0);
         set_vote(words, 0, 0, 2);
         set_vote(words, 1, 0, 1);
-        set_vote(words, 1, 3, 0x80000001u); // the bits of a float below zero
+        set_vote(words, 1, LS_VOTE_WORDS - 1, 0x80000001u); // the bits of a float below zero
         LsStepOutcome stop = decide_outcome(devices[d], words, start, 0, 0);
         assert_true(stop.votes.stop == 2 && stop.votes.error == 0 && stop.votes.reserved[1] == 0x80000001u);
         assert_true(stop.control.skip == 0 && stop.control.updates == 40); // the step itself is as good
@@ -193,7 +196,7 @@ static void an_error_vote_skips_and_counts_as_nothing(void **unused)
             float words[WORDS];
             memcpy(words, good_words, sizeof words);
             set_vote(words, 1, 1, LS_IO);
-            words[5] = bad ? INFINITY : words[5];
+            words[WORD(0, 1)] = bad ? INFINITY : words[WORD(0, 1)];
             LsStepOutcome outcome = decide_outcome(devices[d], words, scaled, 1.0f, 6);
             LsStepControl control = outcome.control;
             assert_int_equal(outcome.votes.error, LS_IO);
@@ -233,7 +236,7 @@ static void the_loss_scale_follows_the_overflows(void **unused)
                 const ScaleStep *step = &runs[r].steps[s];
                 float words[WORDS], before = control.loss_scale;
                 memcpy(words, good_words, sizeof words);
-                words[13] = step->bad ? INFINITY : words[13];
+                words[WORD(1, 0)] = step->bad ? INFINITY : words[WORD(1, 0)];
                 control = decide_outcome(devices[d], words, control, 0, 3).control;
                 updates += !step->bad;
                 assert_true(control.loss_scale == step->scale && control.good_steps == step->good);
@@ -253,7 +256,7 @@ static void a_fixed_loss_scale_stays(void **unused)
     for (int d = 0; d < device_count; d++) {
         float words[WORDS];
         memcpy(words, good_words, sizeof words);
-        words[13] = NAN;
+        words[WORD(1, 0)] = NAN;
         LsStepControl bad = decide(devices[d], words, scaled, 0);
         assert_true(bad.skip == 1 && bad.loss_scale == 8 && bad.good_steps == 0);
         assert_true(decide(devices[d], good_words, bad, 0).loss_scale == 8);

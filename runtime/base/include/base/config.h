@@ -44,6 +44,13 @@ typedef enum LsEvalMetric {
     LS_METRIC_MACRO_F1,
     LS_METRIC_ROC_AUC
 } LsEvalMetric;
+typedef enum LsCheckpointPolicy {
+    LS_CHECKPOINT_STEPS,
+    LS_CHECKPOINT_TIME,
+    LS_CHECKPOINT_AUTO
+} LsCheckpointPolicy;
+typedef enum LsNoticeKind { LS_NOTICE_NONE, LS_NOTICE_EC2, LS_NOTICE_GCP, LS_NOTICE_AZURE } LsNoticeKind;
+typedef enum LsGuardAction { LS_GUARD_SKIP, LS_GUARD_ROLLBACK } LsGuardAction;
 typedef enum LsDeviceKind { LS_DEVICE_AUTO, LS_DEVICE_CPU, LS_DEVICE_CUDA, LS_DEVICE_REF } LsDeviceKind;
 typedef enum LsPrecision {
     LS_PRECISION_AUTO,
@@ -67,6 +74,7 @@ typedef struct LsConfig {
         int64_t width;
         int64_t context;     // tokens of a window
         int64_t head_tokens; // 0: chosen by the vocabulary
+        double init_std;
         int recompute;
     } model;
     struct {
@@ -113,6 +121,10 @@ typedef struct LsConfig {
     } schedule;
     struct {
         int64_t every;
+        int policy;
+        double interval; // seconds
+        double mtbf;     // hours
+        int64_t in_flight;
         int64_t keep_last;
         int64_t keep_every;
         bool keep_best;
@@ -126,6 +138,20 @@ typedef struct LsConfig {
     struct {
         int64_t every;
     } log;
+    struct {
+        double margin; // seconds, 0: off
+        int notices;
+        char notice_url[LS_CONFIG_TEXT];
+    } stop;
+    struct {
+        double spike; // robust z-score, 0: off
+        int64_t window;
+        int action;
+        int64_t limit;
+        int64_t recompute_every; // 0: off
+        double slow_ratio;       // 0: off
+        int64_t slow_steps;
+    } guard;
     struct {
         int device;
         int precision;

@@ -103,7 +103,7 @@ __global__ __launch_bounds__(DECIDE_THREADS) void decide_kernel(LsDecideStep arg
     if (threadIdx.x != 0)
         return;
     decide(args, loss, squares, votes[1]);
-    args.outcome->votes = LsVotes{votes[0], votes[1], {votes[2], votes[3]}};
+    args.outcome->votes = LsVotes{votes[0], votes[1], votes[2], votes[3], {votes[4], votes[5]}};
 }
 
 // ---- The optimizer pass ---------------------------------------------------------------------------------

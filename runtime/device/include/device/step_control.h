@@ -21,11 +21,13 @@ typedef struct LsStepControl {
 } LsStepControl;
 
 // What a rank wants all ranks to do after a step; combined: the largest value of each. Travels as words.
-enum { LS_VOTE_WORDS = 4 };
+enum { LS_VOTE_WORDS = 6 };
 typedef struct LsVotes {
-    uint32_t stop;  // LsStopReason
-    uint32_t error; // LsStatus of a failure in this step, LS_OK if none
-    uint32_t reserved[LS_VOTE_WORDS - 2];
+    uint32_t stop;        // LsStopReason
+    uint32_t error;       // LsStatus of a failure in this step, LS_OK if none
+    uint32_t unsaved;     // checkpoints begun that this rank has not yet made durable
+    uint32_t save;        // 1: it is time for a checkpoint
+    uint32_t reserved[2]; // 0
 } LsVotes;
 
 // What the host reads of a step.
