@@ -107,6 +107,8 @@ static LsStatus run(LsInvocation *invocation)
         catch_signals();
     if (prepared == LS_OK)
         prepared = prepare(&arguments, &config, run_dir);
+    if (prepared == LS_OK && !arguments.dry_run)
+        prepared = ls_supervised_enter(invocation);
     LS_TRY(ls_invocation_join(invocation, prepared, &config));
     LsComm *comm = invocation->comm;
     int ranks = ls_comm_size(comm);
@@ -124,6 +126,7 @@ static LsStatus run(LsInvocation *invocation)
         .profile_steps = (int)arguments.profile,
         .quiet = arguments.quiet,
         .comm = comm,
+        .pulse = invocation->pulse,
         .stop_signal = &stop_signal,
     });
 }

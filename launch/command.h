@@ -5,6 +5,7 @@
 #include "base/config.h"
 #include "base/file.h"
 #include "collectives/comm.h"
+#include "train/pulse.h"
 
 typedef struct LsInvocation LsInvocation;
 
@@ -24,8 +25,9 @@ struct LsInvocation {
     char **argv;
     char **inputs; // what ls_arguments_read left over: the arguments that are no options
     int input_count;
-    bool helped;  // help was asked for and printed; nothing else is to be done
-    LsComm *comm; // NULL until ls_invocation_join; closed by main
+    bool helped;    // help was asked for and printed; nothing else is to be done
+    LsComm *comm;   // NULL until ls_invocation_join; closed by main
+    LsPulse *pulse; // NULL unless `lockstep launch` watches this rank; ended and closed by main
 };
 
 extern const LsCommand ls_command_train, ls_command_eval, ls_command_predict, ls_command_generate,
@@ -43,6 +45,11 @@ LsStatus ls_invocation_join(LsInvocation *invocation, LsStatus mine, const LsCon
 
 // Whether this rank is the one that prints. True before the ranks have met.
 bool ls_invocation_speaks(const LsInvocation *invocation);
+
+// A rank that `lockstep launch` started, seen by its environment: it dies with its parent, keeps its shared
+// memory in the attempt's directory (of this host), and has a pulse. Comes before the ranks meet and before
+// threads are started. Other processes pass through. Failures are those of ls_pulse_open.
+LsStatus ls_supervised_enter(LsInvocation *invocation);
 
 // ---- Arguments ------------------------------------------------------------------------------------------
 

@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "supervisor/scratch.h"
+
 static const LsCommand *const commands[] = {
     &ls_command_train,
     &ls_command_eval,
@@ -193,6 +195,11 @@ int main(int argc, char **argv)
         status = ls_comm_agree(invocation.comm, status);
     if (status != LS_OK && ls_invocation_speaks(&invocation))
         print_failure(status);
+    // From here on no rank writes or prints: closing meets the others, so none is ended early by a launcher
+    // that saw another one's exit code.
+    ls_pulse_end(invocation.pulse, ls_status_exit_code(status));
     ls_comm_close(invocation.comm);
+    ls_pulse_close(invocation.pulse);
+    ls_scratch_part();
     return ls_status_exit_code(status);
 }

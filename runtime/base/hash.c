@@ -102,3 +102,38 @@ void ls_sha256_finish(LsSha256 *sha, char text[LS_SHA256_TEXT])
     EVP_MD_CTX_free(sha->context);
     free(sha);
 }
+
+// One SHA-256 over a block of the key, each byte changed by `pad`, and then the data.
+static void padded_sha256(
+    const uint8_t block[64], uint8_t pad, const void *data, size_t size, uint8_t out[LS_HMAC_SIZE])
+{
+    uint8_t padded[64];
+    for (size_t i = 0; i < sizeof padded; i++)
+        padded[i] = block[i] ^ pad;
+    EVP_MD_CTX *context = EVP_MD_CTX_new();
+    require(context != NULL && EVP_DigestInit_ex(context, EVP_sha256(), NULL) == 1);
+    require(EVP_DigestUpdate(context, padded, sizeof padded) == 1);
+    require(EVP_DigestUpdate(context, data, size) == 1);
+    require(EVP_DigestFinal_ex(context, out, NULL) == 1);
+    EVP_MD_CTX_free(context);
+}
+
+void ls_hmac_sha256(
+    const void *key, size_t key_size, const void *data, size_t size, uint8_t out[LS_HMAC_SIZE])
+{
+    uint8_t block[64] = {0}, inner[LS_HMAC_SIZE];
+    if (key_size > sizeof block)
+        require(EVP_Digest(key, key_size, block, NULL, EVP_sha256(), NULL) == 1);
+    else if (key_size > 0)
+        memcpy(block, key, key_size);
+    padded_sha256(block, 0x36, data, size, inner);
+    padded_sha256(block, 0x5c, inner, sizeof inner, out);
+}
+
+bool ls_hmac_equal(const uint8_t a[LS_HMAC_SIZE], const uint8_t b[LS_HMAC_SIZE])
+{
+    volatile uint8_t difference = 0;
+    for (size_t i = 0; i < LS_HMAC_SIZE; i++)
+        difference |= a[i] ^ b[i];
+    return difference == 0;
+}

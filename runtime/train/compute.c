@@ -141,9 +141,11 @@ static LsStatus run(LsTrainer *t, const Microbatch *m, BucketSender *sender)
 static LsStatus compute_microbatch(LsTrainer *t, Microbatch *m, BucketSender *sender)
 {
     ls_trace_begin(t->trace, "data");
+    ls_trainer_at(t, LS_PHASE_DATA);
     LsStatus status = ls_feed_next(&t->feed, &m->set, &m->rows, &t->times.data);
     ls_trace_end(t->trace);
     LS_TRY(status);
+    ls_trainer_at(t, LS_PHASE_COMPUTE);
     LS_TRY(run(t, m, sender));
     return ls_feed_used(&t->feed, m->set);
 }

@@ -173,6 +173,7 @@ static LsStatus compute_block(Run *run, size_t block, LsPrediction *predictions)
     LS_TRY(ops->synchronize(device));
     const float *outputs = e->outputs, *losses = e->losses;
     const int32_t *labels = e->y;
+    ls_pulse_at(e->options.pulse, LS_PHASE_EVALUATE);
     for (size_t r = 0; r < rows; r++) {
         LsPrediction p = {.loss = losses[r]};
         if (e->info->classes) {

@@ -89,6 +89,7 @@ static LsStatus evaluate(LsTrainer *t, LsSplit split, const uint64_t *indexes, s
 {
     LS_TRY(ls_comm_drain(t->comm)); // the weights are whole
     ls_trace_begin(t->trace, "evaluate");
+    ls_trainer_at(t, LS_PHASE_EVALUATE);
     LsStatus status = ls_evaluate(t->evaluator,
         &(LsEvaluateOptions){
             .split = split, .indexes = indexes, .count = count, .weights = t->arenas.weights},
@@ -143,6 +144,7 @@ static LsStatus after_step(LsTrainer *t, uint32_t stop)
         LS_TRY(evaluate(t, t->watched, t->quick, t->quick_count));
         watch_metric(t);
     }
+    ls_trainer_at(t, LS_PHASE_SAVE); // also the log line's place: it is written to the same storage
     bool best = evaluated && t->config->checkpoint.keep_best && t->state.best.step == step;
     if (due(t->config->checkpoint.every, step) || finished(t) || stop || best)
         LS_TRY(ls_trainer_save(t));
@@ -206,6 +208,7 @@ static LsStatus run_steps(LsTrainer *t)
     while (!finished(t)) {
         uint32_t stop = LS_STOP_NONE;
         LS_TRY(run_step(t, &stop));
+        ls_pulse_reason(t->options->pulse, stop);
         if (stop && !finished(t))
             return ls_trainer_stop(t, stop);
     }
@@ -229,6 +232,7 @@ LsStatus ls_trainer_run(LsTrainer *t)
         LS_TRY(ls_trainer_save(t));
     LS_TRY(run_steps(t));
     LS_TRY(evaluate_in_full(t));
+    ls_trainer_at(t, LS_PHASE_SAVE);
     const char *why = t->state.control.step >= t->total_steps ? "the last step is done" : "early stopping";
     LsStatus status =
         ls_metrics_event(t->metrics, "stop", t->state.control.step, json_pack("{s:s}", "reason", why));

@@ -8,7 +8,9 @@ static LsStatus finish_reduction(LsTrainer *t)
 {
     double start = ls_clock_seconds();
     ls_trace_begin(t->trace, "reduce");
+    ls_trainer_at(t, LS_PHASE_EXCHANGE);
     LsStatus status = ls_reducer_finish(t->reducer);
+    ls_trainer_at(t, LS_PHASE_COMPUTE);
     ls_trace_end(t->trace);
     t->times.comm += ls_clock_seconds() - start;
     return status;
@@ -34,7 +36,9 @@ static LsStatus exchange(LsTrainer *t)
     LsVotes mine = votes_of_this_rank(t);
     double start = ls_clock_seconds();
     ls_trace_begin(t->trace, "exchange");
+    ls_trainer_at(t, LS_PHASE_EXCHANGE);
     LsStatus status = ls_exchange_run(&t->exchange, t->issued + 1, &mine);
+    ls_trainer_at(t, LS_PHASE_COMPUTE);
     ls_trace_end(t->trace);
     t->times.comm += ls_clock_seconds() - start;
     return status;
@@ -99,6 +103,7 @@ static LsStatus gather_weights(LsTrainer *t)
 {
     double start = ls_clock_seconds();
     ls_trace_begin(t->trace, "gather");
+    ls_trainer_at(t, LS_PHASE_EXCHANGE);
     LsStatus status =
         ls_comm_gather_shards(t->comm, &t->buckets, t->arenas.weights, ls_dtype_size(t->arenas.type));
     ls_trace_end(t->trace);
@@ -134,6 +139,9 @@ void ls_trainer_step(LsTrainer *t)
 {
     // A rank that fails in its lanes still takes part in everything and says so with its votes, so that no
     // rank waits for it and all end with its sentence.
+    ls_pulse_step(t->options->pulse, t->issued + 1,
+        t->state.cursor + (uint64_t)((t->issued - t->state.control.step) * t->config->train.batch),
+        t->saved_step);
     require(t, ls_trainer_compute(t));
     require(t, finish_reduction(t));
     require(t, decide_and_update(t));
@@ -145,6 +153,7 @@ LsStatus ls_trainer_read(LsTrainer *t, LsVotes *votes)
 {
     size_t slot = (size_t)(t->state.control.step + 1) % LS_STEPS_IN_FLIGHT;
     ls_trace_begin(t->trace, "wait");
+    ls_trainer_at(t, LS_PHASE_EXCHANGE);
     require(t, ls_comm_wait_marker(t->comm, t->outcomes.arrived[slot], "the device to finish a step"));
     ls_trace_end(t->trace);
     const LsStepOutcome *outcome = &t->outcomes.host[slot];

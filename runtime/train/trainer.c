@@ -73,6 +73,7 @@ static LsStatus open_run_on_rank_0(LsTrainer *t)
 static LsStatus open_run(LsTrainer *t)
 {
     LS_TRY(ls_run_dir_claim(&t->run, t->options->run_dir, t->comm));
+    ls_pulse_attempt(t->options->pulse, t->run.attempt);
     LS_TRY(ls_comm_agree(t->comm, open_run_on_rank_0(t)));
     return ls_comm_agree(t->comm, open_log(t));
 }
@@ -275,7 +276,8 @@ static LsStatus prepare_steps(LsTrainer *t)
                                    .device = t->device,
                                    .model = t->model,
                                    .dataset = t->dataset,
-                                   .batch = t->block},
+                                   .batch = t->block,
+                                   .pulse = t->options->pulse},
         &t->evaluator));
     return t->device->ops->allocate(t->device, sizeof *t->lane_loss, (void **)&t->lane_loss);
 }

@@ -118,6 +118,12 @@ bool ls_trainer_scales_loss(const LsTrainer *trainer);
 // Steps, logs, evaluates and saves until the run ends or is stopped.
 LsStatus ls_trainer_run(LsTrainer *trainer);
 
+// Tells who watches this rank what its main thread is busy with from now on.
+static inline void ls_trainer_at(const LsTrainer *trainer, LsPhase phase)
+{
+    ls_pulse_at(trainer->options->pulse, phase);
+}
+
 // Saves the state as it is; collective.
 LsStatus ls_trainer_save(LsTrainer *trainer);
 

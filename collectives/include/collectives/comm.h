@@ -63,6 +63,11 @@ LsStatus ls_comm_all_gather(LsComm *comm, const void *mine, void *all, const siz
 // part of set-up that may fail on some ranks only.
 LsStatus ls_comm_agree(LsComm *comm, LsStatus mine);
 
+// A number that rises while this process waits for others, or for its device, in a call of any communicator:
+// who watches the process from outside tells a rank that waits from one that is stuck. May be read by any
+// thread.
+const volatile uint64_t *ls_comm_polls(void);
+
 // ---- Device memory --------------------------------------------------------------------------------------
 
 // Chooses what carries the memory of `device` (lent until ls_comm_detach) and connects it; collective, and

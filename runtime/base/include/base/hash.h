@@ -1,5 +1,5 @@
 // Two hashes: XXH3-128 (fast, guards against damage; Collet, xxHash 0.8) for blocks of data, and SHA-256
-// (FIPS 180-4, through OpenSSL) for what people compare.
+// (FIPS 180-4, through OpenSSL) for what people compare. HMAC-SHA256 for who may speak.
 #ifndef LOCKSTEP_BASE_HASH_H
 #define LOCKSTEP_BASE_HASH_H
 
@@ -34,5 +34,13 @@ typedef struct LsSha256 LsSha256;
 LsSha256 *ls_sha256_create(void);
 void ls_sha256_update(LsSha256 *sha, const void *data, size_t size);
 void ls_sha256_finish(LsSha256 *sha, char text[LS_SHA256_TEXT]);
+
+// HMAC-SHA256 (RFC 2104) of `size` bytes under a key of any size; ends the process like the calls above.
+enum { LS_HMAC_SIZE = 32 };
+void ls_hmac_sha256(
+    const void *key, size_t key_size, const void *data, size_t size, uint8_t out[LS_HMAC_SIZE]);
+
+// Compares two codes in a time that says nothing about where they differ.
+bool ls_hmac_equal(const uint8_t a[LS_HMAC_SIZE], const uint8_t b[LS_HMAC_SIZE]);
 
 #endif

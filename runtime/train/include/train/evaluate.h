@@ -7,6 +7,7 @@
 #include "collectives/comm.h"
 #include "data/dataset.h"
 #include "models/model.h"
+#include "train/pulse.h"
 
 typedef struct LsEvaluation {
     LsSplit split;
@@ -51,7 +52,8 @@ typedef struct LsEvaluatorOptions { // all lent
     LsDevice *device;
     LsModel *model;
     const LsDataset *dataset;
-    size_t batch; // rows of a block, at most model->max_rows
+    size_t batch;   // rows of a block, at most model->max_rows
+    LsPulse *pulse; // NULL: nobody watches
 } LsEvaluatorOptions;
 
 // LS_BAD_DATA when the data are not those of the model's shape; LS_CONFIG when a block is too large.

@@ -9,6 +9,7 @@
 #include "base/config.h"
 #include "collectives/comm.h"
 #include "train/checkpoint.h"
+#include "train/pulse.h"
 
 typedef struct LsTrainOptions {
     const LsConfig *config; // validated
@@ -18,6 +19,7 @@ typedef struct LsTrainOptions {
     LsComm *comm;
     LsDevice *device;                // lent; NULL: the device that the configuration names
     bool quiet;                      // no progress line
+    LsPulse *pulse;                  // lent; NULL: nobody watches
     const volatile int *stop_signal; // set by a signal handler; 0: none
 } LsTrainOptions;
 
