@@ -143,10 +143,12 @@ def main():
     p.add_argument("--shape", default="small", choices=SHAPES)
     p.add_argument("--cores", type=int, default=2, choices=[1, 2], help="1: processor time of one rank and one thread")
     p.add_argument("--rounds", type=int, default=5)
-    p.add_argument("--steps", type=int, default=8)
+    p.add_argument("--steps", type=int, default=8, help="2 or more")
     p.add_argument("--precision", default="bf16", choices=["bf16", "fp32"])
     p.add_argument("--json")
     a = p.parse_args()
+    if a.steps < 2:
+        p.error("--steps: 2 or more, since a short run's time is taken off a long one's")
     a.lockstep, name, a.shape = os.path.abspath(a.lockstep), a.shape, SHAPES[a.shape]
 
     with tempfile.TemporaryDirectory() as folder:
@@ -157,7 +159,7 @@ def main():
     measure = "processor time of one core" if a.cores == 1 else "wall time on two cores"
     print(f"GPT {name} {a.shape}, {tokens} tokens a step, {a.precision}, AdamW, {measure}")
     report = {"date": datetime.date.today().isoformat(), "machine": platform.processor() or platform.machine(),
-              "shape": a.shape, "tokens": tokens, "measure": measure, "precision": a.precision, "steps": a.steps, "rounds": a.rounds,
+              "shape": a.shape, "tokens": tokens, "measure": measure, "precision": a.precision, "steps": a.steps, "rounds": len(rounds),
               "command": " ".join(sys.argv), "contenders": interleaved.compare(rounds)}
     for row in report["contenders"].values():
         row["tokens_per_second"] = tokens / row["median"]

@@ -66,11 +66,16 @@ def torch_version(python):
 
 
 def run_rounds(contenders, count):
-    """Contenders by name, each a function without arguments; a list of their results by name, one for each round."""
+    """Contenders by name, each a function without arguments; a list of their results by name, one for each whole round.
+    An interrupt (SIGINT) ends it with the rounds that there are."""
     rounds = []
-    for number in range(count):
-        rounds.append({name: run() for name, run in contenders.items()})
-        print(f"round {number + 1}/{count}", file=sys.stderr, flush=True)
+    try:
+        for number in range(count):
+            rounds.append({name: run() for name, run in contenders.items()})
+            print(f"round {number + 1}/{count}", file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        if not rounds:
+            raise
     return rounds
 
 

@@ -10,6 +10,7 @@
 
 #include "base/file.h"
 #include "dataset_format.h"
+#include "hdf5_leaks.h"
 #include "writer.h"
 
 #define assert_ok(expression)                                                                                \
@@ -26,13 +27,6 @@
             fail_msg("%s: status %d, \"%s\"; expected %d and \"%s\"", #expression, (int)assert_status,       \
                 ls_status_message(), (int)(expected), (part));                                               \
     } while (0)
-
-// HDF5 loses memory over files that it cannot open or close; what Lockstep loses is still reported.
-__attribute__((visibility("default"))) const char *__lsan_default_suppressions(void);
-const char *__lsan_default_suppressions(void)
-{
-    return "leak:libhdf5";
-}
 
 typedef struct Example {
     LsColumnType type;

@@ -10,7 +10,8 @@ function(lockstep_fuzz name layer)
   endif()
   add_executable(fuzz_${name} ${sources})
   target_link_libraries(fuzz_${name} PRIVATE lockstep_flags lockstep_${layer})
-  target_include_directories(fuzz_${name} PRIVATE $<TARGET_PROPERTY:lockstep_${layer},SOURCE_DIR>) # looks inside
+  target_include_directories(fuzz_${name} PRIVATE ${fuzz_dir}/../support
+    $<TARGET_PROPERTY:lockstep_${layer},SOURCE_DIR>) # looks inside
   if(NOT LOCKSTEP_FUZZ)
     add_test(NAME fuzz/${name} COMMAND fuzz_${name} ${corpus})
     set_tests_properties(fuzz/${name} PROPERTIES TIMEOUT 120 LABELS "unit;fuzz")

@@ -3,22 +3,12 @@
 // that the schema's copy of the preprocessing reproduces bit for bit. The first byte chooses the options.
 #include <math.h>
 #include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "require.h"
 #include "split.h"
 #include "transform.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-static void require(bool holds)
-{
-    if (!holds) {
-        fprintf(stderr, "after: %s\n", ls_status_message());
-        abort();
-    }
-}
 
 // What a refusal must look like. Memory may run out, everything else is the input's fault.
 static void check_refusal(LsStatus status)

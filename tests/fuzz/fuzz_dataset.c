@@ -10,23 +10,8 @@
 #include <unistd.h>
 
 #include "dataset_format.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-// HDF5 loses memory over files that it cannot open.
-const char *__lsan_default_suppressions(void);
-const char *__lsan_default_suppressions(void)
-{
-    return "leak:libhdf5";
-}
-
-static void require(bool holds)
-{
-    if (!holds) {
-        fprintf(stderr, "after: %s\n", ls_status_message());
-        abort();
-    }
-}
+#include "hdf5_leaks.h"
+#include "require.h"
 
 static void check_refusal(LsStatus status)
 {

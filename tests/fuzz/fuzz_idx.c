@@ -2,21 +2,10 @@
 // IDX files, plain and gzip: whatever the bytes, they are refused in one line or become values of the size
 // that the header says; and memory follows what is there, which the fuzzer's limit watches.
 #include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "import_idx.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-static void require(bool holds)
-{
-    if (!holds) {
-        fprintf(stderr, "after: %s\n", ls_status_message());
-        abort();
-    }
-}
+#include "require.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {

@@ -6,14 +6,7 @@
 #include <string.h>
 
 #include "../../runtime/train/manifest.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-static void require(bool holds)
-{
-    if (!holds)
-        abort();
-}
+#include "require.h"
 
 static void check_refused(LsStatus status)
 {

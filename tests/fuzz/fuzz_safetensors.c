@@ -9,17 +9,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "require.h"
 #include "train/safetensors.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-static void require(bool holds)
-{
-    if (!holds) {
-        fprintf(stderr, "after: %s\n", ls_status_message());
-        abort();
-    }
-}
 
 static void put(int fd, const void *bytes, size_t size)
 {

@@ -4,31 +4,15 @@
 #include <fcntl.h>
 #include <stdint.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "data/import.h"
 #include "dataset_format.h"
+#include "hdf5_leaks.h"
 #include "import_tokens.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-// HDF5 loses memory over files that it cannot open.
-const char *__lsan_default_suppressions(void);
-const char *__lsan_default_suppressions(void)
-{
-    return "leak:libhdf5";
-}
-
-static void require(bool holds)
-{
-    if (!holds) {
-        fprintf(stderr, "after: %s\n", ls_status_message());
-        abort();
-    }
-}
+#include "require.h"
 
 static void check_tokens(const char *path, const uint8_t *data, size_t size)
 {

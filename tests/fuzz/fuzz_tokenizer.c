@@ -7,17 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "require.h"
 #include "tokenizer_table.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-static void require(bool holds)
-{
-    if (!holds) {
-        fprintf(stderr, "after: %s\n", ls_status_message());
-        abort();
-    }
-}
 
 static void check_text(const LsTokenizer *tokenizer, const char *text, size_t bytes)
 {

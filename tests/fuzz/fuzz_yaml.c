@@ -7,14 +7,7 @@
 #include <string.h>
 
 #include "base/config.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-static void require(bool holds)
-{
-    if (!holds)
-        abort();
-}
+#include "require.h"
 
 static void check_written(const LsConfig *config)
 {

@@ -388,6 +388,35 @@ static void size_of_gpt2(void **state)
     ls_model_destroy(model);
 }
 
+// GPT-2's initial deviations: 0.02 unless the option says otherwise, and with 8 blocks a quarter of that
+// where a block adds to the stream; the other tensors are ones and zeros.
+static void initial_deviations(void **state)
+{
+    (void)state;
+    static const char *const given[] = {"0.02", "0.0625"};
+    for (size_t i = 0; i < 2; i++) {
+        LsConfig config;
+        LsModel *model;
+        ls_config_defaults(&config);
+        assert_ok(ls_config_set(&config, "model.kind", "gpt", "test"));
+        assert_ok(ls_config_set(&config, "model.layers", "8", "test"));
+        if (i > 0)
+            assert_ok(ls_config_set(&config, "model.init_std", given[i], "test"));
+        LsDataShape shape = {.window = 16, .vocabulary = 100};
+        assert_ok(ls_model_create(&config, &shape, NULL, 1, &model));
+        for (size_t t = 0; t < model->parameters.count; t++) {
+            const LsParameter *p = &model->parameters.list[t];
+            bool adds = strstr(p->name, "projection.weight") || strstr(p->name, "down.weight");
+            float expected = strtof(given[i], NULL) / (adds ? 4.0f : 1.0f);
+            if (p->dimensions == 2)
+                assert_true(p->init == LS_INIT_NORMAL && p->init_scale == expected);
+            else
+                assert_true(p->init != LS_INIT_NORMAL);
+        }
+        ls_model_destroy(model);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -402,6 +431,7 @@ int main(void)
         cmocka_unit_test(steps),
         cmocka_unit_test(refuses),
         cmocka_unit_test(size_of_gpt2),
+        cmocka_unit_test(initial_deviations),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
