@@ -102,20 +102,33 @@ LsStatus ls_file_read(const char *path, size_t limit, char **data, size_t *size)
     return status;
 }
 
-LsStatus ls_file_begin(const char *path, LsFileWrite *out)
+LsStatus ls_file_target(const char *path, char target[LS_PATH_MAX])
 {
-    uint64_t random;
     struct stat information;
     // A file would take the place of what is there: of /dev/null, where one may write there.
     if (stat(path, &information) == 0 && !S_ISREG(information.st_mode))
         return LS_FAIL(LS_IO, "cannot write %s: it is a directory, a device or a pipe", path);
+    // /dev/stdout is a link to a file where output goes to one.
+    char *followed =
+        lstat(path, &information) == 0 && S_ISLNK(information.st_mode) ? realpath(path, NULL) : NULL;
+    int length = snprintf(target, LS_PATH_MAX, "%s", followed ? followed : path);
+    free(followed);
+    if (length >= LS_PATH_MAX)
+        return LS_FAIL(LS_IO, "cannot write %.60s…: the path is too long", path);
+    return LS_OK;
+}
+
+LsStatus ls_file_begin(const char *path, LsFileWrite *out)
+{
+    uint64_t random;
+    LS_TRY(ls_file_target(path, out->path));
+    path = out->path;
     if (getrandom(&random, sizeof random, 0) != (ssize_t)sizeof random)
         return fail_write("draw a temporary name for", path);
     int length =
         snprintf(out->temporary, sizeof out->temporary, "%s.tmp-%016llx", path, (unsigned long long)random);
     if (length >= LS_PATH_MAX)
         return LS_FAIL(LS_IO, "cannot write %.60s…: the path is too long", path);
-    out->path = path;
     out->fd = open(out->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (out->fd < 0)
         return fail_write("create", out->temporary);

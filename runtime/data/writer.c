@@ -220,9 +220,11 @@ static LsStatus reserve(const LsWriter *writer)
 LsStatus ls_writer_begin(const char *path, const LsWriterShape *shape, LsWriter **out)
 {
     LsDatasetInfo info;
+    char target[LS_PATH_MAX];
     LS_TRY(shape->vocabulary > 0 ? check_tokens(path, shape, &info) : check_shape(path, shape, &info));
+    LS_TRY(ls_file_target(path, target));
     LsWriter *writer = calloc(1, sizeof *writer);
-    char *copy = strdup(path);
+    char *copy = strdup(target);
     if (writer == NULL || copy == NULL) {
         free(writer);
         free(copy);

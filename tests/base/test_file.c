@@ -156,6 +156,27 @@ static void test_replaces_only_files(void **state)
     assert_true(S_ISLNK(information.st_mode));
 }
 
+// So `-o /dev/stdout > file` writes the file and leaves /dev/stdout alone.
+static void test_follows_links(void **state)
+{
+    (void)state;
+    struct stat information;
+    char *data;
+    size_t size;
+    assert_int_equal(ls_file_replace(at("real"), "old", 3), LS_OK);
+    assert_int_equal(symlink("real", at("to-real")), 0);
+    assert_int_equal(symlink("to-real", at("to-link")), 0);
+    assert_int_equal(ls_file_replace(at("to-link"), "newer", 5), LS_OK);
+    assert_int_equal(ls_file_read(at("real"), 100, &data, &size), LS_OK);
+    assert_true(size == 5 && memcmp(data, "newer", 5) == 0);
+    free(data);
+    static const char *const links[] = {"to-real", "to-link"};
+    for (size_t i = 0; i < 2; i++) {
+        assert_int_equal(lstat(at(links[i]), &information), 0);
+        assert_true(S_ISLNK(information.st_mode));
+    }
+}
+
 static void test_read_and_write_at(void **state)
 {
     (void)state;
@@ -218,6 +239,7 @@ int main(void)
         cmocka_unit_test(test_replace),
         cmocka_unit_test(test_failed_replace_leaves_nothing),
         cmocka_unit_test(test_replaces_only_files),
+        cmocka_unit_test(test_follows_links),
         cmocka_unit_test(test_read_and_write_at),
         cmocka_unit_test(test_create_directories),
         cmocka_unit_test(test_remove_does_not_follow_links),

@@ -10,7 +10,7 @@
 
 #include "base/file.h"
 #include "dataset_format.h"
-#include "hdf5_leaks.h"
+#include "../support/hdf5_leaks.h"
 #include "writer.h"
 
 #define assert_ok(expression)                                                                                \
