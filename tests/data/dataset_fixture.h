@@ -8,9 +8,9 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "../support/hdf5_leaks.h"
 #include "base/file.h"
 #include "dataset_format.h"
-#include "../support/hdf5_leaks.h"
 #include "writer.h"
 
 #define assert_ok(expression)                                                                                \
