@@ -6,7 +6,7 @@
 # shellcheck disable=SC2034 # used by those who source this
 build_packages=(gcc libc6-dev cmake ninja-build pkg-config libopenmpi-dev openmpi-bin libhdf5-dev libdnnl-dev
     ocl-icd-opencl-dev libyaml-dev libjansson-dev libxxhash-dev libssl-dev zlib1g-dev libpcre2-dev
-    libcmocka-dev)
+    libcmocka-dev libcurl4-openssl-dev)
 # Testing.
 # shellcheck disable=SC2034
 test_packages=(g++ clang clang-format shellcheck python3 python3-numpy python3-h5py

@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "train/trainer.h"
 
@@ -14,18 +15,24 @@ typedef struct TrainArguments {
     int64_t ranks, profile;
 } TrainArguments;
 
-// Signals that ask the run to save and stop. The handler only sets the flag; the ranks agree on it at the end
-// of a step.
-static volatile int stop_signal;
+// Signals that ask the run to save and stop. The handler only notes them; the ranks agree on it at the end of
+// a step. SIGCONT is a hint: mpirun sends it a second before SIGTERM.
+static LsStopSignal stop_signal;
 
 static void note_signal(int number)
 {
-    stop_signal = number;
+    if (number == SIGCONT) {
+        stop_signal.continued++;
+        return;
+    }
+    if (!stop_signal.number)
+        stop_signal.seconds = ls_clock_seconds();
+    stop_signal.number = number;
 }
 
 static void catch_signals(void)
 {
-    static const int caught[] = {SIGUSR1, SIGUSR2, SIGTERM, SIGINT};
+    static const int caught[] = {SIGUSR1, SIGUSR2, SIGTERM, SIGINT, SIGCONT};
     struct sigaction action = {.sa_handler = note_signal};
     sigemptyset(&action.sa_mask);
     for (size_t i = 0; i < sizeof caught / sizeof caught[0]; i++) {

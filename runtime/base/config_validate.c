@@ -1,4 +1,6 @@
 // What options must be together.
+#include <string.h>
+
 #include "base/config.h"
 
 static LsStatus validate_batch(const LsConfig *config)
@@ -96,11 +98,21 @@ static LsStatus validate_model(const LsConfig *config)
     return LS_OK;
 }
 
+static LsStatus validate_stop(const LsConfig *config)
+{
+    const char *url = config->stop.notice_url;
+    if (!*url || strncmp(url, "http://", 7) == 0 || strncmp(url, "https://", 8) == 0)
+        return LS_OK;
+    return LS_FAIL(
+        LS_CONFIG, "stop.notice_url is \"%s\", but must begin with http:// or https://, or be empty", url);
+}
+
 LsStatus ls_config_validate(const LsConfig *config)
 {
     LS_TRY(validate_model(config));
     LS_TRY(validate_batch(config));
     LS_TRY(validate_limits(config));
     LS_TRY(validate_schedule(config));
+    LS_TRY(validate_stop(config));
     return validate_training(config);
 }

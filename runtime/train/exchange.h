@@ -10,8 +10,6 @@
 
 #include "collectives/comm.h"
 
-typedef enum LsStopReason { LS_STOP_NONE, LS_STOP_TIME, LS_STOP_SIGNAL } LsStopReason;
-
 // Steps whose host memory may be in use at once: the one being enqueued and the one before it.
 enum { LS_STEPS_IN_FLIGHT = 2 };
 

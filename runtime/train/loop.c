@@ -237,6 +237,8 @@ LsStatus ls_trainer_run(LsTrainer *t)
     LsStatus status =
         ls_metrics_event(t->metrics, "stop", t->state.control.step, json_pack("{s:s}", "reason", why));
     if (status == LS_OK)
+        status = ls_stop_obeyed(t->stop);
+    if (status == LS_OK)
         status = ls_trainer_status(t, "completed", why);
     return ls_comm_agree(t->comm, status);
 }

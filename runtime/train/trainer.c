@@ -366,6 +366,7 @@ static LsStatus set_up(LsTrainer *t)
     LS_TRY(ls_trainer_resume(t));
     LS_TRY(ls_trainer_tune(t));
     LS_TRY(ls_comm_agree(comm, enter_run(t)));
+    LS_TRY(ls_comm_agree(comm, ls_trainer_watch(t)));
     return ls_comm_agree(comm, start_loader(t));
 }
 
@@ -397,6 +398,7 @@ static void release_device(LsTrainer *t)
 
 static void tear_down(LsTrainer *t)
 {
+    ls_stop_destroy(t->stop);
     release_device(t);
     ls_trace_destroy(t->trace);
     free(t->algorithms);
@@ -433,9 +435,8 @@ LsStatus ls_train(const LsTrainOptions *options)
         .comm = options->comm,
         .run.lock = -1,
         .saved_step = -1,
+        .begun = ls_clock_seconds(),
     };
-    if (options->config->train.max_time > 0)
-        trainer.deadline = ls_clock_seconds() + options->config->train.max_time;
     LsStatus status = set_up(&trainer);
     if (status == LS_OK)
         status = ls_trainer_run(&trainer);

@@ -7,6 +7,7 @@
 #include "exchange.h"
 #include "feed.h"
 #include "memory.h"
+#include "stop.h"
 #include "trace.h"
 #include "train/evaluate.h"
 #include "train/metrics.h"
@@ -69,6 +70,7 @@ typedef struct LsTrainer {
     LsVariant variant[LS_FEED_SETS][LS_LANE_SLOTS_MAX][2][2][2];
     char *algorithms; // what runtime.autotune chose, as the device writes it; NULL: nothing
     LsTrace *trace;
+    LsStopWatch *stop; // what may ask to stop
     LsEvaluator *evaluator;
     uint64_t *quick; // indexes of the quick evaluation, NULL: the whole split
     size_t quick_count;
@@ -81,7 +83,7 @@ typedef struct LsTrainer {
     size_t microbatch;  // rows
     size_t block;       // rows, of an evaluation
     size_t rows;        // the most that the model is given at a time: a microbatch or a block of evaluation
-    double deadline;    // clock value at which train.max_time is over, 0: never
+    double begun;       // clock value at which the attempt began
     int64_t saved_step; // newest durable checkpoint's step, -1: none
     LsEvaluation newest_evaluation;
     bool evaluated;
@@ -127,10 +129,14 @@ static inline void ls_trainer_at(const LsTrainer *trainer, LsPhase phase)
 // Saves the state as it is; collective.
 LsStatus ls_trainer_save(LsTrainer *trainer);
 
+// Begins to watch for what may ask this rank to stop.
+LsStatus ls_trainer_watch(LsTrainer *trainer);
+
 // What this rank votes for: an LsStopReason. Cheap; asked once a step.
 uint32_t ls_trainer_asks_to_stop(const LsTrainer *trainer);
 
-// The ranks have agreed to stop for `reason` and the checkpoint is durable: says so and returns LS_STOPPED.
+// The ranks have agreed to stop for `reason` and the checkpoint is durable: says who asked and how long ago,
+// and returns LS_STOPPED. Collective.
 LsStatus ls_trainer_stop(LsTrainer *trainer, uint32_t reason);
 
 // Looks at what the newest step decided about its own numbers: a skipped step is an event, too many in a row

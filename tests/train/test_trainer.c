@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 #include <math.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -91,7 +92,7 @@ static LsConfig small_config(void)
 
 // Trains in the run directory `name`; its path is left in `run`.
 static LsStatus train(const LsConfig *config, const char *name, LsDevice *device, const char *resume,
-    const volatile int *stop, char run[LS_PATH_MAX])
+    const LsStopSignal *stop, char run[LS_PATH_MAX])
 {
     LsComm *comm = NULL;
     assert_int_equal(ls_comm_open(&(LsCommOptions){.kind = LS_COMM_AUTO, .timeout = 60}, &comm), LS_OK);
@@ -123,7 +124,7 @@ static void require_ok(LsStatus status)
         fail_msg("%s", ls_status_message());
 }
 
-static LsStatus train_strict(const LsConfig *config, const char *name, const volatile int *stop, char *run)
+static LsStatus train_strict(const LsConfig *config, const char *name, const LsStopSignal *stop, char *run)
 {
     LsDevice *device = NULL;
     require_ok(ls_strict_device_open(config->runtime.precision, &device));
@@ -162,7 +163,7 @@ static void a_discrete_device_stops_one_step_later(void **state)
     (void)state;
     LsConfig config = small_config();
     char run[LS_PATH_MAX], undisturbed[65], stopped[65];
-    const volatile int stop = 1;
+    const LsStopSignal stop = {.number = SIGUSR1};
     config.log.every = 1000;
     config.eval.every = 0;
     require_ok(train(&config, "whole", NULL, "auto", NULL, run));
@@ -259,7 +260,7 @@ static void stopping_after_each_step_changes_no_bit(void **state)
     (void)state;
     LsConfig config = small_config();
     char run[LS_PATH_MAX], undisturbed[65], stopped[65];
-    const volatile int stop = 1;
+    const LsStopSignal stop = {.number = SIGUSR1};
     require_ok(train(&config, "undisturbed", NULL, "auto", NULL, run));
     hash_of(run, STEPS, undisturbed);
     for (int attempt = 1; attempt < STEPS; attempt++)
@@ -304,7 +305,7 @@ static void early_stopping_survives_a_resume(void **state)
     (void)state;
     LsConfig config = small_config();
     char run[LS_PATH_MAX];
-    const volatile int stop = 1;
+    const LsStopSignal stop = {.number = SIGUSR1};
     set(&config, "optimizer.lr", "0"); // no evaluation after the first is better
     set(&config, "eval.every", "1");
     set(&config, "train.early_stopping", "4");

@@ -11,6 +11,13 @@
 #include "train/checkpoint.h"
 #include "train/pulse.h"
 
+// What a signal handler leaves behind; written by it alone.
+typedef struct LsStopSignal {
+    volatile int number;     // of the newest signal that asks to stop, 0: none
+    volatile double seconds; // ls_clock_seconds when the first of them came
+    volatile int continued;  // SIGCONTs so far
+} LsStopSignal;
+
 typedef struct LsTrainOptions {
     const LsConfig *config; // validated
     const char *run_dir;
@@ -20,7 +27,7 @@ typedef struct LsTrainOptions {
     LsDevice *device;                // lent; NULL: the device that the configuration names
     bool quiet;                      // no progress line
     LsPulse *pulse;                  // lent; NULL: nobody watches
-    const volatile int *stop_signal; // set by a signal handler; 0: none
+    const LsStopSignal *stop_signal; // NULL: no signal asks to stop
 } LsTrainOptions;
 
 // Trains to the end. LS_OK: done. LS_STOPPED: asked to stop, a durable checkpoint is there. LS_DIVERGED and
