@@ -8,7 +8,8 @@ endforeach()
 
 # What we write is what h5py reads.
 add_executable(write_example_dataset data/write_example_dataset.c)
-target_include_directories(write_example_dataset PRIVATE ${PROJECT_SOURCE_DIR}/runtime/data)
+target_include_directories(write_example_dataset PRIVATE ${PROJECT_SOURCE_DIR}/runtime/data
+                                                         ${CMAKE_CURRENT_SOURCE_DIR}/support)
 target_link_libraries(write_example_dataset PRIVATE lockstep_flags lockstep_data PkgConfig::CMOCKA)
 add_test(NAME data/check_h5py COMMAND /usr/bin/python3 ${CMAKE_CURRENT_SOURCE_DIR}/data/check_h5py.py
                                       $<TARGET_FILE:write_example_dataset>)
