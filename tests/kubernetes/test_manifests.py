@@ -1,0 +1,210 @@
+"""The manifests of launch/kubernetes: fields and types, what refers to what, kubectl's opinion where there is one."""
+
+import copy
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import unittest
+
+try:
+    import yaml
+except ImportError:
+    print("skipped: needs python3-yaml")
+    sys.exit(77)
+
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "end_to_end")]
+
+import harness  # noqa: E402
+import manifests  # noqa: E402
+import schema  # noqa: E402
+
+OVERLAYS = ["overlays/eks", "overlays/gke", "overlays/aks"]
+
+
+def with_gpus(folder):
+    """An overlay's objects with the GPU component."""
+    objects = manifests.render(folder)
+    manifests.build(manifests.HERE / "components" / "gpu", objects)
+    return objects
+
+
+def pods_of(objects):
+    """(what it is, pod specification) for all pods."""
+    for item in objects:
+        if item["kind"] == "MPIJob":
+            for role, replica in item["spec"]["mpiReplicaSpecs"].items():
+                yield role, replica["template"]["spec"]
+        elif item["kind"] == "CronJob":
+            yield "CronJob", item["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+
+
+class Manifests(harness.Case):
+    """What is submitted, for every overlay."""
+
+    def each(self):
+        """Every overlay, with and without GPUs."""
+        for folder in OVERLAYS:
+            for objects in [manifests.render(folder), with_gpus(folder)]:
+                with self.subTest(folder):
+                    yield objects
+
+    def test_schema(self):
+        for objects in self.each():
+            for item in objects:
+                self.assertEqual(schema.errors(item), [])
+
+    def test_schema_finds_mistakes(self):
+        job = manifests.render("overlays/eks", "MPIJob")
+
+        def errors(change):
+            changed = copy.deepcopy(job)
+            change(changed["spec"], changed["spec"]["mpiReplicaSpecs"]["Worker"]["template"]["spec"])
+            return schema.errors(changed)
+
+        self.assertIn("no such field", errors(lambda spec, pod: pod.update(terminationGracePeriod=5))[0])
+        self.assertIn("is no integer", errors(lambda spec, pod: pod.update(terminationGracePeriodSeconds="5"))[0])
+        self.assertIn("is missing", errors(lambda spec, pod: pod["containers"][0].pop("image"))[0])
+        self.assertIn("a list is needed", errors(lambda spec, pod: pod.update(tolerations={"key": "spot"}))[0])
+        self.assertIn("is none of", errors(lambda spec, pod: spec["runPolicy"].update(cleanPodPolicy="Runing"))[0])
+        self.assertIn("is no quantity", errors(lambda spec, pod: pod["volumes"][2]["emptyDir"].update(sizeLimit="1GB"))[0])
+        self.assertEqual(schema.errors({"apiVersion": "v1", "kind": "MPIJob"}), ["v1/MPIJob: no such kind"])
+
+    def test_references(self):
+        for objects in self.each():
+            named = {(item["kind"], item["metadata"]["name"]) for item in objects}
+            for what, spec in pods_of(objects):
+                volumes = {volume["name"]: volume for volume in spec["volumes"]}
+                for volume in volumes.values():
+                    if "configMap" in volume:
+                        self.assertIn(("ConfigMap", volume["configMap"]["name"]), named)
+                    if "persistentVolumeClaim" in volume:
+                        self.assertIn(("PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]), named)
+                for mount in spec["containers"][0]["volumeMounts"]:
+                    self.assertIn(mount["name"], volumes, what)
+                if "serviceAccountName" in spec:
+                    self.assertIn(("ServiceAccount", spec["serviceAccountName"]), named)
+            by_kind = {item["kind"]: item for item in objects}
+            self.assertEqual(by_kind["CronJob"]["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0][
+                "command"][-1], by_kind["MPIJob"]["metadata"]["name"])
+            self.assertIn(("Role", by_kind["RoleBinding"]["roleRef"]["name"]), named)
+            self.assertEqual(by_kind["RoleBinding"]["subjects"][0]["namespace"],
+                             by_kind["ServiceAccount"]["metadata"]["namespace"])
+
+    def test_nobody_is_root(self):
+        for objects in self.each():
+            for what, spec in pods_of(objects):
+                self.assertTrue(spec["securityContext"]["runAsNonRoot"], what)
+                for container in spec["containers"]:
+                    self.assertFalse(container["securityContext"]["allowPrivilegeEscalation"], what)
+                    self.assertEqual(container["securityContext"]["capabilities"], {"drop": ["ALL"]}, what)
+
+    def test_workers_are_asked_to_save(self):
+        for objects in self.each():
+            pods = dict(pods_of(objects))
+            worker = pods["Worker"]["containers"][0]
+            hook = worker["lifecycle"]["preStop"]["exec"]["command"]
+            self.assertTrue((manifests.HERE / "image" / hook[0]).exists())
+            self.assertTrue((manifests.HERE / "image" / pods["Launcher"]["containers"][0]["command"][0]).exists())
+            self.assertNotIn("lifecycle", pods["Launcher"]["containers"][0], "its first process takes SIGTERM itself")
+            shm = next(volume for volume in pods["Worker"]["volumes"] if volume["name"] == "shm")
+            self.assertEqual(shm["emptyDir"]["medium"], "Memory")
+            port = f"Port {worker['readinessProbe']['tcpSocket']['port']}"
+            for file in ["sshd_config", "ssh_config"]:
+                lines = (manifests.HERE / "image" / file).read_text(encoding="ascii").splitlines()
+                self.assertIn(port, [line.strip() for line in lines])
+
+    def test_spot(self):
+        for objects in self.each():
+            pods = dict(pods_of(objects))
+            self.assertIn("spot", str(pods["Worker"]["nodeSelector"]).lower())
+            self.assertIn("spot", str(pods["Worker"]["tolerations"]).lower())
+            self.assertNotIn("tolerations", pods["Launcher"])
+            where = pods["Launcher"].get("nodeSelector") or pods["Launcher"]["affinity"]
+            self.assertRegex(str(where), "ON_DEMAND|DoesNotExist")
+
+    def test_gpus(self):
+        for folder in OVERLAYS:
+            job = next(item for item in with_gpus(folder) if item["kind"] == "MPIJob")
+            limits = job["spec"]["mpiReplicaSpecs"]["Worker"]["template"]["spec"]["containers"][0]["resources"]["limits"]
+            self.assertEqual(limits["nvidia.com/gpu"], job["spec"]["slotsPerWorker"])
+
+    def test_configuration(self):
+        job = manifests.render("overlays/eks", "MPIJob")
+        config = manifests.HERE / "base" / "train.yaml"
+        self.run_lockstep("config", "validate", "-c", config)
+        workers = job["spec"]["mpiReplicaSpecs"]["Worker"]["replicas"]
+        lanes = yaml.safe_load(config.read_text(encoding="utf-8"))["train"]["lanes"]
+        self.assertLessEqual(workers * job["spec"]["slotsPerWorker"], lanes)
+
+    def test_kubectl_agrees(self):
+        if not shutil.which("kubectl"):
+            self.skipTest("no kubectl here")
+        for folder in OVERLAYS:
+            with self.subTest(folder):
+                done = subprocess.run(["kubectl", "kustomize", str(manifests.HERE / folder)], check=False,
+                                      capture_output=True, text=True)
+                self.assertEqual(done.returncode, 0, done.stderr)
+                theirs = {(item["kind"], item["metadata"]["name"]): item for item in yaml.safe_load_all(done.stdout)}
+                ours = {(item["kind"], item["metadata"]["name"]): item for item in manifests.render(folder)}
+                self.assertEqual(ours, theirs)
+
+
+KUBECTL = """\
+#!/bin/sh
+# Stands in for kubectl: says what the job's conditions are, and notes what it is told to do.
+case $* in
+get*Succeeded*) printf '%s' "$SUCCEEDED" ;;
+get*Failed*) printf '%s' "$FAILED" ;;
+get*last-applied*) printf '%s' "$APPLIED" ;;
+apply*) printf 'apply %s\\n' "$(cat "$3")" >>"$LOG" ;;
+*) printf '%s\\n' "$*" >>"$LOG" ;;
+esac
+"""
+
+
+class Resubmit(harness.Case):
+    """What resubmit.sh tells kubectl, for each state of a job."""
+
+    def resubmit(self, code=0, **state):
+        """Runs the script and returns what was done, and what was said."""
+        tool = self.write("bin/kubectl", KUBECTL)
+        tool.chmod(0o755)
+        log = self.dir / "log"
+        log.write_text("", encoding="ascii")
+        done = subprocess.run(
+            ["sh", str(manifests.HERE / "base" / "resubmit.sh"), "train"], check=False, capture_output=True, text=True,
+            env={"PATH": f"{tool.parent}:{os.environ['PATH']}", "LOG": str(log), "SUCCEEDED": "", "FAILED": "",
+                 "APPLIED": "", "TMPDIR": str(self.dir), **state})
+        self.assertEqual(done.returncode, code, done.stderr)
+        return log.read_text(encoding="ascii").splitlines(), done.stdout + done.stderr
+
+    def test_running(self):
+        done, _ = self.resubmit(FAILED="False Whatever")
+        self.assertEqual(len(done), 1)
+        self.assertIn("delete pods --field-selector=status.phase=Failed", done[0])
+        self.assertIn("training.kubeflow.org/job-name=train", done[0])
+
+    def test_evicted(self):
+        done, _ = self.resubmit(FAILED="True MPIJobEvicted", APPLIED='{"kind":"MPIJob"}')
+        self.assertEqual(done, ["delete mpijob train --cascade=foreground --wait --timeout=10m",
+                                'apply {"kind":"MPIJob"}'])
+
+    def test_evicted_but_created_otherwise(self):
+        done, said = self.resubmit(FAILED="True MPIJobEvicted", code=1)
+        self.assertEqual(done, [])
+        self.assertIn("not created by kubectl apply", said)
+
+    def test_failed_for_good(self):
+        done, said = self.resubmit(FAILED="True BackoffLimitExceeded")
+        self.assertEqual(done, [])
+        self.assertIn("failed for good", said)
+
+    def test_succeeded(self):
+        self.assertEqual(self.resubmit(SUCCEEDED="True MPIJobSucceeded", FAILED="True MPIJobEvicted")[0], [])
+
+
+if __name__ == "__main__":
+    unittest.main()
