@@ -173,7 +173,7 @@ static void index_beyond_the_words_is_refused(void **unused)
     args.blocks = 1;
     args.ranks = 3;
     args.rank_words = ELEMENTS / 2;
-    REFUSED(device->ops->decide_step(device, &args), "words needs 4016 bytes"); // the last rank's votes
+    REFUSED(device->ops->decide_step(device, &args), "words needs 4024 bytes"); // the last rank's votes
     device->ops->release(device, index);
     device->ops->release(device, outcome);
 }

@@ -20,11 +20,12 @@ bool ls_directory_exists(const char *path);
 LsStatus ls_file_read(const char *path, size_t limit, char **data, size_t *size);
 
 // Replaces a file atomically: temporary name beside it, write, fsync, rename, fsync of the directory.
-// LS_IO on failure, and then the old file is as it was; links stay, and what is no regular file is never replaced.
+// LS_IO on failure, and then the old file is as it was; links stay, and what is no regular file is never
+// replaced.
 LsStatus ls_file_replace(const char *path, const void *data, size_t size);
 
-// What a new file at `path` takes the place of: where links at `path` lead, else `path` itself. LS_IO when that
-// is a directory, a device or a pipe, which no file may replace.
+// What a new file at `path` takes the place of: where links at `path` lead, else `path` itself. LS_IO when
+// that is a directory, a device or a pipe, which no file may replace.
 LsStatus ls_file_target(const char *path, char target[LS_PATH_MAX]);
 
 // The same for a file that is written in parts, with ls_file_write_at, under a name that no other process on
