@@ -35,7 +35,7 @@ extern const LsCommand ls_command_train, ls_command_eval, ls_command_predict, ls
     ls_command_checkpoint_list, ls_command_checkpoint_info, ls_command_checkpoint_verify,
     ls_command_checkpoint_hash, ls_command_checkpoint_diff, ls_command_config_show,
     ls_command_config_validate, ls_command_config_options, ls_command_doctor, ls_command_version,
-    ls_command_tokenizer_train, ls_command_tokenizer_encode, ls_command_tokenizer_decode,
+    ls_command_tokenizer_train, ls_command_tokenizer_encode, ls_command_tokenizer_decode, ls_command_status,
     ls_command_import_text, ls_command_import_tokens, ls_command_export, ls_command_import;
 
 // Meets the other ranks: opens the communicator (with the configuration's backend and deadline, or the

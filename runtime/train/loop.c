@@ -179,6 +179,7 @@ static LsStatus read_steps(LsTrainer *t, int64_t last, uint32_t *stop)
         LS_TRY(ls_trainer_read(t, &votes));
         *stop = votes.stop > *stop ? votes.stop : *stop;
         LS_TRY(ls_trainer_guard(t, loss_scale));
+        ls_account_step(t->account, t->state.control.step);
     }
     return LS_OK;
 }

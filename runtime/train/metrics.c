@@ -84,7 +84,7 @@ static LsStatus open_lines(const char *path, FILE **out)
 static json_t *empty_status(int attempt)
 {
     static const char *const keys[] = {"state", "step", "epoch", "world_size", "attempt", "train_loss",
-        "eval", "samples_per_second", "tokens_per_second", "checkpoint", "message", "updated_at"};
+        "eval", "samples_per_second", "tokens_per_second", "checkpoint", "message", "goodput", "updated_at"};
     json_t *status = json_object();
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
         json_object_set_new(status, keys[i], json_null());
@@ -301,6 +301,11 @@ LsStatus ls_metrics_status(LsMetrics *metrics, const json_t *fields)
         json_object_update(metrics->status, (json_t *)fields); // jansson's argument is not const, but is not
                                                                // changed
     json_object_set_new(metrics->status, "updated_at", json_string(now));
+    if (metrics->options.account) {
+        LsGoodput goodput;
+        ls_account_goodput(metrics->options.account, &goodput);
+        json_object_set_new(metrics->status, "goodput", ls_goodput_json(&goodput));
+    }
     metrics->status_written = ls_clock_seconds();
     return ls_json_write(metrics->status_path, metrics->status);
 }

@@ -416,6 +416,7 @@ LsStatus ls_trainer_resume(LsTrainer *t)
         LS_TRY(resume_from(t, how));
     LS_TRY(ls_arenas_restore(&t->arenas));
     t->issued = t->state.control.step;
+    ls_account_resume(t->account, t->issued);
     LsStepOutcome first = {.control = t->state.control};
     LS_TRY(t->device->ops->copy_in(t->device, t->outcomes.device, &first, sizeof first));
     return t->device->ops->synchronize(t->device);

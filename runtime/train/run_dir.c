@@ -13,7 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { RUN_ID_LIMIT = 64, HOST_MAX = 256, SHARED_TRIES = 20 };
+enum { RUN_ID_LIMIT = 64, HOST_MAX = 256, SHARED_TRIES = 20, LOCK_TRIES = 10 };
 
 // What rank 0 tells the others of its claim.
 typedef struct Claim {
@@ -73,6 +73,9 @@ static LsStatus take_lock(LsRunDir *run)
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
     if (fd < 0)
         return fail_io("open", path);
+    // `lockstep status` holds the lock for an instant to see whether anybody does.
+    for (int i = 0; i < LOCK_TRIES && flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK; i++)
+        nanosleep(&(struct timespec){.tv_nsec = 20 * 1000 * 1000}, NULL);
     if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
         LsStatus status = errno == EWOULDBLOCK ? fail_in_use(fd, run->path) : fail_io("lock", path);
         close(fd);
@@ -90,6 +93,25 @@ static LsStatus sign_lock(const LsRunDir *run, const char *host)
     if (ftruncate(run->lock, 0) != 0)
         return fail_io("empty", path);
     return ls_file_write_at(run->lock, path, text, (size_t)size, 0);
+}
+
+bool ls_run_dir_held(const char *run_dir, char *by, size_t size)
+{
+    char path[LS_PATH_MAX];
+    by[0] = '\0';
+    int fd = ls_path_join(path, run_dir, "lock") == LS_OK ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+    if (fd < 0)
+        return false;
+    bool held = flock(fd, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+    char text[HOST_MAX + 64] = "", host[HOST_MAX] = "";
+    long long process = 0;
+    if (held && pread(fd, text, sizeof text - 1, 0) > 0 && sscanf(text, "%lld %255s", &process, host) == 2) {
+        for (char *c = host; *c; c++)
+            *c = isgraph((unsigned char)*c) ? *c : '?';
+        snprintf(by, size, "process %lld on %s", process, host);
+    }
+    close(fd);
+    return held;
 }
 
 // ---- Attempts -------------------------------------------------------------------------------------------

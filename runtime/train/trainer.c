@@ -65,8 +65,10 @@ static LsStatus open_run_on_rank_0(LsTrainer *t)
         return LS_OK;
     if (t->options->resume && strcmp(t->options->resume, "never") == 0)
         LS_TRY(ls_run_dir_archive(&t->run));
+    LS_TRY(ls_account_open(&t->run, t->begun, &t->account));
     return ls_metrics_open(&t->run,
-        &(LsMetricsOptions){.quiet = t->options->quiet, .tokens_per_sample = t->model->shape.window},
+        &(LsMetricsOptions){
+            .quiet = t->options->quiet, .tokens_per_sample = t->model->shape.window, .account = t->account},
         &t->metrics);
 }
 
@@ -326,6 +328,24 @@ static LsStatus write_environment(const LsTrainer *t)
     return status;
 }
 
+// Rank 0: what the run's time has gone to, as an event and a line. A failure to write it is none of the
+// attempt.
+static void report_goodput(LsTrainer *t)
+{
+    if (!t->metrics)
+        return;
+    char message[LS_FAILURE_MAX];
+    snprintf(message, sizeof message, "%s", ls_status_message());
+    LsGoodput g;
+    ls_account_goodput(t->account, &g);
+    (void)ls_metrics_event(t->metrics, "goodput", t->state.control.step, ls_goodput_json(&g));
+    ls_info("goodput %.1f %%: %.1f s of %.1f s in steps that counted; lost to start %.1f, checkpoints %.1f, "
+            "evaluation %.1f, steps made again %.1f, restarts %.1f, hangs %.1f (%d attempt%s)",
+        100 * g.ratio, g.steps, g.wall, g.start, g.checkpoint, g.evaluate, g.redo, g.restart, g.hang,
+        g.attempts, g.attempts == 1 ? "" : "s");
+    ls_status_adopt(LS_OK, message);
+}
+
 // From here on the directory speaks of this attempt. One that was refused before leaves configuration and
 // status as they were.
 static LsStatus enter_run(LsTrainer *t)
@@ -335,6 +355,8 @@ static LsStatus enter_run(LsTrainer *t)
         return LS_OK;
     LS_TRY(ls_run_dir_write_config(&t->run, t->config));
     LS_TRY(write_environment(t));
+    if (t->run.attempt > 1) // the ones before may have been killed
+        report_goodput(t);
     return ls_trainer_status(t, "running", "");
 }
 
@@ -409,6 +431,7 @@ static void tear_down(LsTrainer *t)
     free(t->quick);
     ls_dataset_close(t->dataset);
     ls_metrics_close(t->metrics);
+    ls_account_close(t->account);
     ls_log_close();
     ls_run_dir_release(&t->run);
 }
@@ -447,6 +470,8 @@ LsStatus ls_train(const LsTrainOptions *options)
         ls_trainer_status(&trainer, state_name(status), message);
         ls_status_adopt(status, message);
     }
+    if (trainer.entered)
+        report_goodput(&trainer);
     tear_down(&trainer);
     return status;
 }

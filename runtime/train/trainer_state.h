@@ -44,6 +44,7 @@ typedef struct LsTrainer {
     LsRunDir run;
     bool entered;       // the run has accepted this attempt: its status is ours to write
     bool adopted;       // it starts from a checkpoint that is none of this run's
+    LsAccount *account; // rank 0 only
     LsMetrics *metrics; // rank 0 only
     LsDataset *dataset;
     const LsDatasetInfo *info;
@@ -120,10 +121,15 @@ bool ls_trainer_scales_loss(const LsTrainer *trainer);
 // Steps, logs, evaluates and saves until the run ends or is stopped.
 LsStatus ls_trainer_run(LsTrainer *trainer);
 
-// Tells who watches this rank what its main thread is busy with from now on.
+// Tells who watches this rank, and the account of the run's time, what its main thread is busy with from now
+// on.
 static inline void ls_trainer_at(const LsTrainer *trainer, LsPhase phase)
 {
     ls_pulse_at(trainer->options->pulse, phase);
+    ls_account_spend(trainer->account, phase == LS_PHASE_START      ? LS_ACCOUNT_START
+                                       : phase == LS_PHASE_SAVE     ? LS_ACCOUNT_CHECKPOINT
+                                       : phase == LS_PHASE_EVALUATE ? LS_ACCOUNT_EVALUATE
+                                                                    : LS_ACCOUNT_STEP);
 }
 
 // Saves the state as it is; collective.

@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #include "base/json.h"
+#include "train/account.h"
 #include "train/run_dir.h"
 
 typedef struct LsMetrics LsMetrics;
@@ -34,6 +35,7 @@ typedef struct LsMetricsOptions {
     bool quiet;               // no progress line
     size_t tokens_per_sample; // 0: the samples are no sequences, the rate is in samples
     FILE *progress;           // where the progress line goes; NULL: standard output
+    LsAccount *account;       // lent; for `goodput` of status.json, NULL: there is none
 } LsMetricsOptions;
 
 // Opens the files for appending; a line that a dead attempt left unfinished is removed. `options` NULL: all
@@ -49,7 +51,8 @@ LsStatus ls_metrics_rewind(LsMetrics *metrics, int64_t step);
 LsStatus ls_metrics_step(LsMetrics *metrics, const LsStepRecord *record, const LsProgress *progress);
 
 // Appends an event {"time", "event", "attempt", "step", …}: `kind` is start, resume, checkpoint, preempt,
-// restart, skip, eval, autotune or stop; takes `details` (an object whose members are added, may be NULL).
+// restart, skip, eval, autotune, goodput or stop; takes `details` (an object whose members are added, may be
+// NULL).
 LsStatus ls_metrics_event(LsMetrics *metrics, const char *kind, int64_t step, json_t *details);
 
 // Everything is on disk (fsync) when this returns: called before a checkpoint is committed.
@@ -57,8 +60,8 @@ LsStatus ls_metrics_sync(LsMetrics *metrics);
 
 // Replaces status.json: `fields` (an object, borrowed, may be NULL) are merged over the last ones written.
 // Every key is always there, null while it is unknown: state, step, epoch, world_size, attempt, train_loss,
-// eval, samples_per_second, tokens_per_second, checkpoint, message, updated_at. attempt, updated_at and what
-// ls_metrics_step is told are filled in here.
+// eval, samples_per_second, tokens_per_second, checkpoint, message, goodput, updated_at. attempt, goodput,
+// updated_at and what ls_metrics_step is told are filled in here.
 LsStatus ls_metrics_status(LsMetrics *metrics, const json_t *fields);
 
 #endif

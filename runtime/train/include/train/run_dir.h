@@ -28,6 +28,10 @@ typedef struct LsRunDir {
 LsStatus ls_run_dir_claim(LsRunDir *run, const char *path, LsComm *comm);
 void ls_run_dir_release(LsRunDir *run);
 
+// Whether an attempt lives that holds the lock, for who only looks; `by` becomes "process 12 on host" as far
+// as the lock's text tells.
+bool ls_run_dir_held(const char *run_dir, char *by, size_t size);
+
 // True when an attempt with a higher number has claimed the directory: this one must stop without writing.
 // Rank 0 only.
 bool ls_run_dir_superseded(const LsRunDir *run);
