@@ -34,6 +34,9 @@ static const Field fields[] = {
     {"best_stale", offsetof(LsRunState, best.stale), FIELD_I64},
 };
 
+// Not in the table, since most checkpoints do not have it.
+static const char evaluation_due[] = "evaluation_due";
+
 enum { FIELDS = sizeof fields / sizeof *fields, VALUE_TEXT = 40 };
 
 // Whoever adds a member adds a row above; a checkpoint that forgets state resumes another run.
@@ -123,6 +126,8 @@ json_t *ls_state_json(const LsRunState *state)
             value = json_integer(read_integer(state, field));
         json_object_set_new(json, field->name, value);
     }
+    if (state->evaluation_due)
+        json_object_set_new(json, evaluation_due, json_true());
     return json;
 }
 
@@ -165,6 +170,10 @@ LsStatus ls_state_parse(const json_t *json, const char *name, LsRunState *out)
     for (size_t i = 0; i < FIELDS; i++)
         if (!parse_field(json_object_get(json, fields[i].name), &fields[i], &state))
             return LS_FAIL(LS_CHECKPOINT, "%s: state.%s is missing or not valid", name, fields[i].name);
+    const json_t *due = json_object_get(json, evaluation_due);
+    if (due && !json_is_boolean(due))
+        return LS_FAIL(LS_CHECKPOINT, "%s: state.%s is not valid", name, evaluation_due);
+    state.evaluation_due = json_is_true(due);
     *out = state;
     return LS_OK;
 }
@@ -195,6 +204,8 @@ void ls_state_hash(const LsRunState *state, LsSha256 *sha)
             bytes[b] = (uint8_t)(bits >> (8 * b));
         ls_sha256_update(sha, bytes, sizeof bytes);
     }
+    if (state->evaluation_due)
+        ls_sha256_update(sha, evaluation_due, sizeof evaluation_due);
 }
 
 static void field_text(const LsRunState *state, const Field *field, char text[VALUE_TEXT])
@@ -214,6 +225,8 @@ void ls_state_print(const LsRunState *state, FILE *out)
         field_text(state, &fields[i], text);
         fprintf(out, "  %-18s %s\n", fields[i].name, text);
     }
+    if (state->evaluation_due)
+        fprintf(out, "  %-18s yes\n", evaluation_due);
 }
 
 size_t ls_state_diff(const LsRunState *a, const LsRunState *b, FILE *out)
@@ -227,6 +240,11 @@ size_t ls_state_diff(const LsRunState *a, const LsRunState *b, FILE *out)
         field_text(a, &fields[i], left);
         field_text(b, &fields[i], right);
         fprintf(out, "state %-40s %s != %s\n", fields[i].name, left, right);
+    }
+    if (a->evaluation_due != b->evaluation_due) {
+        differing++;
+        fprintf(out, "state %-40s %s != %s\n", evaluation_due, a->evaluation_due ? "yes" : "no",
+            b->evaluation_due ? "yes" : "no");
     }
     return differing;
 }

@@ -16,7 +16,11 @@ struct LsEvaluator {
     void *row_loss; // device: float [batch]
     // Host memory of one block: uint64_t [batch], samples and labels, float [batch][outputs], float [batch].
     void *index, *x, *y, *outputs, *losses;
+    void *answers, *answer_sizes; // of all ranks to LsEvaluateStop: uint32_t [ranks], size_t [ranks]
 };
+
+// What a rank answers that cannot go on.
+static const uint32_t FAILED = UINT32_MAX;
 
 // One evaluation.
 typedef struct Run {
@@ -75,7 +79,13 @@ static LsStatus reserve(LsEvaluator *e)
     LS_TRY(host(batch, window ? window : info->features, window ? sizeof(int32_t) : element, &e->x));
     LS_TRY(host(batch, window ? window : info->classes ? 1 : info->outputs, sizeof(float), &e->y));
     LS_TRY(host(batch, shape->outputs, sizeof(float), &e->outputs));
-    return host(batch, 1, sizeof(float), &e->losses);
+    LS_TRY(host(batch, 1, sizeof(float), &e->losses));
+    size_t ranks = (size_t)ls_comm_size(o->comm);
+    LS_TRY(host(ranks, 1, sizeof(uint32_t), &e->answers));
+    LS_TRY(host(ranks, 1, sizeof(size_t), &e->answer_sizes));
+    for (size_t r = 0; r < ranks; r++)
+        ((size_t *)e->answer_sizes)[r] = sizeof(uint32_t);
+    return LS_OK;
 }
 
 LsStatus ls_evaluator_create(const LsEvaluatorOptions *options, LsEvaluator **out)
@@ -98,6 +108,8 @@ void ls_evaluator_destroy(LsEvaluator *e)
     if (!e)
         return;
     LsDevice *device = e->options.device;
+    free(e->answer_sizes);
+    free(e->answers);
     free(e->losses);
     free(e->outputs);
     free(e->y);
@@ -185,16 +197,40 @@ static LsStatus compute_block(Run *run, size_t block, LsPrediction *predictions)
     return LS_OK;
 }
 
+// Whether all ranks end here, because one of them has failed or wants to stop.
+static LsStatus ask_all(const Run *run, LsStatus mine, bool *ends)
+{
+    const LsEvaluator *e = run->evaluator;
+    LsEvaluateStop *stop = run->options->stop;
+    if (!stop) {
+        *ends = mine != LS_OK;
+        return LS_OK;
+    }
+    uint32_t answer = mine != LS_OK ? FAILED : stop->ask(stop->context), largest = 0;
+    LS_TRY(ls_comm_all_gather(e->options.comm, &answer, e->answers, e->answer_sizes));
+    for (size_t r = 0; r < run->ranks; r++) {
+        answer = ((const uint32_t *)e->answers)[r];
+        largest = answer > largest ? answer : largest;
+    }
+    stop->reason = largest == FAILED ? 0 : largest;
+    *ends = largest != 0;
+    return LS_OK;
+}
+
+// In rounds, a block of each rank: in the last one some ranks have none.
 static LsStatus compute(Run *run)
 {
-    const LsEvaluatorOptions *o = &run->evaluator->options;
-    LS_TRY(open_run(run));
-    LsPrediction *predictions = run->mine;
-    for (size_t b = (size_t)ls_comm_rank(o->comm); b < run->blocks; b += run->ranks) {
-        LS_TRY(compute_block(run, b, predictions));
-        predictions += o->batch;
+    size_t rank = (size_t)ls_comm_rank(run->evaluator->options.comm);
+    size_t rounds = own_blocks(run, 0), batch = run->evaluator->options.batch;
+    bool ends = false;
+    LsStatus status = open_run(run);
+    for (size_t round = 0; round < rounds && !ends; round++) {
+        size_t block = round * run->ranks + rank;
+        if (status == LS_OK && block < run->blocks)
+            status = compute_block(run, block, (LsPrediction *)run->mine + round * batch);
+        LS_TRY(ask_all(run, status, &ends));
     }
-    return LS_OK;
+    return status;
 }
 
 // Brings the ranks' blocks together and into order.
@@ -260,10 +296,13 @@ LsStatus ls_evaluate(LsEvaluator *evaluator, const LsEvaluateOptions *options, L
         .ranks = (size_t)ls_comm_size(shared->comm),
     };
     // A rank whose part failed tells the others, which would wait for it in the gather.
+    if (options->stop)
+        options->stop->reason = 0;
     LsStatus status = ls_comm_agree(shared->comm, compute(&run));
-    if (status == LS_OK)
+    bool whole = !options->stop || options->stop->reason == 0;
+    if (status == LS_OK && whole)
         status = gather(&run);
-    if (status == LS_OK)
+    if (status == LS_OK && whole)
         status = summarize(&run, out);
     close_run(&run);
     return status;

@@ -85,17 +85,32 @@ static LsStatus report_evaluation(LsTrainer *t)
     return ls_metrics_event(t->metrics, "eval", t->state.control.step, details);
 }
 
-static LsStatus evaluate(LsTrainer *t, LsSplit split, const uint64_t *indexes, size_t count)
+// An evaluation that an attempt begins with is not ended by time, nor by what was there before: every attempt
+// gets further, as one that begins with a step does.
+static uint32_t asks_to_stop_evaluating(const void *context)
 {
+    const LsTrainer *t = context;
+    uint32_t reason = ls_trainer_asks_to_stop(t);
+    bool first = t->issued == t->began_at;
+    return first && (reason == LS_STOP_TIME || reason == t->asked_before) ? LS_STOP_NONE : reason;
+}
+
+// *stop: why the ranks have given it up, if they have.
+static LsStatus evaluate(LsTrainer *t, LsSplit split, const uint64_t *indexes, size_t count, uint32_t *stop)
+{
+    LsEvaluateStop asks = {.ask = asks_to_stop_evaluating, .context = t};
     LS_TRY(ls_comm_drain(t->comm)); // the weights are whole
     ls_trace_begin(t->trace, "evaluate");
     ls_trainer_at(t, LS_PHASE_EVALUATE);
     LsStatus status = ls_evaluate(t->evaluator,
         &(LsEvaluateOptions){
-            .split = split, .indexes = indexes, .count = count, .weights = t->arenas.weights},
+            .split = split, .indexes = indexes, .count = count, .weights = t->arenas.weights, .stop = &asks},
         &t->newest_evaluation);
     ls_trace_end(t->trace);
     LS_TRY(status);
+    *stop = asks.reason;
+    if (*stop)
+        return LS_OK;
     t->evaluated = true;
     return ls_comm_agree(t->comm, report_evaluation(t));
 }
@@ -111,6 +126,17 @@ static void watch_metric(LsTrainer *t)
         *best = (LsBestMetric){.known = true, .value = value, .step = t->state.control.step};
     else
         best->stale++;
+}
+
+// The evaluation that follows a step. One that the run is stopped before or in is left to the next attempt.
+static LsStatus evaluate_step(LsTrainer *t, uint32_t *stop)
+{
+    if (*stop == LS_STOP_NONE)
+        LS_TRY(evaluate(t, t->watched, t->quick, t->quick_count, stop));
+    t->state.evaluation_due = *stop != LS_STOP_NONE;
+    if (*stop == LS_STOP_NONE)
+        watch_metric(t);
+    return LS_OK;
 }
 
 static bool stopped_early(const LsTrainer *t)
@@ -131,22 +157,20 @@ static bool finished(const LsTrainer *t)
 }
 
 // What follows a step: its log line, an evaluation, a checkpoint.
-static LsStatus after_step(LsTrainer *t, uint32_t stop)
+static LsStatus after_step(LsTrainer *t, uint32_t *stop)
 {
     int64_t step = t->state.control.step;
     bool last = step >= t->total_steps;
-    if (due(t->config->log.every, step) || last || stop) {
+    if (due(t->config->log.every, step) || last || *stop) {
         LS_TRY(ls_comm_agree(t->comm, log_steps(t)));
         restart_window(t);
     }
     bool evaluated = due(t->config->eval.every, step);
-    if (evaluated) {
-        LS_TRY(evaluate(t, t->watched, t->quick, t->quick_count));
-        watch_metric(t);
-    }
+    if (evaluated)
+        LS_TRY(evaluate_step(t, stop));
     ls_trainer_at(t, LS_PHASE_SAVE); // also the log line's place: it is written to the same storage
     bool best = evaluated && t->config->checkpoint.keep_best && t->state.best.step == step;
-    if (due(t->config->checkpoint.every, step) || finished(t) || stop || best)
+    if (due(t->config->checkpoint.every, step) || finished(t) || *stop || best)
         LS_TRY(ls_trainer_save(t));
     if (evaluated || t->saved_step == step)
         restart_window(t);
@@ -197,38 +221,52 @@ static LsStatus run_step(LsTrainer *t, uint32_t *stop)
     LS_TRY(status);
     bool known = t->state.control.step == t->issued;
     if (known)
-        LS_TRY(after_step(t, *stop));
+        LS_TRY(after_step(t, stop));
     // The trace is whole after its last step, or when the run ends before that.
     bool whole = ls_trace_step(t->trace), ends = finished(t) || *stop;
     return whole || (ends && ls_trace_open(t->trace)) ? write_profile(t) : LS_OK;
 }
 
+// What an earlier attempt left to this one; the options may have changed since.
+static LsStatus make_up_evaluation(LsTrainer *t, uint32_t *stop)
+{
+    if (due(t->config->eval.every, t->state.control.step))
+        LS_TRY(evaluate_step(t, stop));
+    else
+        t->state.evaluation_due = false;
+    restart_window(t);
+    return finished(t) && *stop == LS_STOP_NONE ? ls_trainer_save(t) : LS_OK;
+}
+
 static LsStatus run_steps(LsTrainer *t)
 {
     restart_window(t);
-    while (!finished(t)) {
+    while (!finished(t) || t->state.evaluation_due) {
         uint32_t stop = LS_STOP_NONE;
-        LS_TRY(run_step(t, &stop));
-        ls_pulse_reason(t->options->pulse, stop);
-        if (stop && !finished(t))
+        LS_TRY(t->state.evaluation_due ? make_up_evaluation(t, &stop) : run_step(t, &stop));
+        if (stop && (!finished(t) || t->state.evaluation_due))
             return ls_trainer_stop(t, stop);
     }
     return LS_OK;
 }
 
 // The run's last numbers: every split that is not trained on, in full; the test split, if there is one, last.
+// The last step's checkpoint is durable.
 static LsStatus evaluate_in_full(LsTrainer *t)
 {
     static const LsSplit order[] = {LS_VALIDATION, LS_TEST};
-    for (size_t i = 0; i < sizeof order / sizeof *order; i++)
+    uint32_t stop = LS_STOP_NONE;
+    for (size_t i = 0; i < sizeof order / sizeof *order && stop == LS_STOP_NONE; i++)
         if (t->info->samples[order[i]] > 0)
-            LS_TRY(evaluate(t, order[i], NULL, 0));
-    return LS_OK;
+            LS_TRY(evaluate(t, order[i], NULL, 0, &stop));
+    return stop ? ls_trainer_stop(t, stop) : LS_OK;
 }
 
 LsStatus ls_trainer_run(LsTrainer *t)
 {
     // From now on the run has what it goes on from, whatever becomes of the place where it lay.
+    t->began_at = t->issued;
+    t->asked_before = ls_trainer_asks_to_stop(t);
     if (t->adopted)
         LS_TRY(ls_trainer_save(t));
     LS_TRY(run_steps(t));

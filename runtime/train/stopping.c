@@ -65,12 +65,14 @@ LsStatus ls_trainer_stop(LsTrainer *t, uint32_t reason)
 {
     Asked who;
     size_t rank = 0;
+    ls_pulse_reason(t->options->pulse, reason);
     LS_TRY(find_who_asked(t, reason, &who, &rank));
     LsStatus status = ls_metrics_event(t->metrics, "preempt", t->state.control.step,
         json_pack("{s:s, s:s, s:i, s:s, s:o}", "reason", ls_stop_name(who.request.reason), "message",
             who.request.text, "rank", (int)rank, "host", who.host, "seconds",
             ls_json_number(who.request.seconds)));
-    if (status == LS_OK)
+    // A stop file that nobody has seen yet, or that another reason came before, holds for the next attempt.
+    if (status == LS_OK && reason == LS_STOP_FILE)
         status = ls_stop_obeyed(t->stop);
     LS_TRY(ls_comm_agree(t->comm, status));
     return LS_FAIL(LS_STOPPED, "%s: checkpoint of step %lld is durable, run again to go on", who.request.text,

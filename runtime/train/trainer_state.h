@@ -77,9 +77,11 @@ typedef struct LsTrainer {
     size_t quick_count;
     LsSplit watched; // split of evaluations during training
 
-    int64_t issued;      // steps given to the device
-    LsRunState state;    // as of the newest step that the host knows to be finished
-    int64_t total_steps; // the run ends after this one
+    int64_t issued;        // steps given to the device
+    int64_t began_at;      // step with which this attempt began
+    uint32_t asked_before; // LsStopReason of this rank when it did
+    LsRunState state;      // as of the newest step that the host knows to be finished
+    int64_t total_steps;   // the run ends after this one
     LsDataShape shape;
     size_t microbatch;  // rows
     size_t block;       // rows, of an evaluation

@@ -162,6 +162,47 @@ class Preempted(Case):
         process.send_signal(signal.SIGUSR2)
         self.assert_preempted(process, "run", "signal", "SIGUSR2")
 
+    def test_in_evaluation(self):
+        """Each evaluation is given up at once when the run is asked to stop in it, and made by a later attempt."""
+        import_images(self, test=6000)
+        config = CONFIG.replace("max_steps: 60", "max_steps: 40, early_stopping: 9").replace(
+            "checkpoint: {every: 20", "checkpoint: {every: 30").replace(
+                "eval: {every: 20, quick_samples: 100, batch: 40}", "eval: {every: 20, quick_samples: 0, batch: 1}").replace("[32, 16]", "[256, 256, 256]")
+        self.write("config.yaml", config)
+        result = harness.finish(self.start("whole", ranks=3))
+        self.assertEqual(result.code, 0, str(result))
+        # Of three evaluations, at step 20, at step 40 and at the end, the first is asked to stop twice.
+        for attempt, step, evaluated in ((1, 20, []), (2, 20, []), (3, 40, [20]), (4, 40, [20, 40])):
+            process = self.start("run", ranks=3 if attempt in (1, 3) else 1)
+            if attempt in (1, 3):
+                harness.wait_for_step(self, process, "run", step, attempt)
+            else:
+                self.wait_for_events(process, attempt, "goodput" if attempt == 2 else "eval", evaluated)
+                time.sleep(0.1)
+            process.send_signal(signal.SIGUSR1)
+            self.assertEqual(self.assert_preempted(process, "run", "signal", "SIGUSR1")["step"], step)
+            self.assertEqual([event["step"] for event in self.events("run", "eval")], evaluated)
+        result = harness.finish(self.start("run"))
+        self.assertEqual(result.code, 0, str(result))
+        self.assertEqual(self.hash("run"), self.hash("whole"))
+        self.assertEqual(self.losses("run"), self.losses("whole"))
+        for kind in ("run", "whole"):
+            evaluations = self.events(kind, "eval")
+            self.assertEqual([event["step"] for event in evaluations], [20, 40, 40])
+            self.assertEqual([event["loss"] for event in evaluations], [event["loss"] for event in self.events("run", "eval")])
+
+    def wait_for_events(self, process, attempt, kind, steps):
+        """Until an attempt has an event of a kind, and the evaluations of all are of these steps."""
+        end = time.monotonic() + harness.DEADLINE
+        while process.poll() is None:
+            path = self.dir / "run/events.jsonl"
+            events = [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+            if any(event["event"] == kind and event["attempt"] == attempt for event in events):
+                if [event["step"] for event in events if event["event"] == "eval"] == steps:
+                    return
+            self.assertLess(time.monotonic(), end, "the attempt has not come so far")
+            time.sleep(0.01)
+
     def test_bad_options(self):
         for setting, words in (("stop.notices=aws", ["stop.notices", "ec2"]),
                                ("stop.notice_url=metadata.example", ["stop.notice_url", "http://"])):

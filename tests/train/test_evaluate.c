@@ -384,6 +384,17 @@ static void damage(const char *path, const float *sample)
     assert_int_equal(fclose(file), 0);
 }
 
+// This rank wants to stop once it has been asked so often.
+typedef struct Patience {
+    uint32_t asked, enough, reason;
+} Patience;
+
+static uint32_t lose_patience(const void *context)
+{
+    Patience *patience = *(Patience *const *)context;
+    return patience->asked++ >= patience->enough ? patience->reason : 0;
+}
+
 // The last rank alone has a bad file: no rank waits for it, all tell the same.
 static void damaged_on_one_rank(void **state)
 {
@@ -402,9 +413,45 @@ static void damaged_on_one_rank(void **state)
     assert_ok(ls_dataset_open(path, &s.dataset));
     LsEvaluator *evaluator;
     LsEvaluateOptions options = {.split = LS_TEST, .weights = s.weights};
+    Patience endless = {.enough = UINT32_MAX}, *patience = &endless;
+    LsEvaluateStop stop = {.ask = lose_patience, .context = &patience};
     assert_ok(create_evaluator(&s, 8, &evaluator));
     assert_int_equal(ls_evaluate(evaluator, &options, &out), LS_BAD_DATA);
     assert_non_null(strstr(ls_status_message(), "rows.h5"));
+    options.stop = &stop;
+    assert_int_equal(ls_evaluate(evaluator, &options, &out), LS_BAD_DATA);
+    assert_non_null(strstr(ls_status_message(), "rows.h5"));
+    assert_int_equal(stop.reason, 0);
+    ls_evaluator_destroy(evaluator);
+    close_scene(&s);
+}
+
+// What one rank wants ends it on all, after the same block; the next one is as if nothing had been.
+static void gives_up_when_asked(void **state)
+{
+    (void)state;
+    Scene s;
+    LsEvaluator *evaluator;
+    LsEvaluation whole, out;
+    open_scene(&s, directory, 3, LS_LOSS_AUTO, open_device(false));
+    assert_ok(create_evaluator(&s, 4, &evaluator));
+    assert_ok(ls_evaluate(evaluator, &(LsEvaluateOptions){.split = LS_TEST, .weights = s.weights}, &whole));
+    for (uint32_t enough = 0; enough < 4; enough++) {
+        bool last = ls_comm_rank(comm) == ls_comm_size(comm) - 1;
+        Patience mine = {.enough = last && enough < 3 ? enough : UINT32_MAX, .reason = 7}, *patience = &mine;
+        LsEvaluateStop stop = {.ask = lose_patience, .context = &patience, .reason = 9};
+        memset(&out, 0x55, sizeof out);
+        LsEvaluation before = out;
+        assert_ok(ls_evaluate(
+            evaluator, &(LsEvaluateOptions){.split = LS_TEST, .weights = s.weights, .stop = &stop}, &out));
+        assert_int_equal(stop.reason, enough < 3 ? 7 : 0);
+        if (enough < 3) {
+            assert_int_equal(mine.asked, enough + 1);
+            assert_memory_equal(&out, &before, sizeof out);
+        } else {
+            assert_true(out.loss == whole.loss && out.accuracy == whole.accuracy);
+        }
+    }
     ls_evaluator_destroy(evaluator);
     close_scene(&s);
 }
@@ -511,6 +558,7 @@ int main(void)
         cmocka_unit_test(regression),
         cmocka_unit_test(refuses),
         cmocka_unit_test(damaged_on_one_rank),
+        cmocka_unit_test(gives_up_when_asked),
         cmocka_unit_test(allocates_once),
         cmocka_unit_test(quick_part_is_stratified),
         cmocka_unit_test(quick_part_of_regression),

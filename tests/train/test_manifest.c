@@ -133,6 +133,7 @@ static const struct Case {
     {"state.updates", "-5", "state.updates"},
     {"state.best_known", "1", "state.best_known"},
     {"state.best_stale", NULL, "state.best_stale"},
+    {"state.evaluation_due", "1", "state.evaluation_due"},
     {"config", "\"train\"", "config"},
     {"config", "{\"train.batch\": 64}", "config"},
     {"config", "{\"two\\nlines\": \"64\"}", "config"},
@@ -197,6 +198,38 @@ static void anything_that_does_not_hold_together_is_refused(void **state)
     }
 }
 
+static void hash_of(const LsRunState *state, char text[LS_SHA256_TEXT])
+{
+    LsSha256 *sha = ls_sha256_create();
+    ls_state_hash(state, sha);
+    ls_sha256_finish(sha, text);
+}
+
+// An evaluation that is still to come is state, and a checkpoint without one is as it would be if there were
+// no such thing.
+static void evaluation_that_is_due(void **state)
+{
+    (void)state;
+    LsRunState none, due, back;
+    char text[LS_SHA256_TEXT], other[LS_SHA256_TEXT];
+    fixture_state(&none, 12);
+    fixture_state(&due, 12);
+    due.evaluation_due = true;
+    const LsRunState *const both[] = {&none, &due};
+    for (int i = 0; i < 2; i++) {
+        json_t *json = ls_state_json(both[i]);
+        assert_int_equal(json_object_get(json, "evaluation_due") != NULL, i);
+        assert_int_equal(ls_state_parse(json, "m", &back), LS_OK);
+        assert_int_equal(back.evaluation_due, i);
+        assert_int_equal(ls_state_diff(both[i], &back, stdout), 0);
+        json_decref(json);
+    }
+    assert_int_equal(ls_state_diff(&none, &due, stdout), 1);
+    hash_of(&none, text);
+    hash_of(&due, other);
+    assert_string_not_equal(text, other);
+}
+
 static void what_just_fits_is_accepted(void **state)
 {
     (void)state;
@@ -207,6 +240,7 @@ static void what_just_fits_is_accepted(void **state)
         {"tensors.1.offset", "32744"}, // up to the end of the file
         {"state.loss", "\"-inf\""},
         {"state.best_value", "0.1"},
+        {"state.evaluation_due", "true"},
         {"tensors.0.shape", "[8, 625]"},
         {"data.schema", "{\"any\": [1]}"},
         {"more", "[\"a later minor addition\"]"},
@@ -250,6 +284,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_manifest_reads_back),
         cmocka_unit_test(anything_that_does_not_hold_together_is_refused),
+        cmocka_unit_test(evaluation_that_is_due),
         cmocka_unit_test(what_just_fits_is_accepted),
         cmocka_unit_test(the_file_of_a_save_that_has_no_space_does_not_crash_at_exit),
     };

@@ -168,7 +168,7 @@ static void a_discrete_device_stops_one_step_later(void **state)
     config.eval.every = 0;
     require_ok(train(&config, "whole", NULL, "auto", NULL, run));
     hash_of(run, STEPS, undisturbed);
-    for (int attempt = 1; attempt < STEPS / 2; attempt++) {
+    for (int attempt = 1; attempt <= STEPS / 2; attempt++) {
         assert_int_equal(train_strict(&config, "late", &stop, run), LS_STOPPED);
         hash_of(run, 2 * attempt, stopped); // there is this checkpoint
     }
@@ -263,7 +263,7 @@ static void stopping_after_each_step_changes_no_bit(void **state)
     const LsStopSignal stop = {.number = SIGUSR1};
     require_ok(train(&config, "undisturbed", NULL, "auto", NULL, run));
     hash_of(run, STEPS, undisturbed);
-    for (int attempt = 1; attempt < STEPS; attempt++)
+    for (int attempt = 1; attempt <= STEPS; attempt++)
         assert_int_equal(train(&config, "stopped", NULL, "auto", &stop, run), LS_STOPPED);
     require_ok(train(&config, "stopped", NULL, "auto", &stop, run));
     hash_of(run, STEPS, stopped);
@@ -312,7 +312,7 @@ static void early_stopping_survives_a_resume(void **state)
     require_ok(train(&config, "early", NULL, "auto", NULL, run));
     char text[65], resumed[65];
     hash_of(run, 5, text);
-    for (int attempt = 1; attempt < 5; attempt++)
+    for (int attempt = 1; attempt <= 5; attempt++)
         assert_int_equal(train(&config, "early-resumed", NULL, "auto", &stop, run), LS_STOPPED);
     require_ok(train(&config, "early-resumed", NULL, "auto", &stop, run));
     hash_of(run, 5, resumed);

@@ -23,11 +23,13 @@ typedef struct LsBestMetric {
     int64_t stale; // evaluations since
 } LsBestMetric;
 
-// State that is not tensors. Everything here is in `checkpoint hash`.
+// State that is not tensors. Everything here is in `checkpoint hash`; evaluation_due only when it is set,
+// which it never is where a run ends.
 typedef struct LsRunState {
     LsStepControl control;
     uint64_t cursor; // stream position of the next step
     LsBestMetric best;
+    bool evaluation_due; // the run was stopped before the evaluation that follows the step: it comes first
 } LsRunState;
 
 // One kind of per-parameter tensor: "parameters", "optimizer/moment1", "optimizer/moment2". FP32, held as

@@ -60,14 +60,23 @@ typedef struct LsEvaluatorOptions { // all lent
 LsStatus ls_evaluator_create(const LsEvaluatorOptions *options, LsEvaluator **out);
 void ls_evaluator_destroy(LsEvaluator *evaluator); // accepts NULL
 
+// What may end an evaluation early: every rank is asked after each of its blocks.
+typedef struct LsEvaluateStop {
+    uint32_t (*ask)(const void *context); // why this rank wants to stop, 0: it does not
+    const void *context;
+    uint32_t reason; // out: the largest of all ranks' answers
+} LsEvaluateStop;
+
 typedef struct LsEvaluateOptions {
     LsSplit split;
     const uint64_t *indexes; // NULL: the whole split
     size_t count;            // of indexes
     const void *weights;     // compute type, whole model, device
+    LsEvaluateStop *stop;    // NULL, on all ranks: the evaluation goes on to its end
 } LsEvaluateOptions;
 
-// Collective; the result is the same on all ranks.
+// Collective; the result is the same on all ranks. Unless stop->reason is 0 afterwards the evaluation was
+// given up, on all ranks, and *out is as it was.
 LsStatus ls_evaluate(LsEvaluator *evaluator, const LsEvaluateOptions *options, LsEvaluation *out);
 
 // {"split": …, "loss": …, "accuracy": …} as status.json and events carry it.
