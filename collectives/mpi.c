@@ -2,12 +2,16 @@
 //
 // Only nonblocking calls, each waited for by ls_mpi_wait with its deadline. Errors of MPI end the job.
 #include <limits.h>
+#include <math.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/memory.h"
 #include "mpi_backend.h"
 
@@ -107,7 +111,56 @@ static void probe_single_copy(void)
         setenv("OMPI_MCA_btl_vader_single_copy_mechanism", "none", 0);
 }
 
-static LsStatus start_mpi(void)
+// MPI_Init waits for all ranks without a deadline, so a thread beside it keeps one.
+typedef struct Meeting {
+    pthread_mutex_t lock;
+    pthread_cond_t over;
+    bool met;
+    double timeout; // seconds
+} Meeting;
+
+static void *watch_meeting(void *argument)
+{
+    Meeting *meeting = argument;
+    double end = ls_clock_seconds() + meeting->timeout;
+    struct timespec until = {.tv_sec = (time_t)end, .tv_nsec = (long)((end - floor(end)) * 1e9)};
+    int late = 0;
+    pthread_mutex_lock(&meeting->lock);
+    while (!meeting->met && late == 0)
+        late = pthread_cond_clockwait(&meeting->over, &meeting->lock, CLOCK_MONOTONIC, &until);
+    if (!meeting->met) {
+        // MPI cannot be asked to end the job; its launcher does when a rank ends like this.
+        fprintf(stderr,
+            "lockstep: the ranks did not meet within %g s; look for a rank that hangs (collectives.timeout "
+            "sets the limit)\n",
+            meeting->timeout);
+        _exit(ls_status_exit_code(LS_HUNG));
+    }
+    pthread_mutex_unlock(&meeting->lock);
+    return NULL;
+}
+
+static int init_within(double timeout, int *provided)
+{
+    Meeting meeting = {
+        .lock = PTHREAD_MUTEX_INITIALIZER, .over = PTHREAD_COND_INITIALIZER, .timeout = timeout};
+    pthread_t thread;
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before); // signals are the main thread's
+    bool watched = pthread_create(&thread, NULL, watch_meeting, &meeting) == 0;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    int code = MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, provided);
+    pthread_mutex_lock(&meeting.lock);
+    meeting.met = true;
+    pthread_cond_signal(&meeting.over);
+    pthread_mutex_unlock(&meeting.lock);
+    if (watched)
+        pthread_join(thread, NULL);
+    return code;
+}
+
+static LsStatus start_mpi(double timeout)
 {
     int initialized, finalized;
     if (MPI_Initialized(&initialized) != MPI_SUCCESS || MPI_Finalized(&finalized) != MPI_SUCCESS ||
@@ -115,7 +168,7 @@ static LsStatus start_mpi(void)
         return LS_FAIL(LS_INTERNAL, "MPI can be started once in a process");
     probe_single_copy();
     int provided;
-    if (MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided) != MPI_SUCCESS)
+    if (init_within(timeout, &provided) != MPI_SUCCESS)
         return LS_FAIL(LS_UNAVAILABLE, "MPI_Init_thread failed");
     if (provided < MPI_THREAD_FUNNELED)
         return LS_FAIL(LS_UNAVAILABLE, "this MPI supports no threads beside the one that calls it");
@@ -208,7 +261,7 @@ static const LsCommOps mpi_ops = {
 
 LsStatus ls_mpi_open(const LsCommOptions *options, LsComm **out)
 {
-    LS_TRY(start_mpi());
+    LS_TRY(start_mpi(options->timeout));
     MpiComm *mpi;
     LS_TRY(ls_memory_allocate(sizeof *mpi, (void **)&mpi));
     mpi->base = (LsComm){.ops = &mpi_ops, .timeout = options->timeout};

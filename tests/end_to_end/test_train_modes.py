@@ -263,6 +263,17 @@ class Stopped(Modes):
         self.assertEqual(result.code, 75, str(result))
         self.assertEqual(self.status("early")["step"], 1)
 
+    def test_ranks_that_never_meet(self):
+        """A rank that hangs before the ranks have met, here one that is none, ends the job."""
+        process = subprocess.Popen(
+            [harness.MPIRUN, "--oversubscribe", "--bind-to", "none", "-np", "1", harness.LOCKSTEP, "train", "-q", "-c",
+             "config.yaml", "--run-dir", "alone", "--set", "collectives.timeout=1", ":", "-np", "1", "sleep", "1000"],
+            cwd=self.dir, env=harness.environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True, start_new_session=True)
+        result = harness.finish(process)
+        self.assertEqual(result.code, 124, str(result))
+        self.assert_refused(result, "did not meet within 1 s")
+
     def catches(self, pid, number):
         """Whether a process is a rank, not a copy of its launcher on the way to one, and has a handler for a signal."""
         try:
