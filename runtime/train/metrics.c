@@ -13,9 +13,14 @@ enum { LINE_MAX_TEXT = 512, TAIL = 65536 };
 // status.json is for people and supervisors that look every few seconds; writing it syncs the disk.
 static const double STATUS_SECONDS = 5;
 
+// An attempt that was frozen, and meanwhile superseded, must not write into what the newer one writes: a
+// pause that is longer than this is followed by a look at who owns the run. Shorter ones supersede nobody.
+static const double FENCE_SECONDS = 0.1;
+
 struct LsMetrics {
     LsMetricsOptions options;
-    int attempt;
+    LsRunDir run;  // which attempt this is
+    double fenced; // clock of the newest look at who owns the run, or of the newest write soon after one
     char metrics_path[LS_PATH_MAX], events_path[LS_PATH_MAX], status_path[LS_PATH_MAX];
     FILE *metrics, *events; // owned
     json_t *status;         // owned; what status.json says
@@ -116,7 +121,8 @@ LsStatus ls_metrics_open(const LsRunDir *run, const LsMetricsOptions *options, L
         metrics->options = *options;
     if (metrics->options.progress == NULL)
         metrics->options.progress = stdout;
-    metrics->attempt = run->attempt;
+    metrics->run = *run;
+    metrics->fenced = ls_clock_seconds();
     metrics->in_place = on_terminal(metrics->options.progress);
     metrics->status = empty_status(run->attempt);
     LsStatus status = ls_path_join(metrics->metrics_path, run->path, "metrics.jsonl");
@@ -193,6 +199,16 @@ LsStatus ls_metrics_rewind(LsMetrics *metrics, int64_t step)
     return LS_OK;
 }
 
+// LS_IO when a newer attempt owns the run.
+static LsStatus fence(LsMetrics *metrics)
+{
+    double now = ls_clock_seconds();
+    if (now - metrics->fenced > FENCE_SECONDS)
+        LS_TRY(ls_run_dir_require_current(&metrics->run));
+    metrics->fenced = now;
+    return LS_OK;
+}
+
 // Writes the object as one line and takes it.
 static LsStatus write_line(FILE *file, const char *path, json_t *object)
 {
@@ -227,7 +243,7 @@ static json_t *record_json(const LsMetrics *metrics, const LsStepRecord *record)
     json_object_set_new(line, "loss_scale", ls_json_number((double)record->loss_scale));
     if (record->mfu >= 0)
         json_object_set_new(line, "mfu", ls_json_number(record->mfu));
-    json_object_set_new(line, "attempt", json_integer(metrics->attempt));
+    json_object_set_new(line, "attempt", json_integer(metrics->run.attempt));
     return line;
 }
 
@@ -247,6 +263,7 @@ LsStatus ls_metrics_step(LsMetrics *metrics, const LsStepRecord *record, const L
 {
     if (metrics == NULL)
         return LS_OK;
+    LS_TRY(fence(metrics));
     LS_TRY(write_line(metrics->metrics, metrics->metrics_path, record_json(metrics, record)));
     json_t *status = metrics->status;
     json_object_set_new(status, "step", json_integer(record->step));
@@ -266,12 +283,17 @@ LsStatus ls_metrics_event(LsMetrics *metrics, const char *kind, int64_t step, js
         json_decref(details);
         return LS_OK;
     }
+    LsStatus status = fence(metrics);
+    if (status != LS_OK) {
+        json_decref(details);
+        return status;
+    }
     char now[32];
     ls_clock_utc(now, sizeof now);
     json_t *event = json_object();
     json_object_set_new(event, "time", json_string(now));
     json_object_set_new(event, "event", json_string(kind));
-    json_object_set_new(event, "attempt", json_integer(metrics->attempt));
+    json_object_set_new(event, "attempt", json_integer(metrics->run.attempt));
     json_object_set_new(event, "step", json_integer(step));
     if (details != NULL)
         json_object_update_missing(event, details);
@@ -295,6 +317,7 @@ LsStatus ls_metrics_status(LsMetrics *metrics, const json_t *fields)
 {
     if (metrics == NULL)
         return LS_OK;
+    LS_TRY(ls_run_dir_require_current(&metrics->run)); // also at the end of one that was superseded
     char now[32];
     ls_clock_utc(now, sizeof now);
     if (fields != NULL)

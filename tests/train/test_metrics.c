@@ -17,11 +17,32 @@
 static LsRunDir run;
 static FILE *progress;
 
+// As a claim of the run makes it.
+static void make_attempt(const char *name)
+{
+    char path[LS_PATH_MAX];
+    assert_int_equal(ls_path_join(path, run.path, name), LS_OK);
+    assert_int_equal(ls_directory_create(path), LS_OK);
+}
+
+static void append_to(const char *name, const char *text)
+{
+    char path[LS_PATH_MAX];
+    assert_int_equal(ls_path_join(path, run.path, name), LS_OK);
+    FILE *file = fopen(path, "a");
+    assert_non_null(file);
+    assert_true(fputs(text, file) >= 0);
+    assert_int_equal(fclose(file), 0);
+}
+
 static int make_run(void **state)
 {
     (void)state;
     fixture_directory(run.path);
     run.attempt = 3;
+    memset(run.run_id, 'a', sizeof run.run_id - 1);
+    make_attempt("attempts/000003");
+    append_to("attempts/run_id", run.run_id);
     progress = tmpfile();
     return progress == NULL;
 }
@@ -49,16 +70,6 @@ static char *read_run_file(const char *name)
     assert_int_equal(ls_path_join(path, run.path, name), LS_OK);
     assert_int_equal(ls_file_read(path, 1 << 20, &text, &size), LS_OK);
     return text;
-}
-
-static void append_to(const char *name, const char *text)
-{
-    char path[LS_PATH_MAX];
-    assert_int_equal(ls_path_join(path, run.path, name), LS_OK);
-    FILE *file = fopen(path, "a");
-    assert_non_null(file);
-    assert_true(fputs(text, file) >= 0);
-    assert_int_equal(fclose(file), 0);
 }
 
 static LsStepRecord record_of(int64_t step, float loss)
@@ -333,6 +344,33 @@ static void a_full_disk_is_said(void **state)
     ls_metrics_close(metrics);
 }
 
+// Frozen, superseded and woken up: nothing of it comes between what the newer attempt writes.
+static void a_superseded_attempt_writes_nothing(void **state)
+{
+    (void)state;
+    LsMetrics *metrics = open_metrics(true, 0);
+    LsStepRecord record = record_of(1, 0.5f);
+    LsProgress shown = {.total_steps = 2};
+    assert_int_equal(ls_metrics_step(metrics, &record, &shown), LS_OK);
+    make_attempt("attempts/000004");
+    usleep(150 * 1000);
+    char *before = read_run_file("status.json");
+    assert_int_equal(ls_metrics_step(metrics, &record, &shown), LS_IO);
+    assert_non_null(strstr(ls_status_message(), "superseded by attempt 4"));
+    assert_int_equal(ls_metrics_event(metrics, "eval", 1, NULL), LS_IO);
+    assert_int_equal(ls_metrics_status(metrics, NULL), LS_IO);
+    ls_metrics_close(metrics);
+    char *lines = read_run_file("metrics.jsonl"), *events = read_run_file("events.jsonl"),
+         *after = read_run_file("status.json");
+    assert_ptr_equal(strchr(lines, '\n'), lines + strlen(lines) - 1);
+    assert_string_equal(events, "");
+    assert_string_equal(before, after);
+    free(after);
+    free(events);
+    free(lines);
+    free(before);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -345,6 +383,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(
             progress_is_lines_in_a_file_and_nothing_when_quiet, make_run, remove_run),
         cmocka_unit_test_setup_teardown(without_metrics_nothing_happens, make_run, remove_run),
+        cmocka_unit_test_setup_teardown(a_superseded_attempt_writes_nothing, make_run, remove_run),
         cmocka_unit_test_setup_teardown(a_full_disk_is_said, make_run, remove_run),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
