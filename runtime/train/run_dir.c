@@ -208,6 +208,39 @@ static LsStatus begin_attempt(LsRunDir *run)
     return ls_directory_sync(run->path);
 }
 
+// Whether ls_file_begin has made this name: "….tmp-" and 16 hexadecimal digits.
+static bool is_temporary(const char *name)
+{
+    size_t length = strlen(name);
+    return length > 21 && strncmp(name + length - 21, ".tmp-", 5) == 0 &&
+           strspn(name + length - 16, "0123456789abcdef") == 16;
+}
+
+// Removes what a killed attempt was about to put into place. What cannot be removed harms nobody.
+static void remove_temporaries(const LsRunDir *run, const char *folder)
+{
+    char path[LS_PATH_MAX];
+    DIR *directory = NULL;
+    if (ls_path_join(path, run->path, folder) == LS_OK)
+        directory = opendir(path);
+    struct dirent *entry;
+    while (directory != NULL && (entry = readdir(directory)) != NULL)
+        if (is_temporary(entry->d_name))
+            unlinkat(dirfd(directory), entry->d_name, 0);
+    if (directory != NULL)
+        closedir(directory);
+}
+
+// Of the run, and of the attempt before this one, which had the same to do for those before it.
+static void remove_leftovers(const LsRunDir *run)
+{
+    char previous[32];
+    snprintf(previous, sizeof previous, "attempts/%06d", run->attempt - 1);
+    remove_temporaries(run, ".");
+    remove_temporaries(run, "attempts");
+    remove_temporaries(run, previous);
+}
+
 // ---- The claim ------------------------------------------------------------------------------------------
 
 static LsStatus write_token(const LsRunDir *run, char token[33])
@@ -224,6 +257,7 @@ static LsStatus claim_alone(LsRunDir *run, const char *host, char token[33])
     LS_TRY(ls_directory_create(run->path));
     LS_TRY(take_lock(run));
     LS_TRY(begin_attempt(run));
+    remove_leftovers(run);
     LS_TRY(sign_lock(run, host));
     return write_token(run, token);
 }

@@ -179,6 +179,28 @@ static void what_cannot_be_claimed_says_why(void **state)
     ls_run_dir_release(&run);
 }
 
+static void what_a_killed_attempt_left_half_written_goes(void **state)
+{
+    (void)state;
+    static const char *const left[] = {"status.json.tmp-0123456789abcdef",
+        "attempts/run_id.tmp-0123456789abcdef", "attempts/000001/token.tmp-0123456789abcdef"};
+    static const char *const stays[] = {
+        "notes.tmp-mine", ".tmp-0123456789abcdef", "log/a.tmp-0123456789abcdef"};
+    LsRunDir run;
+    assert_int_equal(ls_run_dir_claim(&run, path, comm), LS_OK);
+    ls_run_dir_release(&run);
+    for (size_t i = 0; i < 3; i++) {
+        write_file(left[i], "half");
+        write_file(stays[i], "whole");
+    }
+    assert_int_equal(ls_run_dir_claim(&run, path, comm), LS_OK);
+    ls_run_dir_release(&run);
+    for (size_t i = 0; i < 3; i++) {
+        assert_false(in_run(left[i]));
+        assert_true(in_run(stays[i]));
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -186,6 +208,7 @@ int main(void)
             attempts_are_counted_and_the_run_keeps_its_id, make_base, remove_base),
         cmocka_unit_test_setup_teardown(a_living_attempt_keeps_others_out, make_base, remove_base),
         cmocka_unit_test_setup_teardown(an_archive_begins_a_new_run, make_base, remove_base),
+        cmocka_unit_test_setup_teardown(what_a_killed_attempt_left_half_written_goes, make_base, remove_base),
         cmocka_unit_test_setup_teardown(what_cannot_be_claimed_says_why, make_base, remove_base),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
