@@ -30,7 +30,7 @@ struct LsInvocation {
     LsPulse *pulse; // NULL unless `lockstep launch` watches this rank; ended and closed by main
 };
 
-extern const LsCommand ls_command_train, ls_command_eval, ls_command_predict, ls_command_generate,
+extern const LsCommand ls_command_train, ls_command_launch, ls_command_eval, ls_command_predict, ls_command_generate,
     ls_command_import_idx, ls_command_import_csv, ls_command_data_inspect, ls_command_data_verify,
     ls_command_checkpoint_list, ls_command_checkpoint_info, ls_command_checkpoint_verify,
     ls_command_checkpoint_hash, ls_command_checkpoint_diff, ls_command_config_show,
@@ -50,6 +50,10 @@ bool ls_invocation_speaks(const LsInvocation *invocation);
 // memory in the attempt's directory (of this host), and has a pulse. Comes before the ranks meet and before
 // threads are started. Other processes pass through. Failures are those of ls_pulse_open.
 LsStatus ls_supervised_enter(LsInvocation *invocation);
+
+// Where `lockstep train` with these arguments (argv[0] is "train") has its run, and its samples of a step.
+// Fails as the ranks would: LS_USAGE, LS_CONFIG, LS_NO_INPUT.
+LsStatus ls_train_find_run(int argc, char **argv, char run_dir[LS_PATH_MAX], int64_t *batch);
 
 // ---- Arguments ------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@
 
 static const LsCommand *const commands[] = {
     &ls_command_train,
+    &ls_command_launch,
     &ls_command_status,
     &ls_command_eval,
     &ls_command_predict,

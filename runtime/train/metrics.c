@@ -277,6 +277,22 @@ LsStatus ls_metrics_step(LsMetrics *metrics, const LsStepRecord *record, const L
     return ls_metrics_status(metrics, NULL);
 }
 
+// {"time", "event", "attempt", "step"} and what is in `details`, which is taken.
+static json_t *event_json(int attempt, const char *kind, int64_t step, json_t *details)
+{
+    char now[32];
+    ls_clock_utc(now, sizeof now);
+    json_t *event = json_object();
+    json_object_set_new(event, "time", json_string(now));
+    json_object_set_new(event, "event", json_string(kind));
+    json_object_set_new(event, "attempt", json_integer(attempt));
+    json_object_set_new(event, "step", json_integer(step));
+    if (details != NULL)
+        json_object_update_missing(event, details);
+    json_decref(details);
+    return event;
+}
+
 LsStatus ls_metrics_event(LsMetrics *metrics, const char *kind, int64_t step, json_t *details)
 {
     if (metrics == NULL) {
@@ -288,18 +304,9 @@ LsStatus ls_metrics_event(LsMetrics *metrics, const char *kind, int64_t step, js
         json_decref(details);
         return status;
     }
-    char now[32];
-    ls_clock_utc(now, sizeof now);
-    json_t *event = json_object();
-    json_object_set_new(event, "time", json_string(now));
-    json_object_set_new(event, "event", json_string(kind));
-    json_object_set_new(event, "attempt", json_integer(metrics->run.attempt));
-    json_object_set_new(event, "step", json_integer(step));
-    if (details != NULL)
-        json_object_update_missing(event, details);
-    json_decref(details);
     end_progress_line(metrics);
-    return write_line(metrics->events, metrics->events_path, event);
+    return write_line(
+        metrics->events, metrics->events_path, event_json(metrics->run.attempt, kind, step, details));
 }
 
 LsStatus ls_metrics_sync(LsMetrics *metrics)
@@ -331,4 +338,46 @@ LsStatus ls_metrics_status(LsMetrics *metrics, const json_t *fields)
     }
     metrics->status_written = ls_clock_seconds();
     return ls_json_write(metrics->status_path, metrics->status);
+}
+
+// ---- Without a rank -------------------------------------------------------------------------------------
+
+LsStatus ls_metrics_append_event(
+    const char *run_dir, int attempt, const char *kind, int64_t step, json_t *details)
+{
+    char path[LS_PATH_MAX];
+    FILE *file = NULL;
+    json_t *event = event_json(attempt, kind, step, details);
+    LsStatus status = ls_path_join(path, run_dir, "events.jsonl");
+    if (status == LS_OK)
+        status = open_lines(path, &file);
+    if (status != LS_OK) {
+        json_decref(event);
+        return status;
+    }
+    status = write_line(file, path, event);
+    fclose(file);
+    return status;
+}
+
+LsStatus ls_metrics_replace_state(
+    const char *run_dir, const char *before, const char *state, const char *message)
+{
+    char path[LS_PATH_MAX], now[32];
+    json_t *fields = NULL;
+    LS_TRY(ls_path_join(path, run_dir, "status.json"));
+    LsStatus status = ls_json_read(path, 1 << 20, LS_IO, &fields);
+    if (status == LS_NO_INPUT)
+        return LS_OK;
+    LS_TRY(status);
+    const char *found = json_string_value(json_object_get(fields, "state"));
+    if (before == NULL || (found != NULL && strcmp(found, before) == 0)) {
+        ls_clock_utc(now, sizeof now);
+        json_object_set_new(fields, "state", json_string(state));
+        json_object_set_new(fields, "message", json_string(message));
+        json_object_set_new(fields, "updated_at", json_string(now));
+        status = ls_json_write(path, fields);
+    }
+    json_decref(fields);
+    return status;
 }

@@ -39,7 +39,7 @@ struct LsPulse {
 
     const volatile uint64_t *polls;
     // Stored by the main thread, read by the pulse's. A record that mixes two moments does no harm.
-    atomic_uint phase, attempt, reason, code;
+    atomic_uint phase, attempt, stop, code;
     atomic_ullong step, cursor, moves, gap;
     atomic_llong durable;
     // The main thread's own.
@@ -141,7 +141,7 @@ static bool send_record(LsPulse *p)
     record.sequence = ++p->self.sequence;
     record.phase = atomic_load(&p->phase);
     record.attempt = atomic_load(&p->attempt);
-    record.reason = atomic_load(&p->reason);
+    record.stop = atomic_load(&p->stop);
     record.code = atomic_load(&p->code);
     record.step = atomic_load(&p->step);
     record.cursor = atomic_load(&p->cursor);
@@ -292,10 +292,10 @@ void ls_pulse_attempt(LsPulse *p, int attempt)
         atomic_store(&p->attempt, (unsigned)attempt);
 }
 
-void ls_pulse_reason(LsPulse *p, uint32_t reason)
+void ls_pulse_stop(LsPulse *p, LsPulseStop stop)
 {
     if (p)
-        atomic_store(&p->reason, reason);
+        atomic_store(&p->stop, (unsigned)stop);
 }
 
 void ls_pulse_end(LsPulse *p, int code)

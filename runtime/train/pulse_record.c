@@ -29,7 +29,7 @@ static uint8_t *put(uint8_t *at, uint64_t value, size_t bytes)
 void ls_pulse_encode(const LsPulseRecord *record, const uint8_t key[LS_PULSE_KEY], uint8_t out[LS_PULSE_SIZE])
 {
     const uint32_t words[] = {record->incarnation, record->rank, record->ranks, record->pid, record->attempt,
-        record->phase, record->reason, record->code};
+        record->phase, record->stop, record->code};
     const uint64_t longs[] = {record->sequence, record->step, (uint64_t)record->durable, record->cursor,
         record->moves, record->polls, record->gap};
     memset(out, 0, LS_PULSE_SIZE);
@@ -93,7 +93,7 @@ bool ls_pulse_decode(
     read.pid = take_word(&at);
     read.attempt = take_word(&at);
     read.phase = take_word(&at);
-    read.reason = take_word(&at);
+    read.stop = take_word(&at);
     read.code = take_word(&at);
     read.sequence = take_long(&at);
     read.step = take_long(&at);
@@ -103,7 +103,8 @@ bool ls_pulse_decode(
     read.polls = take_long(&at);
     read.gap = take_long(&at);
     memcpy(read.host, at, LS_PULSE_HOST);
-    if (read.rank >= read.ranks || read.phase >= LS_PHASES || read.sequence == 0 || !is_host(read.host))
+    if (read.rank >= read.ranks || read.phase >= LS_PHASES || read.stop >= LS_PULSE_STOP_KINDS ||
+        read.sequence == 0 || !is_host(read.host))
         return false;
     *record = read;
     return true;

@@ -396,7 +396,7 @@ LsStatus ls_run_dir_archive(LsRunDir *run)
     LsStatus status = LS_OK;
     struct dirent *entry;
     while (status == LS_OK && (entry = readdir(directory)) != NULL) {
-        static const char *const stays[] = {".", "..", "lock", "archive"};
+        static const char *const stays[] = {".", "..", "lock", "launch.lock", "archive"};
         bool moves = true;
         for (size_t i = 0; i < sizeof stays / sizeof *stays; i++)
             moves = moves && strcmp(entry->d_name, stays[i]) != 0;

@@ -61,11 +61,20 @@ static LsStatus find_who_asked(LsTrainer *t, uint32_t reason, Asked *who, size_t
     return status;
 }
 
+// What a stop for which all ranks have voted means for who watches them.
+static LsPulseStop pulse_stop(const LsTrainer *t, uint32_t reason)
+{
+    if (reason == LS_STOP_TIME || reason == LS_STOP_FILE)
+        return LS_PULSE_STOPS;
+    bool leaves = reason == LS_STOP_NOTICE && ls_trainer_asks_to_stop(t) == LS_STOP_NOTICE;
+    return leaves ? LS_PULSE_LEAVES : LS_PULSE_GOES_ON;
+}
+
 LsStatus ls_trainer_stop(LsTrainer *t, uint32_t reason)
 {
     Asked who;
     size_t rank = 0;
-    ls_pulse_reason(t->options->pulse, reason);
+    ls_pulse_stop(t->options->pulse, pulse_stop(t, reason));
     LS_TRY(find_who_asked(t, reason, &who, &rank));
     LsStatus status = ls_metrics_event(t->metrics, "preempt", t->state.control.step,
         json_pack("{s:s, s:s, s:i, s:s, s:o}", "reason", ls_stop_name(who.request.reason), "message",

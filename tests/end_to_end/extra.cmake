@@ -4,6 +4,6 @@ foreach(source IN LISTS end_to_end_tests)
   get_filename_component(name ${source} NAME_WE)
   add_test(NAME end_to_end/${name} COMMAND /usr/bin/python3 -B ${source})
   set_tests_properties(end_to_end/${name} PROPERTIES
-    ENVIRONMENT "LOCKSTEP=$<TARGET_FILE:lockstep>;MPIRUN=${MPIEXEC_EXECUTABLE};LOCKSTEP_BUILD=${CMAKE_BINARY_DIR}"
+    ENVIRONMENT "LOCKSTEP=$<TARGET_FILE:lockstep>;MPIRUN=${MPIEXEC_EXECUTABLE};LOCKSTEP_BUILD=${CMAKE_BINARY_DIR};ABORT_AT_STEP_LIBRARY=$<TARGET_FILE:abort_at_step>"
     TIMEOUT 600 PROCESSORS 2 SKIP_RETURN_CODE 77 LABELS "end_to_end")
 endforeach()

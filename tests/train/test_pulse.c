@@ -26,7 +26,7 @@ static LsPulseRecord example(void)
         .pid = 4321,
         .attempt = 9,
         .phase = LS_PHASE_SAVE,
-        .reason = 1,
+        .stop = LS_PULSE_STOPS,
         .code = 75,
         .sequence = 0x0102030405060708,
         .step = 12,

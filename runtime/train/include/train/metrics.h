@@ -65,4 +65,14 @@ LsStatus ls_metrics_sync(LsMetrics *metrics);
 // updated_at and what ls_metrics_step is told are filled in here.
 LsStatus ls_metrics_status(LsMetrics *metrics, const json_t *fields);
 
+// For who speaks about a run in which no rank lives, where nobody has its files open: appends an event, as
+// ls_metrics_event does; takes `details`.
+LsStatus ls_metrics_append_event(
+    const char *run_dir, int attempt, const char *kind, int64_t step, json_t *details);
+
+// The same for status.json: replaces state and message, and leaves the rest as the ranks wrote it. Does
+// nothing when its state is not `before` (NULL: whatever it is) or there is none.
+LsStatus ls_metrics_replace_state(
+    const char *run_dir, const char *before, const char *state, const char *message);
+
 #endif

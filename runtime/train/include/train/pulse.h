@@ -29,6 +29,14 @@ typedef enum LsPhase {
 // "compute".
 const char *ls_phase_name(LsPhase phase);
 
+// Whether another launch should follow when the ranks end because they were asked to.
+typedef enum LsPulseStop {
+    LS_PULSE_GOES_ON, // these ranks were asked, or none
+    LS_PULSE_STOPS,   // the run was: its time is over, or the stop file is there
+    LS_PULSE_LEAVES,  // this rank's host goes away: elsewhere the run goes on
+    LS_PULSE_STOP_KINDS
+} LsPulseStop;
+
 // ---- The record -----------------------------------------------------------------------------------------
 
 enum { LS_PULSE_KEY = 32, LS_PULSE_HOST = 64, LS_PULSE_SIZE = 224 };
@@ -41,7 +49,7 @@ typedef struct LsPulseRecord {
     uint32_t pid;
     uint32_t attempt;  // of the run; 0 before the run directory is claimed
     uint32_t phase;    // LsPhase
-    uint32_t reason;   // LsStopReason, once the run has agreed to stop
+    uint32_t stop;     // LsPulseStop
     uint32_t code;     // exit code; means something in LS_PHASE_END
     uint64_t sequence; // 1, 2, … for each record of the process
     uint64_t step;     // the step being worked on: one more than those finished
@@ -85,7 +93,7 @@ void ls_pulse_at(LsPulse *pulse, LsPhase phase);
 void ls_pulse_step(LsPulse *pulse, int64_t step, uint64_t cursor, int64_t durable);
 
 void ls_pulse_attempt(LsPulse *pulse, int attempt);
-void ls_pulse_reason(LsPulse *pulse, uint32_t reason);
+void ls_pulse_stop(LsPulse *pulse, LsPulseStop stop);
 
 // Says goodbye with the process's exit code, before it meets the others for the last time. The thread goes
 // on, so that a rank that hangs in its last moments is seen.
