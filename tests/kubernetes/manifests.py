@@ -5,6 +5,7 @@ operations), generated ConfigMaps, namespace and images. test_manifests.py compa
 """
 
 import copy
+import functools
 import pathlib
 
 import yaml
@@ -13,9 +14,15 @@ HERE = pathlib.Path(__file__).resolve().parents[2] / "launch" / "kubernetes"
 CLUSTER_WIDE = {"Namespace", "StorageClass"}
 
 
+@functools.cache
+def parse(path):
+    """The objects of a YAML file, which all callers share."""
+    return [item for item in yaml.safe_load_all(path.read_text(encoding="utf-8")) if item is not None]
+
+
 def load(path):
     """The objects of a YAML file."""
-    return [item for item in yaml.safe_load_all(path.read_text(encoding="utf-8")) if item is not None]
+    return copy.deepcopy(parse(path))
 
 
 def merge(target, patch):

@@ -1,7 +1,8 @@
 #!/bin/sh
 # pod.sh ROOT COMMAND...: makes this process the first one of a pod's container. It runs in namespaces of its own
-# (pods.py), so all that is mounted goes with it. The machine's /usr is the image's; the rest is what a container has.
-# NAME is the pod's name, SHARED the directory with hosts, key, runs, config and mpi, IMAGE that of the image's files.
+# (pods.py), so all that is mounted goes with it. NAME is the pod's name, SHARED the directory with hosts, key, runs,
+# config and mpi. Without a SYSTEM, which is the root directory of a built image, the machine's own /usr is the image's,
+# with the files of IMAGE in it.
 set -eu
 root=$1
 shift
@@ -13,23 +14,27 @@ mkdir -p usr etc/ssh etc/lockstep etc/mpi proc dev/shm tmp home/lockstep/.ssh ru
 chmod 1777 tmp dev/shm
 chown 1000:1000 home/lockstep
 ln -s usr/bin usr/sbin usr/lib usr/lib64 .
-mount --rbind /usr usr
-mount --bind "$IMAGE" usr/local/bin
+mount --rbind "${SYSTEM-}/usr" usr
 mount -t proc proc proc
 mount -t tmpfs -o size=64m,mode=1777 shm dev/shm
 for device in null zero full random urandom tty; do
     touch dev/$device
     mount --bind /dev/$device dev/$device
 done
-for file in alternatives ld.so.cache openmpi; do
-    [ ! -e /etc/$file ] || cp -a /etc/$file etc/
-done
-echo 'root:x:0:0::/:/bin/sh
+if [ -n "${SYSTEM-}" ]; then
+    cp -a "$SYSTEM/etc/." etc/
+else
+    mount --bind "$IMAGE" usr/local/bin
+    for file in alternatives ld.so.cache openmpi; do
+        [ ! -e /etc/$file ] || cp -a /etc/$file etc/
+    done
+    echo 'root:x:0:0::/:/bin/sh
 lockstep:x:1000:1000::/home/lockstep:/bin/sh
 sshd:x:100:65534::/run/sshd:/usr/sbin/nologin' >etc/passwd
-echo 'lockstep:x:1000:' >etc/group
-cp "$IMAGE/ssh_config" etc/ssh/ssh_config
-cp "$IMAGE/sshd_config" etc/lockstep/
+    echo 'lockstep:x:1000:' >etc/group
+    cp "$IMAGE/ssh_config" etc/ssh/ssh_config
+    cp "$IMAGE/sshd_config" etc/lockstep/
+fi
 touch etc/hosts
 mount --bind "$SHARED/hosts" etc/hosts
 mount --bind "$SHARED/key" home/lockstep/.ssh

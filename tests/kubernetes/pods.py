@@ -48,7 +48,8 @@ def missing():
 
 def sweep():
     """Takes away the networks of tests that were killed; their pods died with them."""
-    for line in subprocess.run(["ip", "netns", "list"], check=False, capture_output=True, text=True).stdout.splitlines():
+    listed = subprocess.run(["ip", "netns", "list"], check=False, capture_output=True, text=True)
+    for line in listed.stdout.splitlines():
         owner = re.match(r"lsk(\d+)(-\d+|p)?\b", line)
         if owner and not pathlib.Path("/proc", owner[1]).exists():
             subprocess.run(["ip", "netns", "del", line.split()[0]], check=False, capture_output=True)
@@ -87,16 +88,17 @@ class Pod:
                    *self.container["command"], *self.container.get("args", [])]
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", "ip", "netns", "exec", self.space, "unshare", "--uts", "--ipc", "--mount", "--pid", "--fork",
-                 "--kill-child", str(HERE / "pod.sh"), str(root), *command],
-                env={"PATH": PATH, "NAME": name, "SHARED": str(cluster.folder), "IMAGE": str(cluster.image)},
+                ["setpriv", "--pdeathsig", "KILL", "ip", "netns", "exec", self.space, "unshare", "--uts", "--ipc", "--mount",
+                 "--pid", "--fork", "--kill-child", str(HERE / "pod.sh"), str(root), *command],
+                env={"PATH": PATH, "NAME": name, "SHARED": str(cluster.folder), "IMAGE": str(cluster.image),
+                     "SYSTEM": str(cluster.system or "")},
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
         self.first = wait_for(f"{name}'s first process", lambda: harness.children(self.process.pid))[0]
 
     def execute(self, command, deadline=None):
         """Runs a command as Kubernetes runs a hook, in the container as its user; None when it takes too long."""
-        inside = ["nsenter", "--target", str(self.first), "--mount", "--uts", "--ipc", "--net", "--pid", "--root", "--wd",
-                  *USER, "env", "-i", f"PATH={PATH}", "HOME=/home/lockstep", *command]
+        inside = ["nsenter", "--target", str(self.first), "--mount", "--uts", "--ipc", "--net", "--pid", "--root",
+                  "--wd", *USER, "env", "-i", f"PATH={PATH}", "HOME=/home/lockstep", *command]
         with subprocess.Popen(inside, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                               text=True) as process:
             try:
@@ -146,15 +148,17 @@ class Pod:
         ip("-n", self.cluster.bridge, "link", "set", self.space, "down" if down else "up")
 
     def output(self):
-        """What the container has printed."""
-        return self.log.read_text(errors="replace")
+        """What the container has printed, without a line for each step."""
+        lines = self.log.read_text(errors="replace").splitlines(keepends=True)
+        return "".join(line for line in lines if not line.startswith("step "))
 
 
 class Cluster:
-    """The bridge, the storage and what the operator does about one MPIJob."""
+    """The bridge, the storage and what the operator does about one MPIJob. The image's files are launch/kubernetes/image
+    and this program, over the machine's own /usr; or those of an image's root directory, `system`."""
 
-    def __init__(self, folder, job, lockstep, config):
-        self.folder, self.job, self.pods, self.count = folder, job, {}, 0
+    def __init__(self, folder, job, lockstep, config, system=None):
+        self.folder, self.job, self.system, self.pods, self.count = folder, job, system, {}, 0
         sweep()
         self.bridge = f"lsk{os.getpid()}"
         self.image = folder / "image"

@@ -21,14 +21,8 @@ import harness  # noqa: E402
 import manifests  # noqa: E402
 import schema  # noqa: E402
 
-OVERLAYS = ["overlays/eks", "overlays/gke", "overlays/aks"]
-
-
-def with_gpus(folder):
-    """An overlay's objects with the GPU component."""
-    objects = manifests.render(folder)
-    manifests.build(manifests.HERE / "components" / "gpu", objects)
-    return objects
+CLOUDS = ["eks", "gke", "aks"]
+OVERLAYS = [f"overlays/{cloud}{kind}" for cloud in CLOUDS for kind in ["", "-gpu"]]
 
 
 def pods_of(objects):
@@ -39,6 +33,8 @@ def pods_of(objects):
                 yield role, replica["template"]["spec"]
         elif item["kind"] == "CronJob":
             yield "CronJob", item["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+        elif item["kind"] == "Deployment":
+            yield item["metadata"]["name"], item["spec"]["template"]["spec"]
 
 
 class Manifests(harness.Case):
@@ -47,9 +43,8 @@ class Manifests(harness.Case):
     def each(self):
         """Every overlay, with and without GPUs."""
         for folder in OVERLAYS:
-            for objects in [manifests.render(folder), with_gpus(folder)]:
-                with self.subTest(folder):
-                    yield objects
+            with self.subTest(folder):
+                yield manifests.render(folder)
 
     def test_schema(self):
         for objects in self.each():
@@ -69,7 +64,8 @@ class Manifests(harness.Case):
         self.assertIn("is missing", errors(lambda spec, pod: pod["containers"][0].pop("image"))[0])
         self.assertIn("a list is needed", errors(lambda spec, pod: pod.update(tolerations={"key": "spot"}))[0])
         self.assertIn("is none of", errors(lambda spec, pod: spec["runPolicy"].update(cleanPodPolicy="Runing"))[0])
-        self.assertIn("is no quantity", errors(lambda spec, pod: pod["volumes"][2]["emptyDir"].update(sizeLimit="1GB"))[0])
+        self.assertIn("is no quantity",
+                      errors(lambda spec, pod: pod["volumes"][2]["emptyDir"].update(sizeLimit="1GB"))[0])
         self.assertEqual(schema.errors({"apiVersion": "v1", "kind": "MPIJob"}), ["v1/MPIJob: no such kind"])
 
     def test_references(self):
@@ -107,7 +103,10 @@ class Manifests(harness.Case):
             worker = pods["Worker"]["containers"][0]
             hook = worker["lifecycle"]["preStop"]["exec"]["command"]
             self.assertTrue((manifests.HERE / "image" / hook[0]).exists())
-            self.assertTrue((manifests.HERE / "image" / pods["Launcher"]["containers"][0]["command"][0]).exists())
+            launcher = pods["Launcher"]["containers"][0]
+            options = dict(word[2:].split("=") for word in launcher["args"][:launcher["args"].index("--")])
+            self.assertTrue((manifests.HERE / "image" / options["discover"]).exists())
+            self.assertLess(float(options["grace"]), pods["Launcher"]["terminationGracePeriodSeconds"])
             self.assertNotIn("lifecycle", pods["Launcher"]["containers"][0], "its first process takes SIGTERM itself")
             shm = next(volume for volume in pods["Worker"]["volumes"] if volume["name"] == "shm")
             self.assertEqual(shm["emptyDir"]["medium"], "Memory")
@@ -126,10 +125,12 @@ class Manifests(harness.Case):
             self.assertRegex(str(where), "ON_DEMAND|DoesNotExist")
 
     def test_gpus(self):
-        for folder in OVERLAYS:
-            job = next(item for item in with_gpus(folder) if item["kind"] == "MPIJob")
-            limits = job["spec"]["mpiReplicaSpecs"]["Worker"]["template"]["spec"]["containers"][0]["resources"]["limits"]
-            self.assertEqual(limits["nvidia.com/gpu"], job["spec"]["slotsPerWorker"])
+        for cloud in CLOUDS:
+            job = manifests.render(f"overlays/{cloud}-gpu", "MPIJob")
+            worker = job["spec"]["mpiReplicaSpecs"]["Worker"]["template"]["spec"]
+            self.assertEqual(worker["containers"][0]["resources"]["limits"]["nvidia.com/gpu"],
+                             job["spec"]["slotsPerWorker"])
+            self.assertIn("nvidia.com/gpu", str(worker["tolerations"]))
 
     def test_configuration(self):
         job = manifests.render("overlays/eks", "MPIJob")
@@ -139,10 +140,17 @@ class Manifests(harness.Case):
         lanes = yaml.safe_load(config.read_text(encoding="utf-8"))["train"]["lanes"]
         self.assertLessEqual(workers * job["spec"]["slotsPerWorker"], lanes)
 
+    def test_grace(self):
+        notice = {"overlays/eks": 120, "overlays/gke": 15, "overlays/aks": 30} # what a spot node leaves to pods
+        for folder, seconds in notice.items():
+            for role, replica in manifests.render(folder, "MPIJob")["spec"]["mpiReplicaSpecs"].items():
+                grace = replica["template"]["spec"]["terminationGracePeriodSeconds"]
+                self.assertTrue(role == "Launcher" or 10 < grace <= seconds, f"{folder}: {grace} s")
+
     def test_kubectl_agrees(self):
         if not shutil.which("kubectl"):
             self.skipTest("no kubectl here")
-        for folder in OVERLAYS:
+        for folder in ["base", *OVERLAYS]:
             with self.subTest(folder):
                 done = subprocess.run(["kubectl", "kustomize", str(manifests.HERE / folder)], check=False,
                                       capture_output=True, text=True)
@@ -204,6 +212,27 @@ class Resubmit(harness.Case):
 
     def test_succeeded(self):
         self.assertEqual(self.resubmit(SUCCEEDED="True MPIJobSucceeded", FAILED="True MPIJobEvicted")[0], [])
+
+
+class GracePeriod(harness.Case):
+    """What image/grace-period makes of a run's events."""
+
+    def grace(self, code, *events):
+        """Runs the script on a run with these lines."""
+        self.write("run/events.jsonl", "".join(f"{event}\n" for event in events))
+        done = subprocess.run(["sh", str(manifests.HERE / "image" / "grace-period"), str(self.dir / "run")], check=False,
+                              capture_output=True, text=True)
+        self.assertEqual(done.returncode, code, done.stderr)
+        return done.stdout + done.stderr
+
+    def test_longest_counts(self):
+        said = self.grace(0, '{"event":"preempt","message":"\\"seconds\\": 9","seconds":1.5}',
+                          '{"event": "checkpoint", "seconds": 50}', '{"event": "preempt", "seconds": 2.25e1, "rank": 0}')
+        self.assertIn("stops: 2; from being asked to a durable checkpoint at most 22.5 s", said)
+        self.assertIn("terminationGracePeriodSeconds: 50 or more", said)
+
+    def test_never_stopped(self):
+        self.assertIn("delete a worker", self.grace(66, '{"event": "checkpoint", "seconds": 50}'))
 
 
 if __name__ == "__main__":
