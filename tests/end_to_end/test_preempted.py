@@ -3,6 +3,7 @@
 import http.server
 import json
 import signal
+import subprocess
 import threading
 import time
 import unittest
@@ -16,16 +17,23 @@ class Cloud:
 
     def __init__(self, case, answers):
         self.answers, self.asked = answers, []
+        self.clients, self.spared = [], None  # ports of who asks, oldest first; the one who is told of nothing
         cloud = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
-            """Answers as the cloud says."""
+            """Answers as the cloud says, on connections that last."""
+
+            protocol_version = "HTTP/1.1"
 
             def answer(self):
                 """Any request."""
-                path = self.path.split("?")[0]
+                path, client = self.path.split("?")[0], self.client_address[1]
                 cloud.asked.append((self.command, path, dict(self.headers)))
+                if client not in cloud.clients:
+                    cloud.clients.append(client)
                 code, body = cloud.answers.get(path, (404, ""))
+                if cloud.spared not in (None, client):
+                    body = "TRUE"
                 self.send_response(code)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -109,6 +117,29 @@ class Preempted(Case):
                 self.assertEqual(event_of_run["rank"], 0)  # one rank of the host asks
                 again = self.start(kind, *cloud.settings(kind), ranks=2)  # on the same machine, doomed as it is
                 self.assert_preempted(again, kind, "notice", *words)
+
+    def test_one_of_two_hosts_is_taken_away(self):
+        """One rank of each host asks; what one host is told stops all ranks of both."""
+        own = ["unshare", "--uts", "sh", "-c", 'hostname other-host && exec "$@"', "sh"]
+        if subprocess.run([*own, "true"], check=False, stderr=subprocess.DEVNULL).returncode != 0:
+            self.skipTest("a host name of its own needs the right to unshare")
+        cloud = Cloud(self, {"/computeMetadata/v1/instance/preempted": (200, "FALSE")})
+        train = [harness.LOCKSTEP, "train", "-c", "config.yaml", "--run-dir", "run"]
+        for setting in cloud.settings("gcp"):
+            train += ["--set", setting]
+        process = subprocess.Popen(
+            [harness.MPIRUN, "--oversubscribe", "--bind-to", "none", "-np", "2", *train, ":", "-np", "2", *own, *train],
+            cwd=self.dir, env=harness.environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True, start_new_session=True)
+        self.addCleanup(harness.kill_family, process.pid)
+        harness.wait_for_step(self, process, "run", 100)
+        while len(cloud.clients) < 2:
+            self.assertIsNone(process.poll())
+            time.sleep(0.01)
+        cloud.spared = cloud.clients[0]
+        event = self.assert_preempted(process, "run", "notice", "Google Cloud preempts")
+        self.assertEqual(event["host"] == "other-host", event["rank"] == 2)
+        self.assertIn(event["rank"], (0, 2))
 
     def test_a_cloud_that_does_not_answer_changes_nothing(self):
         cloud = Cloud(self, {"/latest/api/token": (403, "")})
