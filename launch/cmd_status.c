@@ -159,9 +159,9 @@ static void print_progress(const RunStatus *r)
     if (json_is_number(rate))
         printf(", %.4g samples/s", json_number_value(rate));
     printf(" (%s)\n", clean(json_object_get(r->status, "updated_at"), text));
-    printf("attempt     %lld, on %lld ranks\n",
-        (long long)json_integer_value(json_object_get(r->status, "attempt")),
-        (long long)json_integer_value(json_object_get(r->status, "world_size")));
+    long long ranks = json_integer_value(json_object_get(r->status, "world_size"));
+    printf("attempt     %lld, on %lld rank%s\n",
+        (long long)json_integer_value(json_object_get(r->status, "attempt")), ranks, ranks == 1 ? "" : "s");
     clean(json_object_get(r->status, "checkpoint"), text);
     printf("checkpoint  %s\n", text[0] ? text : "none");
 }

@@ -42,6 +42,7 @@ static void settle(LsAccount *account, double now)
 static void write_record(LsAccount *account, double now)
 {
     char text[LS_ACCOUNT_BYTES];
+    settle(account, now);
     account->record.alive = now - account->begun;
     account->written = now;
     if (ls_account_encode(&account->record, text))
@@ -57,8 +58,11 @@ LsStatus ls_account_open(const LsRunDir *run, double begun, LsAccount **out)
     if (!account)
         return LS_FAIL(LS_INTERNAL, "out of memory for the account of the run");
     *account = (LsAccount){.begun = begun, .since = begun};
-    account->record =
-        (LsAccountRecord){.attempt = run->attempt, .began = wall_clock() - (now - begun), .spacing = 0.5};
+    account->record = (LsAccountRecord){.attempt = run->attempt,
+        .began = wall_clock() - (now - begun),
+        .from = INT64_MAX,
+        .step = INT64_MAX,
+        .spacing = 0.5};
     account->fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
     if (account->fd < 0) {
         free(account);
@@ -79,9 +83,7 @@ void ls_account_close(LsAccount *account)
 {
     if (!account)
         return;
-    double now = ls_clock_seconds();
-    settle(account, now);
-    write_record(account, now);
+    write_record(account, ls_clock_seconds());
     close(account->fd);
     free(account->before);
     free(account);

@@ -11,7 +11,7 @@ typedef struct LsAccountRecord {
     int attempt;
     double began;       // wall clock, seconds since 1970
     double alive;       // seconds from then to the record
-    int64_t from, step; // the steps made: from + 1 … step
+    int64_t from, step; // the steps made: from + 1 … step; INT64_MAX while it is not known where they begin
     double seconds[LS_ACCOUNT_CAUSES];
     double redo; // of steps that this attempt itself has taken back
     // How many seconds of steps it had behind it at some steps, `spacing` seconds or more apart.
