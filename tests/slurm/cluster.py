@@ -201,6 +201,14 @@ def environ(pid):
         return b""
 
 
+def arguments(pid):
+    """A process's command line; empty when it is gone."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
 def program(pid):
     """The path of a process's program; empty when it is gone."""
     try:

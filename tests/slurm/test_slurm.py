@@ -54,19 +54,20 @@ class SlurmCase(Case):
 
     # ---- Jobs ----
 
-    def script(self, launcher, **edits):
+    def script(self, way, **edits):
         """train.sbatch as a user would have edited it."""
         text = SCRIPT.read_text(encoding="utf-8")
-        for name, value in {"launcher": launcher, "lockstep": self.slow, **edits}.items():
+        supervised = "yes" if way.endswith("supervised") else "no"
+        for name, value in {"launcher": way.split()[0], "supervised": supervised, "lockstep": self.slow, **edits}.items():
             text, count = re.subn(rf"(?m)^{name}=\S+", f"{name}={value}", text)
             self.assertEqual(count, 1, name)
-        return self.write(f"{launcher}.sbatch", re.sub(r"(?m)^#SBATCH --(gpus|cpus|nodes|ntasks|time|signal).*\n", "", text))
+        return self.write(f"{way}.sbatch", re.sub(r"(?m)^#SBATCH --(gpus|cpus|nodes|ntasks|time|signal).*\n", "", text))
 
-    def submit(self, launcher, *options, train=(), **edits):
+    def submit(self, way, *options, train=(), **edits):
         """Submits the script, as 4 ranks on two nodes for 5 minutes unless options say otherwise; the job's number."""
         return self.cluster.command(
             "sbatch", "--parsable", "--nodes=2", "--ntasks-per-node=2", "--time=5", "--signal=B:USR1@30", *options,
-            self.script(launcher, **edits), "-c", "config.yaml", *MARGIN, *train, cwd=self.dir)
+            self.script(way, **edits), "-c", "config.yaml", *MARGIN, *train, cwd=self.dir)
 
     def run_dir(self, job):
         return f"runs/lockstep-{job}"
@@ -117,9 +118,10 @@ class SlurmCase(Case):
         self.assert_no_leftovers(self.dir / run)
 
     def assert_saved_each_time(self, job):
-        """Every attempt but the last had the time to save its newest step: none was computed twice."""
-        self.assertEqual(len(self.events(self.run_dir(job), "preempt")), self.status(self.run_dir(job))["attempt"] - 1,
-                         self.story(job))
+        """Every attempt but the last saved its newest step and ended by itself: no step was computed twice."""
+        early = self.status(self.run_dir(job))["attempt"] - 1
+        self.assertEqual(len(self.events(self.run_dir(job), "preempt")), early, self.story(job))
+        self.assertEqual(self.log(job).count("the ranks have ended with exit code 75"), early, self.story(job))
 
     def wait_for_restart(self, job, count=1):
         """Waits until Slurm has queued the job again, for so many times in all."""
@@ -134,8 +136,8 @@ class SlurmCase(Case):
     def ranks(self, job):
         """Process ids of a job's ranks."""
         mark = f"SLURM_JOB_ID={job}".encode()
-        return sorted(pid for pid in cluster.processes()
-                      if mark in cluster.environ(pid).split(b"\0") and cluster.program(pid) == LOCKSTEP)
+        return sorted(pid for pid in cluster.processes() if mark in cluster.environ(pid).split(b"\0")
+                      and cluster.program(pid) == LOCKSTEP and cluster.arguments(pid)[1:2] == [b"train"])
 
     def srun(self, *arguments):
         """Runs srun as a user does at a prompt."""
@@ -156,7 +158,7 @@ class TrainsOn(SlurmCase):
 
     def test_preempted_and_out_of_time(self):
         # 60 s at the most; Slurm warns up to a minute early, so USR1 comes within half a minute.
-        job = self.submit("srun", "--time=1", "--signal=B:USR1@50")
+        job = self.submit("srun supervised", "--time=1", "--signal=B:USR1@50")
         self.wait_for_step(job, 5)
         self.preempt()
         self.wait_for_restart(job)
@@ -182,14 +184,14 @@ class TrainsOn(SlurmCase):
 
 
 class EveryEvent(SlurmCase):
-    """Each row of the table in docs/slurm.md, under srun and under mpirun at the same time."""
+    """Each row of the table in docs/slurm.md, for each way to start the ranks at the same time."""
 
     site = {"more": SENDS_SIGNALS}
-    launchers = ("srun", "mpirun")
+    ways = ("srun", "mpirun", "srun supervised", "mpirun supervised")
 
-    def both(self, *options, step=5, **edits):
-        """Submits a job for each launcher and waits until both train."""
-        jobs = [self.submit(launcher, *options, **edits) for launcher in self.launchers]
+    def each(self, *options, step=5, **edits):
+        """Submits a job for each way and waits until all train."""
+        jobs = [self.submit(way, *options, **edits) for way in self.ways]
         for job in jobs:
             self.wait_for_step(job, step)
         return jobs
@@ -202,27 +204,33 @@ class EveryEvent(SlurmCase):
             self.assert_undisturbed(job, 2)
 
     def test_preempted(self):
-        jobs = self.both()
+        jobs = self.each()
         self.preempt()
         self.assert_all_undisturbed(jobs)
         for job in jobs:
             self.assert_saved_each_time(job)
 
     def test_requeued(self):
-        jobs = self.both()
+        jobs = self.each()
         for job in jobs:
             self.cluster.command("scontrol", "requeue", job)
         self.assert_all_undisturbed(jobs)
 
     def test_out_of_time(self):
-        jobs = self.both("--time=1", "--signal=B:USR1@50")
+        jobs = self.each("--time=1", "--signal=B:USR1@50")
         self.assert_all_undisturbed(jobs)
         for job in jobs:
             self.assert_saved_each_time(job)
 
+    def test_out_of_time_without_warning(self):
+        """Slurm sends TERM when the time is over, and kills after KillWait."""
+        jobs = self.each("--time=1", "--signal=B:URG@1", train=("--set", "stop.margin=0"))
+        self.take_time(1000)  # a limit of a minute can last one and a half
+        self.assert_all_undisturbed(jobs)
+
     def test_hung_when_preempted(self):
         """Ranks that do not come to the end of a step, whatever signal they get, are killed when the grace is over."""
-        jobs = self.both(step=25)
+        jobs = self.each(step=25)
         self.take_time(step=10 * 60 * 1000)
         self.preempt()
         self.assert_all_undisturbed(jobs)
@@ -231,7 +239,7 @@ class EveryEvent(SlurmCase):
 
     def test_save_longer_than_grace(self):
         """A save that Slurm does not wait for leaves the checkpoint before it."""
-        jobs = self.both(step=25)
+        jobs = self.each(step=25)
         self.take_time(save=10 * 60 * 1000)
         self.preempt()
         self.assert_all_undisturbed(jobs)
@@ -239,9 +247,9 @@ class EveryEvent(SlurmCase):
             self.assertEqual(self.events(self.run_dir(job), "preempt"), [])
 
     def test_other_node_dies(self):
-        for launcher in self.launchers:
-            with self.subTest(launcher=launcher):
-                job = self.submit(launcher)
+        for way in self.ways:
+            with self.subTest(way=way):
+                job = self.submit(way)
                 self.wait_for_step(job, 25)
                 batch, other = self.nodes(job)
                 self.assertNotEqual(batch, other)
@@ -251,9 +259,9 @@ class EveryEvent(SlurmCase):
                 self.assert_undisturbed(job, 2)
 
     def test_batch_node_dies(self):
-        for launcher in self.launchers:
-            with self.subTest(launcher=launcher):
-                job = self.submit(launcher)
+        for way in self.ways:
+            with self.subTest(way=way):
+                job = self.submit(way)
                 self.wait_for_step(job, 25)
                 batch, _ = self.nodes(job)
                 self.cluster.kill_node(batch)
@@ -262,10 +270,17 @@ class EveryEvent(SlurmCase):
                 self.assert_undisturbed(job, 2)
 
     def test_rank_killed(self):
-        jobs = self.both(step=25)
+        jobs = self.each(step=25)
         for job in jobs:
             os.kill(self.ranks(job)[-1], signal.SIGKILL)
-        self.assert_all_undisturbed(jobs)
+        for job, way in zip(jobs, self.ways):
+            if way.endswith("supervised"):  # that is what it is for
+                self.wait("another attempt", job, lambda job=job: self.status(self.run_dir(job))["attempt"] > 1)
+            else:
+                self.wait_for_restart(job)
+        for job, way in zip(jobs, self.ways):
+            self.assert_undisturbed(job, 2)
+            self.assertEqual(self.cluster.job(job)["Restarts"], "0" if way.endswith("supervised") else "1")
 
     def test_array(self):
         """Tasks of an array have a run each, and one that is queued again leaves the others alone."""
@@ -284,7 +299,7 @@ class EveryEvent(SlurmCase):
                          {task: "1" if task in named else "0" for task in tasks})
 
     def test_cancelled(self):
-        jobs = self.both()
+        jobs = self.each()
         self.cluster.command("scancel", *jobs)
         for job in jobs:
             self.assertEqual(self.wait_for_end(job), "CANCELLED", self.story(job))
@@ -294,7 +309,7 @@ class EveryEvent(SlurmCase):
             self.assertEqual(self.cluster.job(job)["Restarts"], "0")
 
     def test_mistakes_are_not_repeated(self):
-        jobs = [self.submit(launcher, train=("--set", "train.lanes=2")) for launcher in self.launchers]
+        jobs = [self.submit(way, train=("--set", "train.lanes=2")) for way in self.ways]
         for job in jobs:
             self.assertEqual(self.wait_for_end(job), "FAILED", self.story(job))
             self.assertEqual(self.cluster.job(job)["ExitCode"], "78:0", self.story(job))
@@ -310,22 +325,22 @@ class EveryEvent(SlurmCase):
 
     def test_may_not_be_requeued(self):
         """Then it ends with 75, and another job with the same run_dir goes on."""
-        jobs = self.both("--no-requeue")
+        jobs = self.each("--no-requeue")
         self.preempt()
-        for job, launcher in zip(jobs, self.launchers):
+        for job, way in zip(jobs, self.ways):
             self.assertIn(self.wait_for_end(job), ("FAILED", "PREEMPTED"), self.story(job))
             self.assertEqual(self.cluster.job(job)["ExitCode"], "75:0", self.story(job))
             self.assertIn("submit it once more with the same run_dir", self.log(job))
             run = self.run_dir(job)
             self.assertEqual(self.status(run)["state"], "preempted")
-            self.assert_undisturbed(self.submit(launcher, run_dir=run), 2, run)
+            self.assert_undisturbed(self.submit(way, run_dir=run), 2, run)
 
     def test_gpus(self):
         """Each rank sees the GPUs of its node that are the job's, whoever starts it."""
         seen = self.write("seen", '#!/bin/sh\n[ "$1" != train ] || echo "gpus=$CUDA_VISIBLE_DEVICES" >&2\n')
         seen.chmod(0o755)
-        for launcher in self.launchers:
-            job = self.submit(launcher, "--gpus-per-node=2", lockstep=seen)
+        for way in ("srun", "mpirun"):
+            job = self.submit(way, "--gpus-per-node=2", lockstep=seen)
             self.assertEqual(self.wait_for_end(job), "COMPLETED", self.story(job))
             self.assertEqual(self.log(job).count("gpus=0,1\n"), 4, self.story(job))
 
@@ -337,7 +352,7 @@ class SparingSite(EveryEvent):
 
     def test_preempted(self):
         """Whether or not there was time for a first checkpoint: that is not held against the job."""
-        jobs = self.both(max_stalls=1)
+        jobs = self.each(max_stalls=1)
         self.preempt()
         self.assert_all_undisturbed(jobs)
 
