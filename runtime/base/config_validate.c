@@ -107,6 +107,21 @@ static LsStatus validate_stop(const LsConfig *config)
         LS_CONFIG, "stop.notice_url is \"%s\", but must begin with http:// or https://, or be empty", url);
 }
 
+// A rollback goes to the same step whatever else was saved, and one lane's gradients are a sum of their own
+// only in the exact reduction.
+static LsStatus validate_guard(const LsConfig *config)
+{
+    bool goes_back = config->guard.action == LS_GUARD_ROLLBACK;
+    if (goes_back && (config->checkpoint.every == 0 || config->checkpoint.policy != LS_CHECKPOINT_STEPS))
+        return LS_FAIL(LS_CONFIG,
+            "guard.action is rollback, which needs checkpoints at fixed steps; set checkpoint.every above 0 "
+            "and checkpoint.policy to steps");
+    if (config->guard.recompute_every > 0 && config->collectives.reduction != LS_REDUCTION_EXACT)
+        return LS_FAIL(
+            LS_CONFIG, "guard.recompute_every needs collectives.reduction exact; set it to 0 or that");
+    return LS_OK;
+}
+
 LsStatus ls_config_validate(const LsConfig *config)
 {
     LS_TRY(validate_model(config));
@@ -114,5 +129,6 @@ LsStatus ls_config_validate(const LsConfig *config)
     LS_TRY(validate_limits(config));
     LS_TRY(validate_schedule(config));
     LS_TRY(validate_stop(config));
+    LS_TRY(validate_guard(config));
     return validate_training(config);
 }

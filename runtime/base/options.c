@@ -203,8 +203,9 @@ static const LsOption options[] = {
     CHOICE("guard.action", guard.action, "skip", guard_actions, NUMERIC,
         "What happens to a step with a spike: `skip` leaves it out; `rollback` goes back to the checkpoint before it, by "
         "`checkpoint.every`, and passes over the data from there to it."),
-    INT("guard.limit", guard.limit, "10", 1, 1000000, FREE,
-        "Spikes, or rollbacks, within the newest 1,000 steps that end the run as diverged."),
+    INT("guard.limit", guard.limit, "10", 1, 100, FREE,
+        "Spikes, or rollbacks, within the newest 1,000 steps that end the run as diverged; wrong lanes of one rank that end an "
+        "attempt because of its hardware."),
     INT("guard.recompute_every", guard.recompute_every, "0", 0, COUNT_MAX, FREE,
         "Steps between checks of a rank's arithmetic, in which another rank computes one of its lanes again and compares the "
         "bits; 0: none."),

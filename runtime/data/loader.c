@@ -283,3 +283,60 @@ void ls_loader_return(LsLoader *loader, const LsHostBatch *batch)
     pthread_cond_broadcast(&loader->freed);
     pthread_mutex_unlock(&loader->lock);
 }
+
+// ---- Any lane -------------------------------------------------------------------------------------------
+
+// A loader with one slot and without workers.
+struct LsLaneReader {
+    LsLoader loader;
+    LsReader *reader;
+    Slot slot;
+};
+
+LsStatus ls_lane_reader_create(const LsDataset *dataset, const LsLoaderOptions *options, LsLaneReader **out)
+{
+    LsLaneReader *reader = calloc(1, sizeof *reader);
+    if (reader == NULL)
+        return LS_FAIL(LS_INTERNAL, "%s: out of memory", dataset->path);
+    LsLoader *loader = &reader->loader;
+    loader->dataset = dataset;
+    loader->options = *options;
+    loader->options.first_lane = 0;
+    loader->options.lane_count = options->lanes;
+    loader->options.workers = loader->options.prefetch = 1;
+    if (options->memory.allocate == NULL)
+        loader->options.memory = (LsHostMemory){host_allocate, host_release, NULL};
+    LsStatus status = check_options(dataset, &loader->options);
+    if (status == LS_OK) {
+        loader->rows = options->batch / options->lanes / options->accumulation;
+        status = ls_reader_create(dataset, LS_TRAIN, &reader->reader);
+    }
+    if (status == LS_OK)
+        status = allocate_slot(loader, &reader->slot);
+    if (status != LS_OK) {
+        ls_lane_reader_destroy(reader);
+        return status;
+    }
+    *out = reader;
+    return LS_OK;
+}
+
+void ls_lane_reader_destroy(LsLaneReader *reader)
+{
+    if (reader == NULL)
+        return;
+    release_slot(&reader->loader, &reader->slot);
+    ls_reader_destroy(reader->reader);
+    free(reader);
+}
+
+LsStatus ls_lane_reader_read(
+    LsLaneReader *reader, uint64_t cursor, size_t lane, size_t part, const LsHostBatch **out)
+{
+    LsLoader *loader = &reader->loader;
+    loader->options.cursor = cursor;
+    LS_TRY(fill_slot(
+        loader, reader->reader, &reader->slot, (uint64_t)lane * loader->options.accumulation + part));
+    *out = &reader->slot.batch;
+    return LS_OK;
+}

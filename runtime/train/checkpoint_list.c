@@ -152,6 +152,27 @@ static LsStatus remove_stale(const LsRunDir *run)
     return status;
 }
 
+int64_t ls_checkpoint_before(const int64_t *steps, size_t count, int64_t limit, int64_t every)
+{
+    for (size_t i = count; every > 0 && i-- > 0;)
+        if (steps[i] < limit && steps[i] % every == 0)
+            return steps[i];
+    return count > 0 && steps[0] < limit ? steps[0] : -1;
+}
+
+LsStatus ls_checkpoint_remove_after(const LsRunDir *run, int64_t step)
+{
+    int64_t *steps;
+    size_t count;
+    LS_TRY(ls_run_dir_require_current(run));
+    LS_TRY(ls_checkpoint_list(run->path, &steps, &count));
+    LsStatus status = LS_OK;
+    for (size_t i = count; i-- > 0 && status == LS_OK && steps[i] > step;)
+        status = remove_checkpoint(run, steps[i]);
+    free(steps);
+    return status;
+}
+
 LsStatus ls_checkpoint_retain(const LsRunDir *run, int64_t keep_last, int64_t keep_every, int64_t best_step)
 {
     // The newest is what a resume wants, the one before it what it falls back to.
@@ -161,9 +182,12 @@ LsStatus ls_checkpoint_retain(const LsRunDir *run, int64_t keep_last, int64_t ke
     LS_TRY(ls_run_dir_require_current(run));
     LS_TRY(ls_checkpoint_list(run->path, &steps, &count));
     LsStatus status = LS_OK;
+    int64_t target = -1;
+    if (run->rollback_every > 0)
+        target = ls_checkpoint_before(steps, count, INT64_MAX, run->rollback_every);
     for (size_t i = 0; i < count && status == LS_OK; i++) {
-        bool kept =
-            count - i <= last || (keep_every > 0 && steps[i] % keep_every == 0) || steps[i] == best_step;
+        bool kept = steps[i] == target || count - i <= last ||
+                    (keep_every > 0 && steps[i] % keep_every == 0) || steps[i] == best_step;
         if (!kept)
             status = remove_checkpoint(run, steps[i]);
     }

@@ -3,6 +3,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "guard_state.h"
 #include "manifest.h"
 
 typedef enum FieldKind { FIELD_I64, FIELD_U64, FIELD_I32, FIELD_BOOL, FIELD_F32, FIELD_F64 } FieldKind;
@@ -39,7 +40,8 @@ static const char evaluation_due[] = "evaluation_due";
 
 enum { FIELDS = sizeof fields / sizeof *fields, VALUE_TEXT = 40 };
 
-// Whoever adds a member adds a row above; a checkpoint that forgets state resumes another run.
+// Whoever adds a member adds a row above; a checkpoint that forgets state resumes another run. Window and
+// history of the guard are in guard_state.c.
 _Static_assert(sizeof(LsStepControl) == 2 * 8 + 7 * 4 + 3 * 4 && sizeof(LsBestMetric) == 4 * 8,
     "the table of fields has every member");
 
@@ -128,6 +130,7 @@ json_t *ls_state_json(const LsRunState *state)
     }
     if (state->evaluation_due)
         json_object_set_new(json, evaluation_due, json_true());
+    ls_guard_state_json(state, json);
     return json;
 }
 
@@ -174,6 +177,9 @@ LsStatus ls_state_parse(const json_t *json, const char *name, LsRunState *out)
     if (due && !json_is_boolean(due))
         return LS_FAIL(LS_CHECKPOINT, "%s: state.%s is not valid", name, evaluation_due);
     state.evaluation_due = json_is_true(due);
+    const char *wrong = ls_guard_state_parse(json, &state);
+    if (wrong)
+        return LS_FAIL(LS_CHECKPOINT, "%s: state.%s is not valid", name, wrong);
     *out = state;
     return LS_OK;
 }
@@ -206,6 +212,7 @@ void ls_state_hash(const LsRunState *state, LsSha256 *sha)
     }
     if (state->evaluation_due)
         ls_sha256_update(sha, evaluation_due, sizeof evaluation_due);
+    ls_guard_state_hash(state, sha);
 }
 
 static void field_text(const LsRunState *state, const Field *field, char text[VALUE_TEXT])
@@ -227,6 +234,7 @@ void ls_state_print(const LsRunState *state, FILE *out)
     }
     if (state->evaluation_due)
         fprintf(out, "  %-18s yes\n", evaluation_due);
+    ls_guard_state_print(state, out);
 }
 
 size_t ls_state_diff(const LsRunState *a, const LsRunState *b, FILE *out)
@@ -246,5 +254,5 @@ size_t ls_state_diff(const LsRunState *a, const LsRunState *b, FILE *out)
         fprintf(out, "state %-40s %s != %s\n", evaluation_due, a->evaluation_due ? "yes" : "no",
             b->evaluation_due ? "yes" : "no");
     }
-    return differing;
+    return differing + ls_guard_state_diff(a, b, out);
 }

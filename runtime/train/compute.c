@@ -4,13 +4,15 @@
 // from then on. Both ways issue the same ops. What differs between microbatches is in device memory that is
 // the same each time (lane_loss, a set of the feed), or makes another variant.
 
-#include "trainer_state.h"
+#include "guard.h"
 
 typedef struct Microbatch {
     size_t set, rows; // in the feed
     size_t slot;      // of the gradients
-    bool accumulate;  // to what is in the slot
+    float *gradient;  // which lie here
+    bool accumulate;  // to what is there
     bool begins_lane, ends_step;
+    bool plain; // neither recorded nor replayed
 } Microbatch;
 
 // Backward of the step's last microbatch hands out finished ranges here; buckets leave in order.
@@ -54,6 +56,8 @@ static LsStatus finish_bucket(BucketSender *sender)
 {
     LsTrainer *t = sender->trainer;
     const LsBucket *bucket = &t->buckets.bucket[sender->ready];
+    if (ls_check_owns(t, sender->lane->lane))
+        LS_TRY(ls_check_add(t, t->arenas.gradient[sender->lane->slot], bucket->first_block, bucket->blocks));
     if (exact(t))
         LS_TRY(collapse(t, sender->lane, bucket->first_block, bucket->blocks));
     LS_TRY(t->device->ops->marker_record(t->device, ls_reducer_final(t->reducer, sender->ready)));
@@ -101,8 +105,8 @@ static LsStatus issue(LsTrainer *t, const Microbatch *m, BucketSender *sender)
     ls_trace_end(t->trace);
     LS_TRY(status);
     ls_trace_begin(t->trace, "backward");
-    status = t->model->ops->backward(t->model, t->arenas.weights, &batch, t->arenas.gradient[m->slot],
-        m->accumulate, m->ends_step ? gradients_ready : NULL, sender);
+    status = t->model->ops->backward(t->model, t->arenas.weights, &batch, m->gradient, m->accumulate,
+        m->ends_step ? gradients_ready : NULL, sender);
     ls_trace_end(t->trace);
     LS_TRY(status);
     return m->ends_step ? store_loss(t, t->plan.lane_steps - 1) : LS_OK;
@@ -126,7 +130,7 @@ static LsStatus run(LsTrainer *t, const Microbatch *m, BucketSender *sender)
 {
     LsVariant *variant = &t->variant[m->set][m->slot][m->accumulate][m->begins_lane][m->ends_step];
     bool graphs = t->config->runtime.graphs && t->device->ops->capture_begin;
-    if (!graphs || !variant->ran) {
+    if (!graphs || !variant->ran || m->plain) {
         variant->ran = true;
         return issue(t, m, sender);
     }
@@ -156,27 +160,60 @@ static LsStatus compute_lane(LsTrainer *t, size_t index, BucketSender *sender)
     const LsLaneStep *lane = &t->plan.lane_step[index];
     bool last_lane = index == t->plan.lane_steps - 1;
     int64_t parts = t->config->train.accumulation;
+    bool checked = ls_check_owns(t, lane->lane);
     sender->lane = lane;
     for (int64_t part = 0; part < parts; part++) {
         Microbatch m = {
             .slot = exact(t) ? lane->slot : 0,
+            .gradient = t->arenas.gradient[exact(t) ? lane->slot : 0],
             .accumulate = part > 0 || (!exact(t) && index > 0),
             .begins_lane = part == 0,
             .ends_step = last_lane && part == parts - 1,
         };
+        m.plain = checked && m.ends_step; // the fingerprint is no part of the graph
         LS_TRY(compute_microbatch(t, &m, sender));
     }
     if (last_lane) // its additions have been made bucket by bucket
         return LS_OK;
     LS_TRY(store_loss(t, index));
+    if (checked)
+        LS_TRY(ls_check_add(t, t->arenas.gradient[lane->slot], 0, t->buckets.blocks));
     return exact(t) ? collapse(t, lane, 0, t->buckets.blocks) : LS_OK;
+}
+
+LsStatus ls_trainer_compute_again(LsTrainer *t, uint32_t lane, uint64_t cursor)
+{
+    const LsDeviceOps *ops = t->device->ops;
+    BucketSender sender = {.trainer = t};
+    size_t parts = (size_t)t->config->train.accumulation, set = t->feed.sets;
+    for (size_t part = 0; part < parts; part++) {
+        const LsHostBatch *host = NULL;
+        LS_TRY(ls_comm_wait_marker(t->comm, t->check.copied, "the copy of a batch to the device"));
+        LS_TRY(ls_lane_reader_read(t->check.reader, cursor, lane, part, &host));
+        LS_TRY(ls_device_batch_copy(t->batch, set, host->x, host->y, host->positions, host->rows));
+        LS_TRY(ops->marker_record(t->device, t->check.copied));
+        Microbatch m = {.set = set,
+            .rows = host->rows,
+            .gradient = t->check.gradient,
+            .accumulate = part > 0,
+            .begins_lane = part == 0};
+        LS_TRY(issue(t, &m, &sender));
+    }
+    return LS_OK;
 }
 
 static LsStatus compute_lanes(LsTrainer *t, BucketSender *sender)
 {
+    LS_TRY(ls_check_begin(t));
     for (size_t i = 0; i < t->plan.lane_steps; i++)
         LS_TRY(compute_lane(t, i, sender));
     return LS_OK;
+}
+
+static void keep_failure(LsTrainer *t)
+{
+    if (t->failed != LS_OK && t->failure[0] == '\0')
+        snprintf(t->failure, sizeof t->failure, "%s", ls_status_message());
 }
 
 LsStatus ls_trainer_compute(LsTrainer *t)
@@ -184,14 +221,16 @@ LsStatus ls_trainer_compute(LsTrainer *t)
     BucketSender sender = {.trainer = t};
     if (t->failed == LS_OK)
         t->failed = compute_lanes(t, &sender);
-    if (t->failed != LS_OK && t->failure[0] == '\0')
-        snprintf(t->failure, sizeof t->failure, "%s", ls_status_message());
+    keep_failure(t);
     for (; sender.begun < t->buckets.count; sender.begun++) {
         // After a failure not all markers have been recorded, by ops or by a graph.
         if (t->failed != LS_OK)
             LS_TRY(t->device->ops->marker_record(t->device, ls_reducer_final(t->reducer, sender.begun)));
         LS_TRY(ls_reducer_begin(t->reducer, sender.begun));
     }
+    if (t->failed == LS_OK)
+        t->failed = ls_check_finish(t);
+    keep_failure(t);
     return LS_OK;
 }
 

@@ -7,11 +7,12 @@
 
 _Static_assert(sizeof(LsVotes) == LS_VOTE_WORDS * sizeof(float), "votes travel as words");
 
-static LsStatus words_of_rank(
-    const LsPlan *plan, const LsBuckets *buckets, uint32_t rank, LsLaneShare *share, size_t *words)
+static LsStatus words_of_rank(const LsExchange *exchange, const LsPlan *plan, const LsBuckets *buckets,
+    uint32_t rank, LsLaneShare *share, size_t *words)
 {
     LS_TRY(ls_lane_share(plan->lanes, plan->ranks, rank, share));
-    *words = LS_VOTE_WORDS + share->count + ls_shard_blocks(buckets, plan->ranks, rank);
+    *words =
+        LS_VOTE_WORDS + exchange->check_words + share->count + ls_shard_blocks(buckets, plan->ranks, rank);
     return LS_OK;
 }
 
@@ -20,7 +21,7 @@ static LsStatus find_rank_words(LsExchange *exchange, const LsPlan *plan, const 
     for (uint32_t r = 0; r < plan->ranks; r++) {
         LsLaneShare share;
         size_t words = 0;
-        LS_TRY(words_of_rank(plan, buckets, r, &share, &words));
+        LS_TRY(words_of_rank(exchange, plan, buckets, r, &share, &words));
         exchange->rank_words = words > exchange->rank_words ? words : exchange->rank_words;
     }
     return LS_OK;
@@ -33,7 +34,7 @@ static LsStatus lay_out(
     for (uint32_t r = 0; r < plan->ranks; r++) {
         LsLaneShare share;
         LS_TRY(ls_lane_share(plan->lanes, plan->ranks, r, &share));
-        size_t word = r * exchange->rank_words + LS_VOTE_WORDS;
+        size_t word = r * exchange->rank_words + LS_VOTE_WORDS + exchange->check_words;
         for (uint32_t l = 0; l < share.count; l++)
             lane[share.first + l] = (uint32_t)word++;
         for (size_t b = 0; b < buckets->count; b++) {
@@ -86,8 +87,8 @@ static LsStatus set_up(LsExchange *exchange, const LsPlan *plan, const LsBuckets
     return LS_OK;
 }
 
-LsStatus ls_exchange_create(
-    LsComm *comm, LsDevice *device, const LsPlan *plan, const LsBuckets *buckets, LsExchange *out)
+LsStatus ls_exchange_create(LsComm *comm, LsDevice *device, const LsPlan *plan, const LsBuckets *buckets,
+    bool checks, LsExchange *out)
 {
     LsExchange exchange = {
         .comm = comm,
@@ -95,6 +96,7 @@ LsStatus ls_exchange_create(
         .lanes = plan->lanes,
         .blocks = buckets->blocks,
         .my_lanes = plan->share.count,
+        .check_words = checks ? LS_CHECK_ROLES * LS_CHECK_WORDS : 0,
         .ranks = plan->ranks,
         .rank = plan->rank,
     };
@@ -129,12 +131,22 @@ static float *words_of_mine(const LsExchange *exchange)
 
 float *ls_exchange_lane_loss(const LsExchange *exchange, size_t my_lane)
 {
-    return words_of_mine(exchange) + LS_VOTE_WORDS + my_lane;
+    return words_of_mine(exchange) + LS_VOTE_WORDS + exchange->check_words + my_lane;
 }
 
 float *ls_exchange_block_squares(const LsExchange *exchange, size_t shard_block)
 {
-    return words_of_mine(exchange) + LS_VOTE_WORDS + exchange->my_lanes + shard_block;
+    return words_of_mine(exchange) + LS_VOTE_WORDS + exchange->check_words + exchange->my_lanes + shard_block;
+}
+
+size_t ls_exchange_finding_word(const LsExchange *exchange, size_t rank, LsCheckRole role)
+{
+    return rank * exchange->rank_words + LS_VOTE_WORDS + (size_t)role * LS_CHECK_WORDS;
+}
+
+float *ls_exchange_finding(const LsExchange *exchange, LsCheckRole role)
+{
+    return exchange->words + ls_exchange_finding_word(exchange, exchange->rank, role);
 }
 
 LsStatus ls_exchange_run(LsExchange *exchange, int64_t step, const LsVotes *mine)

@@ -41,6 +41,13 @@ static void give_back(LsFeed *feed, LsFeedSet *set)
     set->host = NULL;
 }
 
+void ls_feed_forget(LsFeed *feed)
+{
+    for (size_t s = 0; s < feed->sets; s++)
+        give_back(feed, &feed->set[s]);
+    feed->loader = NULL;
+}
+
 void ls_feed_destroy(LsFeed *feed)
 {
     if (!feed->device)

@@ -31,6 +31,10 @@ size_t ls_feed_sets(bool discrete);
 LsStatus ls_feed_create(LsComm *comm, LsDeviceBatch *batch, LsDevice *device, LsFeed *out);
 void ls_feed_destroy(LsFeed *feed); // the device has finished what it was given
 
+// Gives everything back to the loader, which is going to be destroyed. The device has finished what it was
+// given.
+void ls_feed_forget(LsFeed *feed);
+
 // The next microbatch: what the compute stream is given from now on finds its rows in `*set`. *waited grows
 // by the seconds spent waiting for the loader.
 LsStatus ls_feed_next(LsFeed *feed, size_t *set, size_t *rows, double *waited);

@@ -5,7 +5,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "trainer_state.h"
+#include "guard.h"
 
 // ---- Logging --------------------------------------------------------------------------------------------
 
@@ -38,6 +38,8 @@ static LsStatus log_steps(LsTrainer *t)
         .data_seconds = t->times.data / steps,
         .comm_seconds = t->times.comm / steps,
         .samples_per_second = rate,
+        .slowest = t->pace.slowest,
+        .slowest_ratio = t->pace.slowest_ratio,
         .mfu = peak > 0 ? t->model->flops_per_sample * rate / peak : -1,
     };
     LsProgress progress = {
@@ -190,14 +192,15 @@ static LsStatus write_profile(LsTrainer *t)
 static bool needed(const LsTrainer *t, int64_t step)
 {
     const LsConfig *config = t->config;
-    return !t->device->discrete || step >= t->total_steps || due(config->log.every, step) ||
-           due(config->eval.every, step) || due(config->checkpoint.every, step);
+    return !t->device->discrete || ls_check_due(t, step) || step >= t->total_steps ||
+           due(config->log.every, step) || due(config->eval.every, step) ||
+           due(config->checkpoint.every, step);
 }
 
 // Takes over what the device has decided up to step `last`.
 static LsStatus read_steps(LsTrainer *t, int64_t last, uint32_t *stop)
 {
-    while (t->state.control.step < last) {
+    while (t->state.control.step < last && !t->went_back) {
         float loss_scale = t->state.control.loss_scale;
         LsVotes votes;
         LS_TRY(ls_trainer_read(t, &votes));
@@ -213,13 +216,19 @@ static LsStatus read_steps(LsTrainer *t, int64_t last, uint32_t *stop)
 static LsStatus run_step(LsTrainer *t, uint32_t *stop)
 {
     ls_trace_begin(t->trace, "step");
+    t->went_back = false;
     ls_trainer_step(t);
     LsStatus status = read_steps(t, t->issued - !needed(t, t->issued), stop);
     if (status == LS_OK && *stop)
         status = read_steps(t, t->issued, stop);
     ls_trace_end(t->trace);
     LS_TRY(status);
-    bool known = t->state.control.step == t->issued;
+    LS_TRY(ls_pace_compare(t));
+    if (t->went_back) { // whoever asks to stop asks again
+        *stop = LS_STOP_NONE;
+        restart_window(t);
+    }
+    bool known = t->state.control.step == t->issued && !t->went_back;
     if (known)
         LS_TRY(after_step(t, stop));
     // The trace is whole after its last step, or when the run ends before that.
@@ -267,7 +276,9 @@ LsStatus ls_trainer_run(LsTrainer *t)
     // From now on the run has what it goes on from, whatever becomes of the place where it lay.
     t->began_at = t->issued;
     t->asked_before = ls_trainer_asks_to_stop(t);
-    if (t->adopted)
+    // A run that may be set back to its beginning has that, too.
+    bool first = t->state.control.step == 0 && t->config->guard.action == LS_GUARD_ROLLBACK;
+    if (t->adopted || first)
         LS_TRY(ls_trainer_save(t));
     LS_TRY(run_steps(t));
     LS_TRY(evaluate_in_full(t));

@@ -21,8 +21,15 @@ static size_t batch_bytes(const LsMemoryQuestion *q)
     size_t rows = (size_t)(config->train.batch / (config->train.lanes * config->train.accumulation));
     const LsDataShape *shape = &q->model->shape;
     size_t block = ls_evaluation_rows(config, shape);
-    return ls_device_batch_bytes(q->info, shape, q->type, rows, ls_feed_sets(q->discrete)) +
+    size_t sets = ls_feed_sets(q->discrete) + (config->guard.recompute_every > 0);
+    return ls_device_batch_bytes(q->info, shape, q->type, rows, sets) +
            ls_device_batch_bytes(q->info, shape, q->type, block, 1) + block * sizeof(float);
+}
+
+// The gradients of a lane that is computed again.
+static size_t check_bytes(const LsMemoryQuestion *q)
+{
+    return q->config->guard.recompute_every > 0 ? q->buckets->blocks * LS_BLOCK * sizeof(float) : 0;
 }
 
 LsMemoryPlan ls_memory_plan(const LsMemoryQuestion *q)
@@ -30,7 +37,7 @@ LsMemoryPlan ls_memory_plan(const LsMemoryQuestion *q)
     LsArenaBytes arenas = ls_arenas_bytes(q->config, q->type, &q->model->parameters, q->buckets, q->plan);
     LsMemoryPlan plan = {
         .weights = arenas.weights,
-        .gradients = arenas.gradients,
+        .gradients = arenas.gradients + check_bytes(q),
         .optimizer = arenas.optimizer,
         .staging = staging_bytes(q),
         .activations = q->model->activation_bytes,

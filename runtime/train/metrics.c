@@ -243,6 +243,9 @@ static json_t *record_json(const LsMetrics *metrics, const LsStepRecord *record)
     json_object_set_new(line, "loss_scale", ls_json_number((double)record->loss_scale));
     if (record->mfu >= 0)
         json_object_set_new(line, "mfu", ls_json_number(record->mfu));
+    if (record->slowest_ratio > 0)
+        json_object_set_new(line, "slowest",
+            json_pack("{s:i, s:f}", "rank", record->slowest, "ratio", record->slowest_ratio));
     json_object_set_new(line, "attempt", json_integer(metrics->run.attempt));
     return line;
 }

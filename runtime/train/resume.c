@@ -184,8 +184,10 @@ static LsStatus read_state(LsTrainer *t, const LsCheckpoint *checkpoint, const L
         LS_TRY(read_group(t, checkpoint, &t->arenas.array[a]));
     LS_TRY(ls_checkpoint_state(checkpoint, &t->state));
     resume_loss_scale(t, before);
+    if (t->config->guard.spike == 0) // it would be of long ago when it is wanted again
+        t->state.window = (LsSpikeWindow){0};
     const char *algorithms = ls_checkpoint_algorithms(checkpoint);
-    if (*algorithms && !(t->algorithms = strdup(algorithms)))
+    if (*algorithms && !t->algorithms && !(t->algorithms = strdup(algorithms)))
         return LS_FAIL(LS_INTERNAL, "out of memory");
     return LS_OK;
 }
@@ -405,6 +407,47 @@ static LsStatus resume_newest(LsTrainer *t)
     return status;
 }
 
+// The newest checkpoint of step `most` or before that verifies.
+static LsStatus choose_before(LsTrainer *t, int64_t most, LsCheckpoint **out)
+{
+    int64_t *steps = NULL;
+    size_t count = 0;
+    LS_TRY(list_checkpoints(t, &steps, &count));
+    LsStatus status = LS_FAIL(LS_CHECKPOINT, "%s: no checkpoint before step %lld is left to go back to",
+        t->run.path, (long long)most);
+    for (size_t i = count; i-- > 0 && status != LS_OK;) {
+        char path[LS_PATH_MAX];
+        ls_checkpoint_path(path, t->run.path, steps[i]);
+        if (steps[i] > most)
+            continue;
+        status = open_verified(t, path, out);
+        if (status != LS_OK)
+            report_unusable(t, steps[i]);
+    }
+    free(steps);
+    return status;
+}
+
+LsStatus ls_trainer_reread(LsTrainer *t, int64_t most)
+{
+    LsCheckpoint *checkpoint = NULL;
+    LsConfig before;
+    LS_TRY(choose_before(t, most, &checkpoint));
+    LsStatus status = ls_checkpoint_config(checkpoint, &before);
+    if (status == LS_OK)
+        status = read_state(t, checkpoint, &before);
+    ls_checkpoint_close(checkpoint);
+    return ls_comm_agree(t->comm, status);
+}
+
+LsStatus ls_trainer_upload_state(LsTrainer *t)
+{
+    t->issued = t->state.control.step;
+    LsStepOutcome first = {.control = t->state.control, .window = t->state.window};
+    LS_TRY(t->device->ops->copy_in(t->device, t->outcomes.device, &first, sizeof first));
+    return t->device->ops->synchronize(t->device);
+}
+
 LsStatus ls_trainer_resume(LsTrainer *t)
 {
     const char *how = t->options->resume ? t->options->resume : "auto";
@@ -415,9 +458,6 @@ LsStatus ls_trainer_resume(LsTrainer *t)
     else
         LS_TRY(resume_from(t, how));
     LS_TRY(ls_arenas_restore(&t->arenas));
-    t->issued = t->state.control.step;
-    ls_account_resume(t->account, t->issued);
-    LsStepOutcome first = {.control = t->state.control};
-    LS_TRY(t->device->ops->copy_in(t->device, t->outcomes.device, &first, sizeof first));
-    return t->device->ops->synchronize(t->device);
+    ls_account_resume(t->account, t->state.control.step);
+    return ls_trainer_upload_state(t);
 }

@@ -1,8 +1,8 @@
 // The step: see train/trainer.h for its order and docs/architecture.md for why.
 
 #include "base/clock.h"
+#include "guard.h"
 #include "train/schedule.h"
-#include "trainer_state.h"
 
 static LsStatus finish_reduction(LsTrainer *t)
 {
@@ -67,6 +67,11 @@ static LsStatus decide(LsTrainer *t)
             .beta1 = (float)config->optimizer.beta1,
             .beta2 = (float)config->optimizer.beta2,
             .growth_interval = ls_trainer_scales_loss(t) ? (int32_t)config->train.loss_scale_growth : 0,
+            .spike = (float)config->guard.spike,
+            .window = (int32_t)config->guard.window,
+            .check_words = t->check.active ? LS_CHECK_WORDS : 0,
+            .first_check = ls_exchange_finding_word(exchange, t->check.owner, LS_CHECK_OWNER),
+            .second_check = ls_exchange_finding_word(exchange, t->check.witness, LS_CHECK_WITNESS),
             .outcome = t->outcomes.device});
 }
 
@@ -75,8 +80,10 @@ static LsStatus send_outcome(LsTrainer *t)
 {
     size_t slot = (size_t)(t->issued + 1) % LS_STEPS_IN_FLIGHT;
     LsOutcomes *outcomes = &t->outcomes;
-    LS_TRY(t->device->ops->copy_out(
-        t->device, &outcomes->host[slot], outcomes->device, sizeof *outcomes->device));
+    // The window is needed where steps are measured against it.
+    bool window = t->config->guard.spike > 0;
+    LS_TRY(t->device->ops->copy_out(t->device, &outcomes->host[slot], outcomes->device,
+        window ? sizeof *outcomes->device : offsetof(LsStepOutcome, window)));
     return t->device->ops->marker_record(t->device, outcomes->arrived[slot]);
 }
 
@@ -139,10 +146,13 @@ void ls_trainer_step(LsTrainer *t)
 {
     // A rank that fails in its lanes still takes part in everything and says so with its votes, so that no
     // rank waits for it and all end with its sentence.
+    double start = 0;
     ls_pulse_step(t->options->pulse, t->issued + 1,
         t->state.cursor + (uint64_t)((t->issued - t->state.control.step) * t->config->train.batch),
         t->saved_step);
+    require(t, ls_pace_begin(t, &start));
     require(t, ls_trainer_compute(t));
+    require(t, ls_pace_end(t, start));
     require(t, finish_reduction(t));
     require(t, decide_and_update(t));
     t->issued++;
@@ -162,8 +172,16 @@ LsStatus ls_trainer_read(LsTrainer *t, LsVotes *votes)
             ls_status_adopt(t->failed, t->failure);
         return ls_comm_agree(t->comm, t->failed);
     }
-    t->state.control = outcome->control;
-    t->state.cursor += (uint64_t)t->config->train.batch;
     *votes = outcome->votes;
+    t->check.differed = outcome->control.skip == LS_SKIP_WRONG;
+    if (t->check.differed) // there was no step
+        return LS_OK;
+    t->state.control = outcome->control;
+    if (t->config->guard.spike > 0) {
+        t->state.window = outcome->window;
+        t->scores[0] = outcome->loss_score;
+        t->scores[1] = outcome->gradient_norm_score;
+    }
+    t->state.cursor += (uint64_t)t->config->train.batch;
     return LS_OK;
 }

@@ -7,8 +7,8 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "guard.h"
 #include "train/schedule.h"
-#include "trainer_state.h"
 
 // ---- What all ranks must have in common -----------------------------------------------------------------
 
@@ -76,6 +76,8 @@ static LsStatus open_run(LsTrainer *t)
 {
     LS_TRY(ls_run_dir_claim(&t->run, t->options->run_dir, t->comm));
     ls_pulse_attempt(t->options->pulse, t->run.attempt);
+    if (t->config->guard.action == LS_GUARD_ROLLBACK)
+        t->run.rollback_every = t->config->checkpoint.every;
     LS_TRY(ls_comm_agree(t->comm, open_run_on_rank_0(t)));
     return ls_comm_agree(t->comm, open_log(t));
 }
@@ -210,8 +212,8 @@ static LsStatus build_model(LsTrainer *t)
     LS_TRY(ls_model_create(config, &t->shape, t->device, t->rows, &t->model));
     size_t bucket_bytes = (size_t)(config->collectives.bucket_mb * 1024 * 1024);
     LS_TRY(ls_buckets_create(t->model->parameters.blocks, bucket_bytes, &t->buckets));
-    LS_TRY(ls_device_batch_create(
-        t->device, t->info, &t->shape, t->microbatch, ls_feed_sets(t->device->discrete), &t->batch));
+    LS_TRY(ls_device_batch_create(t->device, t->info, &t->shape, t->microbatch,
+        ls_feed_sets(t->device->discrete) + (config->guard.recompute_every > 0), &t->batch));
     return ls_feed_create(t->comm, t->batch, t->device, &t->feed);
 }
 
@@ -271,7 +273,10 @@ static LsStatus prepare_steps(LsTrainer *t)
             .slot = t->arenas.gradient,
             .reduction = config->collectives.reduction},
         &t->reducer));
-    LS_TRY(ls_exchange_create(t->comm, t->device, &t->plan, &t->buckets, &t->exchange));
+    LS_TRY(ls_exchange_create(
+        t->comm, t->device, &t->plan, &t->buckets, config->guard.recompute_every > 0, &t->exchange));
+    LS_TRY(ls_check_create(t));
+    LS_TRY(ls_pace_create(t));
     LS_TRY(list_pieces(t));
     LS_TRY(create_outcomes(t->device, &t->outcomes));
     LS_TRY(ls_evaluator_create(&(LsEvaluatorOptions){.comm = t->comm,
@@ -296,10 +301,10 @@ static void host_memory_release(void *context, void *memory)
     device->ops->release_host(device, memory);
 }
 
-static LsStatus start_loader(LsTrainer *t)
+LsLoaderOptions ls_trainer_loader_options(LsTrainer *t)
 {
     const LsConfig *config = t->config;
-    LsLoaderOptions options = {
+    return (LsLoaderOptions){
         .seed = (uint64_t)config->train.seed,
         .cursor = t->state.cursor,
         .batch = (size_t)config->train.batch,
@@ -311,6 +316,14 @@ static LsStatus start_loader(LsTrainer *t)
         .prefetch = (int)(config->data.prefetch + (int64_t)t->feed.sets), // it may hold so many
         .memory = {.allocate = host_memory_allocate, .release = host_memory_release, .context = t->device},
     };
+}
+
+LsStatus ls_trainer_start_loader(LsTrainer *t)
+{
+    LsLoaderOptions options = ls_trainer_loader_options(t);
+    ls_feed_forget(&t->feed);
+    ls_loader_destroy(t->loader);
+    t->loader = NULL;
     LS_TRY(ls_loader_create(t->dataset, &options, &t->loader));
     t->feed.loader = t->loader;
     return LS_OK;
@@ -389,7 +402,7 @@ static LsStatus set_up(LsTrainer *t)
     LS_TRY(ls_trainer_tune(t));
     LS_TRY(ls_comm_agree(comm, enter_run(t)));
     LS_TRY(ls_comm_agree(comm, ls_trainer_watch(t)));
-    return ls_comm_agree(comm, start_loader(t));
+    return ls_comm_agree(comm, ls_trainer_start_loader(t));
 }
 
 // What the device still works on is waited for before any memory of it goes away.
@@ -404,6 +417,8 @@ static void release_device(LsTrainer *t)
     ls_trainer_forget_graphs(t);
     ls_feed_destroy(&t->feed);
     ls_loader_destroy(t->loader);
+    ls_pace_destroy(t);
+    ls_check_destroy(t);
     device->ops->release(device, t->lane_loss);
     ls_evaluator_destroy(t->evaluator);
     destroy_outcomes(device, &t->outcomes);

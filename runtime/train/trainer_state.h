@@ -36,6 +36,34 @@ typedef struct LsOutcomes {
     LsMarker *arrived[LS_STEPS_IN_FLIGHT];
 } LsOutcomes;
 
+// Checked arithmetic, with guard.recompute_every: what a rank needs to compute another one's lane again, and
+// which lane that is in the step being computed.
+typedef struct LsCheck {
+    float *gradient;      // device, one model; NULL: nothing is checked
+    uint64_t *sums;       // device [LS_CHECK_ROLES]: fingerprints
+    LsLaneReader *reader; // of any lane's samples
+    LsMarker *copied;     // its host memory may be filled again
+    int64_t *findings;    // [ranks] wrong lanes of each, in this attempt
+    bool active;          // the step is checked
+    bool differed;        // the newest step was, and the two ranks did not agree
+    uint32_t lane, owner, witness;
+} LsCheck;
+
+// How fast this rank works, for guard.slow_ratio.
+enum { LS_PACE_SAMPLES = 64 };
+typedef struct LsPace {
+    double *all;     // [ranks] seconds for a lane, of the newest comparison
+    double *sorted;  // [ranks]
+    size_t *sizes;   // [ranks]
+    int32_t *silent; // [ranks] comparisons for which a rank is not named again, 0: it is not slow
+    LsMarker *done;  // behind the lanes, where the device works behind the host's back
+    double sample[LS_PACE_SAMPLES];
+    size_t samples;
+    int64_t steps;        // since the last comparison
+    int slowest;          // rank
+    double slowest_ratio; // of its time to the median, 0: not known
+} LsPace;
+
 typedef struct LsTrainer {
     const LsTrainOptions *options;
     const LsConfig *config;
@@ -81,7 +109,11 @@ typedef struct LsTrainer {
     int64_t began_at;      // step with which this attempt began
     uint32_t asked_before; // LsStopReason of this rank when it did
     LsRunState state;      // as of the newest step that the host knows to be finished
-    int64_t total_steps;   // the run ends after this one
+    float scores[2];       // of that step's loss and gradient norm, with guard.spike
+    LsCheck check;
+    LsPace pace;
+    bool went_back;      // the guard has set the run back: what was to follow the step is void
+    int64_t total_steps; // the run ends after this one
     LsDataShape shape;
     size_t microbatch;  // rows
     size_t block;       // rows, of an evaluation
@@ -101,6 +133,13 @@ LsStatus ls_train_open_data(const LsConfig *config, LsDataset **out);
 // Gives arenas, control and state their first values: from a checkpoint, from train.init_from, or fresh.
 LsStatus ls_trainer_resume(LsTrainer *trainer);
 
+// Reads the state of the newest own checkpoint of step `most` or before that verifies into the host's copies
+// and t->state. The device is idle; collective.
+LsStatus ls_trainer_reread(LsTrainer *trainer, int64_t most);
+
+// Gives the device the state's control and window, as if its step had been the newest.
+LsStatus ls_trainer_upload_state(LsTrainer *trainer);
+
 // With runtime.autotune: rank 0 measures the products of this run, all ranks choose alike. Collective.
 LsStatus ls_trainer_tune(LsTrainer *trainer);
 
@@ -109,6 +148,16 @@ LsStatus ls_trainer_tune(LsTrainer *trainer);
 // value is a failure that they cannot be told of.
 LsStatus ls_trainer_compute(LsTrainer *trainer);
 void ls_trainer_forget_graphs(LsTrainer *trainer);
+
+// Enqueues the computation of any lane of the step whose first stream position is `cursor`, into
+// check.gradient; its loss is left in lane_loss.
+LsStatus ls_trainer_compute_again(LsTrainer *trainer, uint32_t lane, uint64_t cursor);
+
+// What its loader reads.
+LsLoaderOptions ls_trainer_loader_options(LsTrainer *trainer);
+
+// Starts the loader at the state's cursor, in the place of one that runs. The device is idle then.
+LsStatus ls_trainer_start_loader(LsTrainer *trainer);
 
 // Gives one step to the device. What fails here and cannot be told to the other ranks ends the job.
 void ls_trainer_step(LsTrainer *trainer);
@@ -147,8 +196,9 @@ uint32_t ls_trainer_asks_to_stop(const LsTrainer *trainer);
 // and returns LS_STOPPED. Collective.
 LsStatus ls_trainer_stop(LsTrainer *trainer, uint32_t reason);
 
-// Looks at what the newest step decided about its own numbers: a skipped step is an event, too many in a row
-// end the run. loss_scale: the one that the step was computed with. Alike on all ranks; collective.
+// Looks at what the newest step decided about its own numbers: a skipped step is an event, too many end the
+// run or, by guard.action, take it back to a checkpoint (t->went_back). loss_scale: the one that the step was
+// computed with. Alike on all ranks; collective.
 LsStatus ls_trainer_guard(LsTrainer *trainer, float loss_scale);
 
 // Rank 0: status.json with this state, the trainer's numbers and the message (may be "").

@@ -7,3 +7,11 @@ foreach(source IN LISTS end_to_end_tests)
     ENVIRONMENT "LOCKSTEP=$<TARGET_FILE:lockstep>;MPIRUN=${MPIEXEC_EXECUTABLE};LOCKSTEP_BUILD=${CMAKE_BINARY_DIR};ABORT_AT_STEP_LIBRARY=$<TARGET_FILE:abort_at_step>"
     TIMEOUT 600 PROCESSORS 2 SKIP_RETURN_CODE 77 LABELS "end_to_end")
 endforeach()
+
+# Wrong and slow products. The sanitizers' runtime has to come before every other library, so such builds go without.
+if(NOT LOCKSTEP_SANITIZE)
+  add_library(wrong_products MODULE end_to_end/wrong_products.c)
+  target_include_directories(wrong_products PRIVATE $<TARGET_PROPERTY:DNNL::dnnl,INTERFACE_INCLUDE_DIRECTORIES>)
+  target_link_libraries(wrong_products PRIVATE lockstep_flags ${CMAKE_DL_LIBS})
+  set_property(TEST end_to_end/test_guard APPEND PROPERTY ENVIRONMENT "WRONG_PRODUCTS_LIBRARY=$<TARGET_FILE:wrong_products>")
+endif()

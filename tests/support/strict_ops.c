@@ -160,6 +160,13 @@ static size_t words_used(const uint32_t *index, size_t count)
     return words;
 }
 
+static LsStatus strict_fingerprint_bits(LsDevice *device, const LsFingerprint *args)
+{
+    const Span spans[] = {
+        {"x", args->x, args->n * sizeof *args->x, false}, {"sum", args->sum, sizeof *args->sum, true}};
+    RUN(device, fingerprint_bits, spans, args);
+}
+
 static LsStatus strict_decide_step(LsDevice *device, const LsDecideStep *args)
 {
     const StrictDevice *strict = (const StrictDevice *)device;
@@ -173,7 +180,13 @@ static LsStatus strict_decide_step(LsDevice *device, const LsDecideStep *args)
     ls_strict_close_spans(strict, 2, spans);
     size_t vote_words = args->ranks ? (args->ranks - 1) * args->rank_words + LS_VOTE_WORDS : 0;
     size_t words = lane_words > block_words ? lane_words : block_words;
-    spans[3].bytes = (words > vote_words ? words : vote_words) * sizeof *args->words;
+    words = words > vote_words ? words : vote_words;
+    if (args->check_words > 0) {
+        size_t first = args->first_check + args->check_words, second = args->second_check + args->check_words;
+        words = words > first ? words : first;
+        words = words > second ? words : second;
+    }
+    spans[3].bytes = words * sizeof *args->words;
     RUN(device, decide_step, spans, args);
 }
 
@@ -284,6 +297,7 @@ void ls_strict_add_ops(LsDeviceOps *ops)
     ops->sum = strict_sum;
     ops->block_squares = strict_block_squares;
     ops->tree_add = strict_tree_add;
+    ops->fingerprint_bits = strict_fingerprint_bits;
     ops->decide_step = strict_decide_step;
     ops->optimizer_step = strict_optimizer_step;
 }

@@ -12,6 +12,7 @@ target_link_libraries(test_batch PRIVATE lockstep_strict_device)
 # Tests that look inside the layer.
 target_include_directories(test_manifest PRIVATE ${PROJECT_SOURCE_DIR}/runtime/train)
 target_include_directories(test_account PRIVATE ${PROJECT_SOURCE_DIR}/runtime/train)
+target_include_directories(test_guard_state PRIVATE ${PROJECT_SOURCE_DIR}/runtime/train)
 target_include_directories(test_notices PRIVATE ${PROJECT_SOURCE_DIR}/runtime/train)
 target_sources(test_notices PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/support/http_server.c)
 

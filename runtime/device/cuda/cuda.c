@@ -102,6 +102,12 @@ static LsStatus cuda_tree_add(LsDevice *device, const LsTreeAdd *args)
     return launched(device, ls_kernel_tree_add(ls_cuda_stream(ls_cuda(device)), args), "tree_add");
 }
 
+static LsStatus cuda_fingerprint_bits(LsDevice *device, const LsFingerprint *args)
+{
+    return launched(
+        device, ls_kernel_fingerprint_bits(ls_cuda_stream(ls_cuda(device)), args), "fingerprint_bits");
+}
+
 static LsStatus cuda_decide_step(LsDevice *device, const LsDecideStep *args)
 {
     return launched(device, ls_kernel_decide_step(ls_cuda_stream(ls_cuda(device)), args), "decide_step");
@@ -235,6 +241,7 @@ static const LsDeviceOps cuda_ops = {
     .sum = cuda_sum,
     .block_squares = cuda_block_squares,
     .tree_add = cuda_tree_add,
+    .fingerprint_bits = cuda_fingerprint_bits,
     .decide_step = cuda_decide_step,
     .optimizer_step = cuda_optimizer_step,
     .embedding = cuda_embedding,

@@ -161,6 +161,7 @@ const LsDeviceOps ls_ref_ops = {
     .sum = ls_ref_sum,
     .block_squares = ls_ref_block_squares,
     .tree_add = ls_ref_tree_add,
+    .fingerprint_bits = ls_ref_fingerprint_bits,
     .decide_step = ls_ref_decide_step,
     .optimizer_step = ls_ref_optimizer_step,
     .embedding = ls_ref_embedding,

@@ -1,4 +1,4 @@
-// Reference of what ends a step: the decision, and the optimizer pass.
+// Reference of what ends a step: the decision, the optimizer pass, and the fingerprint that decisions use.
 #include <math.h>
 #include <string.h>
 
@@ -69,29 +69,110 @@ static void accept_step(const LsDecideStep *args, LsStepControl *control, double
     }
 }
 
+// ---- Spikes ---------------------------------------------------------------------------------------------
+
+typedef struct Scale {
+    double median, unit; // what is measured from, and in
+} Scale;
+
+// The mean of the middle two, or twice the middle one; `values` are put in order.
+static double median(double *values, size_t n)
+{
+    for (size_t i = 1; i < n; i++) {
+        double value = values[i];
+        size_t place = i;
+        for (; place > 0 && values[place - 1] > value; place--)
+            values[place] = values[place - 1];
+        values[place] = value;
+    }
+    return (values[(n - 1) / 2] + values[n / 2]) * 0.5;
+}
+
+static Scale scale_of(const LsDecideStep *args, const float *ring)
+{
+    double values[LS_SPIKE_WINDOW_MAX] = {0};
+    size_t n = (size_t)args->window, next = (size_t)args->outcome->window.next;
+    for (size_t i = 0; i < n; i++)
+        values[i] = (double)ring[(next + LS_SPIKE_WINDOW_MAX - 1 - i) % LS_SPIKE_WINDOW_MAX];
+    double middle = median(values, n);
+    for (size_t i = 0; i < n; i++)
+        values[i] = fabs(values[i] - middle);
+    double unit = median(values, n) * 1.4826;
+    return (Scale){middle, fmax(unit, fmax(fabs(middle) * 0.01, 1e-6))};
+}
+
+// Scores the step, whose loss and norm control has; whether it is a spike.
+static bool is_spike(const LsDecideStep *args)
+{
+    LsStepOutcome *outcome = args->outcome;
+    if (args->spike <= 0)
+        return false;
+    outcome->loss_score = outcome->gradient_norm_score = 0;
+    if (outcome->window.held < args->window)
+        return false;
+    Scale loss = scale_of(args, outcome->window.loss);
+    Scale norm = scale_of(args, outcome->window.gradient_norm);
+    outcome->loss_score = (float)((outcome->control.loss - loss.median) / loss.unit);
+    outcome->gradient_norm_score = (float)((outcome->control.gradient_norm - norm.median) / norm.unit);
+    return outcome->loss_score > args->spike || outcome->gradient_norm_score > args->spike;
+}
+
+static void remember_step(const LsDecideStep *args)
+{
+    LsSpikeWindow *window = &args->outcome->window;
+    if (args->spike <= 0)
+        return;
+    window->loss[window->next] = args->outcome->control.loss;
+    window->gradient_norm[window->next] = args->outcome->control.gradient_norm;
+    window->next = (window->next + 1) % LS_SPIKE_WINDOW_MAX;
+    window->held += window->held < LS_SPIKE_WINDOW_MAX;
+}
+
+// ---- The decision ---------------------------------------------------------------------------------------
+
+static bool lane_differs(const LsDecideStep *args)
+{
+    bool differs = false;
+    for (size_t i = 0; i < args->check_words; i++)
+        differs = differs || ls_f32_to_bits(args->words[args->first_check + i]) !=
+                                 ls_f32_to_bits(args->words[args->second_check + i]);
+    return differs;
+}
+
 LsStatus ls_ref_decide_step(LsDevice *device, const LsDecideStep *args)
 {
     (void)device;
     LsStepControl *control = &args->outcome->control;
-    double norm = sqrt(exchanged_squares(args)) / control->loss_scale;
     args->outcome->votes = exchanged_votes(args);
+    bool failed = args->outcome->votes.error != LS_OK;
+    if (!failed && lane_differs(args)) {
+        control->skip = LS_SKIP_WRONG;
+        return LS_OK;
+    }
+    double norm = sqrt(exchanged_squares(args)) / control->loss_scale;
     control->loss = (float)exchanged_loss(args);
     control->gradient_norm = (float)norm;
     control->learning_rate = args->learning_rate;
     control->step += 1;
-    bool failed = args->outcome->votes.error != LS_OK;
     bool finite = isfinite(control->loss) && isfinite(control->gradient_norm);
-    control->skip = failed || !finite;
+    bool spike = !failed && finite && is_spike(args);
+    control->skip = failed || !finite ? LS_SKIP_NOT_FINITE : spike ? LS_SKIP_SPIKE : LS_SKIP_NONE;
     if (control->skip)
         control->gradient_factor = 0.0f;
     if (failed) // says nothing about the gradients
         return LS_OK;
-    if (finite)
-        accept_step(args, control, norm);
-    else
+    if (!finite) {
         skip_step(args, control);
+    } else if (spike) { // says nothing about the loss scale
+        control->skipped_in_row += 1;
+    } else {
+        accept_step(args, control, norm);
+        remember_step(args);
+    }
     return LS_OK;
 }
+
+// ---- The optimizer --------------------------------------------------------------------------------------
 
 static void sgd_element(const LsOptimizerStep *args, const LsOptimizerPiece *piece, size_t i, float decay)
 {
@@ -138,5 +219,17 @@ LsStatus ls_ref_optimizer_step(LsDevice *device, const LsOptimizerStep *args)
     LS_TRY(ls_require_optimizer_step(args));
     for (size_t p = 0; p < args->count && !args->control->skip; p++)
         step_piece(args, &args->piece[p]);
+    return LS_OK;
+}
+
+// ---- Fingerprints ---------------------------------------------------------------------------------------
+
+LsStatus ls_ref_fingerprint_bits(LsDevice *device, const LsFingerprint *args)
+{
+    (void)device;
+    uint64_t sum = 0;
+    for (size_t i = 0; i < args->n; i++)
+        sum += ls_mix_bits(args->first + i, ls_f32_to_bits(args->x[i]));
+    *args->sum += sum;
     return LS_OK;
 }

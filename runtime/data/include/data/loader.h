@@ -59,4 +59,18 @@ LsStatus ls_loader_next(LsLoader *loader, const LsHostBatch **out, double *waite
 // Gives the microbatch back for refilling.
 void ls_loader_return(LsLoader *loader, const LsHostBatch *batch);
 
+// ---- Any lane -------------------------------------------------------------------------------------------
+
+// Reads microbatches of any lane, one at a time, in the calling thread: for a rank that looks at what another
+// one computed.
+typedef struct LsLaneReader LsLaneReader;
+
+// Of the options, cursor, first_lane, lane_count, workers and prefetch do not matter.
+LsStatus ls_lane_reader_create(const LsDataset *dataset, const LsLoaderOptions *options, LsLaneReader **out);
+void ls_lane_reader_destroy(LsLaneReader *reader);
+
+// Microbatch `part` of a lane of the step whose first stream position is `cursor`; valid until the next call.
+LsStatus ls_lane_reader_read(
+    LsLaneReader *reader, uint64_t cursor, size_t lane, size_t part, const LsHostBatch **out);
+
 #endif

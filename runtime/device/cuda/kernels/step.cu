@@ -1,4 +1,4 @@
-// What ends a step: the decision, and the optimizer pass.
+// What ends a step: the decision, the optimizer pass, and the fingerprint that decisions use.
 #include "pieces.cuh"
 
 namespace
@@ -72,23 +72,105 @@ __device__ void accept_step(const LsDecideStep &args, LsStepControl *control, do
     }
 }
 
-__device__ void decide(const LsDecideStep &args, double loss, double squares, uint32_t error)
+// ---- Spikes: operations on values and their order are the reference's ------------------------------------
+
+struct Scale {
+    double median, unit; // what is measured from, and in
+};
+
+// Of at most as many values as there are threads, which have written theirs before. Each thread finds the
+// place of its value in their order; those in the middle are the same values however they got there.
+__device__ double median(const double *values, int n)
+{
+    __shared__ double middle[2];
+    int i = threadIdx.x, place = 0;
+    __syncthreads();
+    for (int j = 0; i < n && j < n; j++)
+        place += values[j] < values[i] || (values[j] == values[i] && j < i);
+    if (i < n && place == (n - 1) / 2)
+        middle[0] = values[i];
+    if (i < n && place == n / 2)
+        middle[1] = values[i];
+    __syncthreads();
+    return (middle[0] + middle[1]) * 0.5;
+}
+
+__device__ Scale scale_of(const LsDecideStep &args, const float *ring)
+{
+    __shared__ double values[LS_SPIKE_WINDOW_MAX];
+    int n = args.window, next = args.outcome->window.next, i = threadIdx.x;
+    __syncthreads(); // the last use of the array is over
+    if (i < n)
+        values[i] = (double)ring[(next + LS_SPIKE_WINDOW_MAX - 1 - i) % LS_SPIKE_WINDOW_MAX];
+    double middle = median(values, n);
+    if (i < n)
+        values[i] = fabs(values[i] - middle);
+    double unit = median(values, n) * 1.4826;
+    return Scale{middle, fmax(unit, fmax(fabs(middle) * 0.01, 1e-6))};
+}
+
+// The first thread scores the step, whose loss and norm control has.
+__device__ bool is_spike(
+    const LsDecideStep &args, const LsStepControl &control, const Scale &loss, const Scale &norm)
+{
+    LsStepOutcome *outcome = args.outcome;
+    outcome->loss_score = outcome->gradient_norm_score = 0.0f;
+    if (outcome->window.held < args.window)
+        return false;
+    outcome->loss_score = (float)((control.loss - loss.median) / loss.unit);
+    outcome->gradient_norm_score = (float)((control.gradient_norm - norm.median) / norm.unit);
+    return outcome->loss_score > args.spike || outcome->gradient_norm_score > args.spike;
+}
+
+__device__ void remember_step(const LsDecideStep &args, const LsStepControl &control)
+{
+    LsSpikeWindow *window = &args.outcome->window;
+    window->loss[window->next] = control.loss;
+    window->gradient_norm[window->next] = control.gradient_norm;
+    window->next = (window->next + 1) % LS_SPIKE_WINDOW_MAX;
+    window->held += window->held < LS_SPIKE_WINDOW_MAX;
+}
+
+// ---- The decision ---------------------------------------------------------------------------------------
+
+struct Found {
+    double loss, squares; // exchanged sums
+    Scale loss_scale, norm_scale;
+    bool failed; // a rank
+};
+
+__device__ bool lane_differs(const LsDecideStep &args)
+{
+    bool differs = false;
+    for (size_t i = 0; i < args.check_words; i++)
+        differs = differs || ls_f32_to_bits(args.words[args.first_check + i]) !=
+                                 ls_f32_to_bits(args.words[args.second_check + i]);
+    return differs;
+}
+
+__device__ void decide(const LsDecideStep &args, const Found &found)
 {
     LsStepControl control = args.outcome->control;
-    double norm = sqrt(squares) / control.loss_scale;
-    control.loss = (float)(loss / args.samples);
+    double norm = sqrt(found.squares) / control.loss_scale;
+    control.loss = (float)(found.loss / args.samples);
     control.gradient_norm = (float)norm;
     control.learning_rate = args.learning_rate;
     control.step += 1;
-    bool failed = error != 0;
     bool finite = isfinite(control.loss) && isfinite(control.gradient_norm);
-    control.skip = failed || !finite;
+    bool spike = args.spike > 0 && !found.failed && finite &&
+                 is_spike(args, control, found.loss_scale, found.norm_scale);
+    control.skip = found.failed || !finite ? LS_SKIP_NOT_FINITE : spike ? LS_SKIP_SPIKE : LS_SKIP_NONE;
     if (control.skip)
         control.gradient_factor = 0.0f;
-    if (!failed && finite)
+    if (control.skip == LS_SKIP_NONE) {
         accept_step(args, &control, norm);
-    else if (!failed) // a failure says nothing about the gradients
+        if (args.spike > 0)
+            remember_step(args, control);
+    } else if (spike) { // says nothing about the loss scale
+        control.skipped_in_row += 1;
+    } else if (!found.failed) { // a failure says nothing about the gradients
         skip_step(args, &control);
+    }
     args.outcome->control = control;
 }
 
@@ -97,13 +179,22 @@ __global__ __launch_bounds__(DECIDE_THREADS) void decide_kernel(LsDecideStep arg
     __shared__ uint32_t votes[LS_VOTE_WORDS];
     if (threadIdx.x < LS_VOTE_WORDS)
         votes[threadIdx.x] = largest_vote(args, threadIdx.x);
-    double loss = gathered_sum(args.words, args.lane_index, args.lanes);
-    double squares = gathered_sum(args.words, args.block_index, args.blocks);
+    Found found = {};
+    found.loss = gathered_sum(args.words, args.lane_index, args.lanes);
+    found.squares = gathered_sum(args.words, args.block_index, args.blocks);
+    if (args.spike > 0 && args.outcome->window.held >= args.window) {
+        found.loss_scale = scale_of(args, args.outcome->window.loss);
+        found.norm_scale = scale_of(args, args.outcome->window.gradient_norm);
+    }
     __syncthreads();
     if (threadIdx.x != 0)
         return;
-    decide(args, loss, squares, votes[1]);
     args.outcome->votes = LsVotes{votes[0], votes[1], votes[2], votes[3], {votes[4], votes[5]}};
+    found.failed = votes[1] != 0;
+    if (!found.failed && lane_differs(args))
+        args.outcome->control.skip = LS_SKIP_WRONG;
+    else
+        decide(args, found);
 }
 
 // ---- The optimizer pass ---------------------------------------------------------------------------------
@@ -245,7 +336,33 @@ cudaError_t optimizer_step(cudaStream_t stream, const LsOptimizerStep *args)
         });
 }
 
+// ---- Fingerprints ---------------------------------------------------------------------------------------
+
+constexpr size_t FINGERPRINT_BLOCKS = 1024; // some for every multiprocessor of any GPU
+
+// Sums of integers are the same in any order.
+__global__ __launch_bounds__(THREADS, MIN_BLOCKS) void fingerprint_kernel(LsFingerprint args)
+{
+    unsigned long long sum = 0;
+    size_t stride = (size_t)gridDim.x * THREADS;
+#pragma unroll 4
+    for (size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x; i < args.n; i += stride)
+        sum += ls_mix_bits(args.first + i, ls_f32_to_bits(args.x[i]));
+    sum = block_sum<THREADS>(sum);
+    if (threadIdx.x == 0)
+        atomicAdd((unsigned long long *)args.sum, sum);
+}
+
 } // namespace
+
+cudaError_t ls_kernel_fingerprint_bits(cudaStream_t stream, const LsFingerprint *args)
+{
+    size_t blocks = divide_up(args->n, (size_t)THREADS);
+    if (blocks == 0)
+        return cudaSuccess;
+    return launch(stream, (unsigned)(blocks < FINGERPRINT_BLOCKS ? blocks : FINGERPRINT_BLOCKS), THREADS, 0,
+        fingerprint_kernel, *args);
+}
 
 cudaError_t ls_kernel_decide_step(cudaStream_t stream, const LsDecideStep *args)
 {

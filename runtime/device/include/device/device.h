@@ -107,6 +107,7 @@ typedef struct LsDeviceOps {
     LsStatus (*sum)(LsDevice *device, const LsSum *args);
     LsStatus (*block_squares)(LsDevice *device, const LsBlockSquares *args);
     LsStatus (*tree_add)(LsDevice *device, const LsTreeAdd *args);
+    LsStatus (*fingerprint_bits)(LsDevice *device, const LsFingerprint *args);
     LsStatus (*decide_step)(LsDevice *device, const LsDecideStep *args);
     LsStatus (*optimizer_step)(LsDevice *device, const LsOptimizerStep *args);
 

@@ -167,6 +167,18 @@ enum { LS_TREE_INPUTS = 256 };
 // Dynamic loss scaling (Micikevicius et al., ICLR 2018), with growth_interval above 0: a skip halves the
 // scale (not below 1), growth_interval good steps in a row double it (not above 2^24). The factor uses the
 // scale that the step's gradients were computed with.
+//
+// Spikes, with `spike` above 0: a step whose loss or norm x lies more than `spike` robust standard deviations
+// above the median m of the newest `window` good steps, (x - m) / (1.4826 median |x_i - m|) > spike (the
+// modified z-score of Iglewicz and Hoaglin, How to Detect and Handle Outliers, 1993; the factor makes the
+// median deviation that of a normal distribution), is skipped: skipped_in_row += 1 and nothing else. So that
+// a window without deviation makes no spike of any noise, the divisor is at least a hundredth of |m|, and
+// 10^-6. Below the median nothing is a spike, and while the window holds fewer entries nothing is. A step
+// that makes an update enters the window.
+//
+// Checked arithmetic, with check_words above 0: the words from first_check and those from second_check on are
+// what two ranks found of one lane. When a bit of them differs and no rank failed, skip is LS_SKIP_WRONG and
+// all else in control, step included, stays as it was.
 typedef struct LsDecideStep {
     size_t lanes, blocks;
     size_t ranks, rank_words;    // words of rank r: [r × rank_words, (r + 1) × rank_words), LsVotes first
@@ -178,8 +190,22 @@ typedef struct LsDecideStep {
     float clip_norm;             // 0: no clipping
     float beta1, beta2;
     int32_t growth_interval; // 0: the loss scale stays
-    LsStepOutcome *outcome; // device memory: control is read and written, votes written (the largest of each)
+    float spike;             // robust z-score, 0: window and scores are left alone
+    int32_t window;          // 1 to LS_SPIKE_WINDOW_MAX
+    size_t check_words, first_check, second_check;
+    LsStepOutcome *outcome; // device memory: control and window are read and written, votes and scores
+                            // written (of votes the largest of each)
 } LsDecideStep;
+
+// Adds to *sum the fingerprint of the bits of `n` elements: the sum, modulo 2^64, of a bijective mix of each
+// element's bits and its number `first` + i. One changed element always changes it, several do but for a
+// chance of 2^-64; no order of additions does. So ranges can be added one by one.
+typedef struct LsFingerprint {
+    size_t n;
+    const float *x;
+    uint64_t first;
+    uint64_t *sum; // device, read and written
+} LsFingerprint;
 
 // One optimizer pass over pieces of the flat buffers. Reads *control: does nothing when it says skip.
 // SGD: g' = g·factor + decay·w; m = momentum·m + g'; w -= lr·(nesterov ? g' + momentum·m : m).

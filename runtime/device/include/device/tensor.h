@@ -38,6 +38,16 @@ static inline LS_HOST_DEVICE uint32_t ls_f32_to_bits(float number)
     return u.bits;
 }
 
+// One number of an element's number in its buffer and its bits: for one element a bijection of the bits (the
+// finalizer of Stafford's variant 13 of MurmurHash3, as SplitMix64 has it).
+static inline LS_HOST_DEVICE uint64_t ls_mix_bits(uint64_t index, uint32_t bits)
+{
+    uint64_t z = (index + 1) * 0x9e3779b97f4a7c15u + bits;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+
 // bfloat16 is the upper half of a float32; rounding is to nearest even, NaN stays NaN.
 static inline LS_HOST_DEVICE float ls_bf16_to_f32(uint16_t value)
 {

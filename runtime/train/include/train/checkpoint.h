@@ -23,13 +23,24 @@ typedef struct LsBestMetric {
     int64_t stale; // evaluations since
 } LsBestMetric;
 
-// State that is not tensors. Everything here is in `checkpoint hash`; evaluation_due only when it is set,
-// which it never is where a run ends.
+// Steps that the guard found wrong: what guard.limit counts.
+enum { LS_GUARD_FINDINGS_MAX = 100 };
+typedef struct LsGuardHistory {
+    int64_t rollbacks;
+    int64_t held;                        // entries of `step`
+    int64_t step[LS_GUARD_FINDINGS_MAX]; // the newest ones, oldest first
+} LsGuardHistory;
+
+// State that is not tensors. Everything here is in `checkpoint hash`, but for what most checkpoints do not
+// have: evaluation_due only when it is set, which it never is where a run ends; window, history and count of
+// rollbacks only when they are not empty, which they are without guards.
 typedef struct LsRunState {
     LsStepControl control;
     uint64_t cursor; // stream position of the next step
     LsBestMetric best;
     bool evaluation_due; // the run was stopped before the evaluation that follows the step: it comes first
+    LsSpikeWindow window;
+    LsGuardHistory guard;
 } LsRunState;
 
 // One kind of per-parameter tensor: "parameters", "optimizer/moment1", "optimizer/moment2". FP32, held as
@@ -117,7 +128,15 @@ void ls_checkpoint_path(char path[LS_PATH_MAX], const char *run, int64_t step);
 LsStatus ls_checkpoint_find(const char *named, char path[LS_PATH_MAX]);
 
 // Applies retention: keeps the last keep_last, multiples of keep_every (0: none), best_step (-1: none), and
-// always the newest two; removes the others and what earlier attempts left unfinished. Rank 0.
+// always the newest two, and the one that a rollback would go back to (run->rollback_every); removes the
+// others and what earlier attempts left unfinished. Rank 0.
 LsStatus ls_checkpoint_retain(const LsRunDir *run, int64_t keep_last, int64_t keep_every, int64_t best_step);
+
+// Of these steps, ascending, the newest multiple of `every` below `limit`, or the first one when there is no
+// multiple and it is below; -1: none.
+int64_t ls_checkpoint_before(const int64_t *steps, size_t count, int64_t limit, int64_t every);
+
+// Removes the run's checkpoints past `step`. Rank 0.
+LsStatus ls_checkpoint_remove_after(const LsRunDir *run, int64_t step);
 
 #endif

@@ -18,6 +18,8 @@ typedef struct LsStepRecord {
         comm_seconds;               // means per step since the last record; comm: exposed,
                                     // as far as the host waits for it (with NCCL it does not)
     double samples_per_second, mfu; // mfu < 0: peak not known
+    int slowest;                    // rank, by its own work
+    double slowest_ratio;           // of its time to the ranks' median; 0: not known
 } LsStepRecord;
 
 typedef struct LsProgress {

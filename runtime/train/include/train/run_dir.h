@@ -20,6 +20,8 @@ typedef struct LsRunDir {
     char run_id[33]; // random, made with the directory; same for all attempts
     int attempt;     // 1, 2, … within the run
     int lock;        // descriptor on rank 0, -1 elsewhere
+    int64_t
+        rollback_every; // steps; of checkpoints that are multiples retention keeps the newest, 0: need not
 } LsRunDir;
 
 // Collective. Creates or enters the directory and its checkpoints/ and log/, takes the lock (LS_IO "in use by

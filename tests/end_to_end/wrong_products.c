@@ -1,0 +1,65 @@
+// For LD_PRELOAD: on one rank some of oneDNN's products are wrong by one bit, or slow, as with a processor
+// that fails.
+//
+//   WRONG_RANK          the rank; without MPI it is 0
+//   WRONG_PRODUCTS=A-B  products A to B of the process, the first one is 0, have a wrong bit
+//   WRONG_SLEEP=N       every product takes N microseconds more
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE // RTLD_NEXT
+#endif
+#include <dlfcn.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <dnnl.h>
+
+typedef dnnl_status_t Execute(const_dnnl_primitive_t, dnnl_stream_t, int, const dnnl_exec_arg_t *);
+typedef dnnl_status_t Handle(const_dnnl_memory_t, void **);
+
+static bool is_the_rank(void)
+{
+    const char *wanted = getenv("WRONG_RANK"), *rank = getenv("OMPI_COMM_WORLD_RANK");
+    return wanted && strcmp(rank ? rank : "0", wanted) == 0;
+}
+
+static bool is_wrong(long long product)
+{
+    const char *range = getenv("WRONG_PRODUCTS");
+    long long first = 0, last = -1;
+    return range && sscanf(range, "%lld-%lld", &first, &last) == 2 && first <= product && product <= last;
+}
+
+// In the first number of the result: a bit of a float's fraction, of a bfloat16's too.
+static void flip(const dnnl_exec_arg_t *argument, int count)
+{
+    void *symbol = dlsym(RTLD_NEXT, "dnnl_memory_get_data_handle"), *data = NULL;
+    Handle *get_handle;
+    memcpy(&get_handle, &symbol, sizeof get_handle);
+    for (int i = 0; i < count; i++)
+        if (argument[i].arg == DNNL_ARG_DST && get_handle(argument[i].memory, &data) == dnnl_success)
+            ((unsigned char *)data)[sizeof(float) - 2] ^= 0x10;
+}
+
+__attribute__((visibility("default"))) dnnl_status_t dnnl_primitive_execute(
+    const_dnnl_primitive_t primitive, dnnl_stream_t stream, int count, const dnnl_exec_arg_t *argument)
+{
+    static long long products;
+    static Execute *execute;
+    if (!execute) {
+        void *symbol = dlsym(RTLD_NEXT, "dnnl_primitive_execute");
+        memcpy(&execute, &symbol, sizeof execute);
+    }
+    dnnl_status_t status = execute(primitive, stream, count, argument);
+    long long product = products++;
+    if (!is_the_rank())
+        return status;
+    if (is_wrong(product))
+        flip(argument, count);
+    if (getenv("WRONG_SLEEP"))
+        usleep((useconds_t)atoi(getenv("WRONG_SLEEP")));
+    return status;
+}
