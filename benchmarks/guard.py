@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """What guards cost: the time of a training step with each of them, in turn with that of the same step without.
 
-Every round runs each contender once; a ratio is taken within a round, and medians and spreads are over the rounds.
+Every round runs each contender once; a ratio is taken within a round, and medians and spreads are over the rounds. On one rank it is
+processor time, which says the same on a busy machine; ranks that wait for each other use theirs up, so with several it is the clock's.
 
-  benchmarks/guard.py --lockstep build/lockstep [--ranks 2] [--rounds 5] [--json FILE]
+  benchmarks/guard.py --lockstep build/lockstep [--ranks 1] [--rounds 5] [--json FILE]
 """
 import argparse
 import json
@@ -17,7 +18,6 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import interleaved  # noqa: E402
 import mlp  # noqa: E402
 
-BATCH = 2048
 CONTENDERS = {
     "without": "slow_ratio: 0",
     "slow ranks": "slow_ratio: 1.5",
@@ -28,12 +28,12 @@ CONTENDERS = {
 }
 
 
-def step_seconds(a, folder, data, guard):
-    """The mean, since a check is in one step of many."""
+def train(a, folder, data, guard, steps):
+    """Processor seconds of a run, and its mean time of a step: a check is in one step of many."""
     command, run = interleaved.train_command(a.lockstep, folder, f"""
-model: {{kind: mlp, hidden: [1024, 1024, 1024], activation: relu}}
+model: {{kind: mlp, hidden: [{a.width}, {a.width}, {a.width}], activation: relu}}
 data: {{path: "{data}"}}
-train: {{batch: {BATCH}, lanes: {a.lanes}, max_steps: {a.steps + interleaved.WARM_UP}}}
+train: {{batch: {a.batch}, lanes: {a.lanes}, max_steps: {steps}}}
 optimizer: {{kind: adamw, lr: 0.001}}
 checkpoint: {{every: 0}}
 eval: {{every: 0}}
@@ -41,16 +41,28 @@ log: {{every: 1}}
 guard: {{{guard}}}
 runtime: {{device: cpu, precision: {a.precision}}}
 """, a.ranks)
+    before = interleaved.processor_seconds()
     subprocess.run(command, check=True, env=interleaved.ENVIRONMENT, stdout=subprocess.DEVNULL)
+    used = interleaved.processor_seconds() - before
     with open(os.path.join(run, "metrics.jsonl"), encoding="utf-8") as f:
-        return statistics.mean(json.loads(line)["step_seconds"] for line in list(f)[interleaved.WARM_UP:])
+        return used, statistics.mean(json.loads(line)["step_seconds"] for line in list(f)[-a.steps:])
+
+
+def step_seconds(a, folder, data, guard):
+    """Of one step, without what comes before the first ones."""
+    if a.ranks > 1:
+        return train(a, folder, data, guard, a.steps + interleaved.WARM_UP)[1]
+    first = train(a, folder, data, guard, interleaved.WARM_UP)[0]
+    return (train(a, folder, data, guard, a.steps + interleaved.WARM_UP)[0] - first) / a.steps
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--lockstep", default="build/lockstep")
-    p.add_argument("--ranks", type=int, default=2)
+    p.add_argument("--ranks", type=int, default=1)
     p.add_argument("--lanes", type=int, default=8)
+    p.add_argument("--batch", type=int, default=2048)
+    p.add_argument("--width", type=int, default=1024)
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--steps", type=int, default=100)
     p.add_argument("--precision", default="bf16", choices=["bf16", "fp32"])

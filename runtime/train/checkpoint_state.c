@@ -210,8 +210,9 @@ void ls_state_hash(const LsRunState *state, LsSha256 *sha)
             bytes[b] = (uint8_t)(bits >> (8 * b));
         ls_sha256_update(sha, bytes, sizeof bytes);
     }
+    static const uint8_t due[8] = {1};
     if (state->evaluation_due)
-        ls_sha256_update(sha, evaluation_due, sizeof evaluation_due);
+        ls_sha256_update(sha, due, sizeof due);
     ls_guard_state_hash(state, sha);
 }
 

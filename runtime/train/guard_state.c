@@ -106,11 +106,6 @@ static void hash_number(LsSha256 *sha, uint64_t number)
     ls_sha256_update(sha, bytes, sizeof bytes);
 }
 
-static void hash_name(LsSha256 *sha, const char *name)
-{
-    ls_sha256_update(sha, name, strlen(name) + 1);
-}
-
 static void hash_ring(LsSha256 *sha, const LsSpikeWindow *window, const float *ring)
 {
     for (int32_t i = 0; i < window->held; i++) {
@@ -121,23 +116,16 @@ static void hash_ring(LsSha256 *sha, const LsSpikeWindow *window, const float *r
     }
 }
 
+// Every number that is in the manifest, in its order.
 void ls_guard_state_hash(const LsRunState *state, LsSha256 *sha)
 {
-    const LsSpikeWindow *window = &state->window;
     const LsGuardHistory *guard = &state->guard;
-    if (window->held > 0) {
-        hash_name(sha, "window");
-        hash_number(sha, (uint64_t)window->held);
-        hash_ring(sha, window, window->loss);
-        hash_ring(sha, window, window->gradient_norm);
-    }
-    if (guard->held > 0 || guard->rollbacks > 0) {
-        hash_name(sha, "findings");
+    hash_ring(sha, &state->window, state->window.loss);
+    hash_ring(sha, &state->window, state->window.gradient_norm);
+    if (guard->rollbacks > 0)
         hash_number(sha, (uint64_t)guard->rollbacks);
-        hash_number(sha, (uint64_t)guard->held);
-        for (int64_t i = 0; i < guard->held; i++)
-            hash_number(sha, (uint64_t)guard->step[i]);
-    }
+    for (int64_t i = 0; i < guard->held; i++)
+        hash_number(sha, (uint64_t)guard->step[i]);
 }
 
 void ls_guard_state_print(const LsRunState *state, FILE *out)

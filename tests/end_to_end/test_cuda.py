@@ -112,21 +112,20 @@ class SameBits(Gpu):
 
     def test_guards(self):
         """Steps that are left out or done again, read late, and lanes that two ranks compute: one hash, and no alarm."""
-        spikes = {"skip": ["guard.spike=1.5", "guard.window=8", "guard.limit=100"],
-                  "rollback": ["guard.spike=3", "guard.window=8", "guard.limit=100", "guard.action=rollback",
-                               "checkpoint.every=4"]}
-        for name, settings in spikes.items():
-            settings.append("train.accumulation=2")
-            expected = self.train(name, *settings)
-            events = [event["step"] for event in self.events(name, name)]
-            self.assertTrue(events)
-            for ranks, more in ((1, []), (2, ["runtime.graphs=false"]), (3, ["log.every=1"])):
-                with self.subTest(name=name, ranks=ranks):
-                    run = f"{name}-{ranks}"
-                    found = self.train(run, *settings, *more, "guard.recompute_every=2", ranks=ranks)
-                    self.assertEqual(found, expected)
-                    self.assertEqual([event["step"] for event in self.events(run, name)], events)
-                    self.assertEqual(self.events(run, "wrong_arithmetic"), [])
+        window = ["guard.window=8", "guard.limit=100", "train.accumulation=2"]
+        skip = ["guard.spike=1.5", *window]
+        rollback = ["guard.spike=3", "guard.action=rollback", "checkpoint.every=4", *window]
+        for name, settings, ranks, more in (("skip", skip, 2, "runtime.graphs=false"),
+                                            ("rollback", rollback, 3, "log.every=1")):
+            with self.subTest(name=name):
+                expected = self.train(name, *settings)
+                events = [event["step"] for event in self.events(name, name)]
+                self.assertTrue(events)
+                found = self.train("ranks", *settings, more, "guard.recompute_every=2", ranks=ranks,
+                                   arguments=["--resume", "never"])
+                self.assertEqual(found, expected)
+                self.assertEqual([event["step"] for event in self.events("ranks", name)], events)
+                self.assertEqual(self.events("ranks", "wrong_arithmetic"), [])
 
     @only_emulated
     def test_any_order_that_is_legal(self):

@@ -226,6 +226,84 @@ static void the_search_for_a_loss_scale(void **state)
     assert_int_equal(events_of(run, "skip"), skipped);
 }
 
+static LsConfig guarded_config(const char *action)
+{
+    LsConfig config = small_config();
+    set(&config, "train.max_steps", "40");
+    set(&config, "checkpoint.every", "4");
+    set(&config, "guard.spike", "2");
+    set(&config, "guard.window", "8");
+    set(&config, "guard.limit", "100");
+    set(&config, "guard.action", action);
+    return config;
+}
+
+// Spikes and checks, read late or at once: the bits and events of the plain device.
+static void guards_on_a_discrete_device(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *action, *event;
+    } ways[] = {{"skip", "skip"}, {"rollback", "rollback"}};
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+        LsConfig config = guarded_config(ways[i].action);
+        char run[LS_PATH_MAX], name[32], plain[65], strict[65];
+        snprintf(name, sizeof name, "guarded-%zu", i);
+        require_ok(train(&config, name, NULL, "auto", NULL, run));
+        hash_of(run, 40, plain);
+        size_t events = events_of(run, ways[i].event);
+        assert_true(events > 0);
+        set(&config, "guard.recompute_every", "3");
+        for (int every = 1; every <= 1000; every *= 1000) {
+            config.log.every = every;
+            snprintf(name, sizeof name, "guarded-%zu-%d", i, every);
+            require_ok(train_strict(&config, name, NULL, run));
+            hash_of(run, 40, strict);
+            assert_string_equal(plain, strict);
+            assert_int_equal(events_of(run, ways[i].event), events);
+            assert_int_equal(events_of(run, "wrong_arithmetic"), 0);
+        }
+    }
+}
+
+static LsDeviceOps faulty_ops;
+static const LsDeviceOps *good_ops;
+static int fingerprints, wrong_fingerprint;
+
+static LsStatus faulty_fingerprint_bits(LsDevice *device, const LsFingerprint *args)
+{
+    LsFingerprint wrong = *args;
+    wrong.first += fingerprints++ == wrong_fingerprint;
+    return good_ops->fingerprint_bits(device, &wrong);
+}
+
+// A device that is wrong once, wherever that is: seen, settled by repeating, and without a trace in the bits.
+static void a_device_that_is_wrong_once(void **state)
+{
+    (void)state;
+    LsConfig config = guarded_config("skip");
+    char run[LS_PATH_MAX], name[32], healthy[65], found[65];
+    require_ok(train(&config, "healthy", NULL, "auto", NULL, run));
+    hash_of(run, 40, healthy);
+    set(&config, "guard.recompute_every", "5");
+    set(&config, "log.every", "1000");
+    for (wrong_fingerprint = 0; wrong_fingerprint < 4; wrong_fingerprint++) {
+        LsDevice *device = NULL;
+        require_ok(ls_strict_device_open(config.runtime.precision, &device));
+        good_ops = device->ops;
+        faulty_ops = *good_ops;
+        faulty_ops.fingerprint_bits = faulty_fingerprint_bits;
+        device->ops = &faulty_ops;
+        fingerprints = 0;
+        snprintf(name, sizeof name, "wrong-%d", wrong_fingerprint);
+        require_ok(train(&config, name, device, "auto", NULL, run));
+        ls_device_close(device);
+        hash_of(run, 40, found);
+        assert_string_equal(found, healthy);
+        assert_int_equal(events_of(run, "wrong_arithmetic"), 1);
+    }
+}
+
 // Leaving fp16 leaves the scale, coming back begins with a new one; within fp16 it goes on, unless the option
 // says otherwise.
 static void the_loss_scale_survives_what_it_should(void **state)
@@ -325,6 +403,8 @@ int main(void)
         cmocka_unit_test(strict_device_computes_what_ref_computes),
         cmocka_unit_test(a_discrete_device_stops_one_step_later),
         cmocka_unit_test(the_search_for_a_loss_scale),
+        cmocka_unit_test(guards_on_a_discrete_device),
+        cmocka_unit_test(a_device_that_is_wrong_once),
         cmocka_unit_test(the_loss_scale_survives_what_it_should),
         cmocka_unit_test(stopping_after_each_step_changes_no_bit),
         cmocka_unit_test(divergence_is_seen_and_named),
