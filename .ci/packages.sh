@@ -11,9 +11,9 @@ build_packages=(gcc libc6-dev cmake ninja-build pkg-config libopenmpi-dev openmp
 # shellcheck disable=SC2034
 test_packages=(g++ clang clang-format shellcheck python3 python3-numpy python3-h5py
     hdf5-tools dataset-fashion-mnist iproute2 openssh-client python3-yaml)
-# What only the tests that take long need: containers.
+# What only the tests that take long need: containers, and what knows the objects of Kubernetes.
 # shellcheck disable=SC2034
-long_packages=(buildah podman runc debootstrap)
+long_packages=(buildah podman runc debootstrap python3-kubernetes)
 # Packages that start servers are only for where nothing starts them: containers, which have no systemd.
 [ -d /run/systemd/system ] || test_packages+=(openssh-server munge slurmctld slurmd slurm-client)
 

@@ -256,9 +256,10 @@ class Cluster:
             "NVIDIA_VISIBLE_DEVICES": "", "NVIDIA_DRIVER_CAPABILITIES": ""})
 
     def submit(self):
-        """Workers, then the launcher, which is returned."""
+        """The launcher, which is returned, and workers."""
+        launcher = self.create_launcher()
         self.create_workers()
-        return self.create_launcher()
+        return launcher
 
     def terminate(self, names):
         """Terminates pods at the same time; returns how long each hook took."""

@@ -17,6 +17,7 @@ except ImportError:
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "end_to_end")]
 
+import client_models  # noqa: E402
 import harness  # noqa: E402
 import manifests  # noqa: E402
 import schema  # noqa: E402
@@ -67,6 +68,17 @@ class Manifests(harness.Case):
         self.assertIn("is no quantity",
                       errors(lambda spec, pod: pod["volumes"][2]["emptyDir"].update(sizeLimit="1GB"))[0])
         self.assertEqual(schema.errors({"apiVersion": "v1", "kind": "MPIJob"}), ["v1/MPIJob: no such kind"])
+
+    def test_client_library_agrees(self):
+        if not client_models.available():
+            self.skipTest("no python3-kubernetes here")
+        for objects in self.each():
+            checked = {item["kind"]: client_models.errors(item) for item in objects}
+            self.assertEqual([error for found in checked.values() for error in found or []], [])
+            self.assertTrue({"MPIJob", "Deployment", "Role"} <= {kind for kind, found in checked.items() if found == []})
+        job = manifests.render("overlays/eks", "MPIJob")
+        job["spec"]["mpiReplicaSpecs"]["Worker"]["template"]["spec"]["containers"][0]["lifecycle"]["prestop"] = {}
+        self.assertIn("prestop: no such field", client_models.errors(job)[0])
 
     def test_references(self):
         for objects in self.each():
