@@ -178,7 +178,9 @@ KUBECTL = """\
 case $* in
 get*Succeeded*) printf '%s' "$SUCCEEDED" ;;
 get*Failed*) printf '%s' "$FAILED" ;;
+get*configmap*) printf '%s' "$KEPT" ;;
 get*last-applied*) printf '%s' "$APPLIED" ;;
+create*) printf '%s %s %s\\n' "$1" "$2" "$(cat "${4#*job.json=}")" >>"$LOG" ;;
 apply*) printf 'apply %s\\n' "$(cat "$3")" >>"$LOG" ;;
 *) printf '%s\\n' "$*" >>"$LOG" ;;
 esac
@@ -197,9 +199,15 @@ class Resubmit(harness.Case):
         done = subprocess.run(
             ["sh", str(manifests.HERE / "base" / "resubmit.sh"), "train"], check=False, capture_output=True, text=True,
             env={"PATH": f"{tool.parent}:{os.environ['PATH']}", "LOG": str(log), "SUCCEEDED": "", "FAILED": "",
-                 "APPLIED": "", "TMPDIR": str(self.dir), **state})
+                 "APPLIED": "", "KEPT": "", "TMPDIR": str(self.dir), **state})
         self.assertEqual(done.returncode, code, done.stderr)
         return log.read_text(encoding="ascii").splitlines(), done.stdout + done.stderr
+
+    @staticmethod
+    def anew(job):
+        """What is done to replace the job."""
+        return ["delete mpijob train --ignore-not-found --cascade=foreground --wait --timeout=10m", f"apply {job}",
+                "delete configmap train-resubmitted"]
 
     def test_running(self):
         done, _ = self.resubmit(FAILED="False Whatever")
@@ -209,8 +217,12 @@ class Resubmit(harness.Case):
 
     def test_evicted(self):
         done, _ = self.resubmit(FAILED="True MPIJobEvicted", APPLIED='{"kind":"MPIJob"}')
-        self.assertEqual(done, ["delete mpijob train --cascade=foreground --wait --timeout=10m",
-                                'apply {"kind":"MPIJob"}'])
+        self.assertEqual(done, ['create configmap {"kind":"MPIJob"}', *self.anew('{"kind":"MPIJob"}')])
+
+    def test_interrupted(self):
+        """The job has been deleted, and whoever did it was gone before it was created again."""
+        done, _ = self.resubmit(KEPT='{"kept":1}', APPLIED='{"not":1}')
+        self.assertEqual(done, self.anew('{"kept":1}'))
 
     def test_evicted_but_created_otherwise(self):
         done, said = self.resubmit(FAILED="True MPIJobEvicted", code=1)

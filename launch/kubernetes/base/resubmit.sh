@@ -8,6 +8,7 @@
 set -eu
 job=$1
 applied=${TMPDIR:-/tmp}/job.json
+kept=$job-resubmitted # a ConfigMap: between deleting and creating, the job is nowhere else
 
 # condition TYPE: the reason, if the job's condition of that type is true.
 condition()
@@ -16,8 +17,8 @@ condition()
         -o "jsonpath={range .status.conditions[?(@.type=='$1')]}{.status} {.reason}{end}" | sed -n 's/^True //p'
 }
 
-# Deletes the job, which stops its ranks with a checkpoint, and creates it as it was applied.
-submit_anew()
+# Keeps what was applied.
+keep()
 {
     kubectl get mpijob "$job" \
         -o 'jsonpath={.metadata.annotations.kubectl\.kubernetes\.io/last-applied-configuration}' >"$applied"
@@ -25,15 +26,28 @@ submit_anew()
         echo "resubmit: $job was not created by kubectl apply, so what to submit is not known" >&2
         exit 1
     fi
-    # In the foreground: the old launcher and workers have ended before new ones start.
-    kubectl delete mpijob "$job" --cascade=foreground --wait --timeout=10m
-    kubectl apply -f "$applied"
+    kubectl create configmap "$kept" --from-file=job.json="$applied"
 }
 
+# Deletes the job, which stops its ranks with a checkpoint, and creates it from what is kept. Whoever is interrupted
+# here is followed by one who begins here again.
+submit_anew()
+{
+    # In the foreground: the old launcher and workers have ended before new ones start.
+    kubectl delete mpijob "$job" --ignore-not-found --cascade=foreground --wait --timeout=10m
+    kubectl apply -f "$applied"
+    kubectl delete configmap "$kept"
+}
+
+kubectl get configmap "$kept" --ignore-not-found -o 'jsonpath={.data.job\.json}' >"$applied"
+if [ -s "$applied" ]; then
+    submit_anew
+    exit
+fi
 [ -z "$(condition Succeeded)" ] || exit 0
 case $(condition Failed) in
 '') kubectl delete pods --field-selector=status.phase=Failed \
     -l "training.kubeflow.org/job-name=$job,training.kubeflow.org/job-role=worker" ;;
-MPIJobEvicted) submit_anew ;;
+MPIJobEvicted) keep && submit_anew ;;
 *) echo "resubmit: $job has failed for good; see the launcher's log" ;;
 esac
