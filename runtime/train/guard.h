@@ -53,8 +53,9 @@ void ls_pace_destroy(LsTrainer *trainer);
 LsStatus ls_pace_begin(LsTrainer *trainer, double *start);
 LsStatus ls_pace_end(LsTrainer *trainer, double start);
 
-// After each step; every guard.slow_steps of them the ranks compare their medians, and one that takes
-// guard.slow_ratio times the median of all, lane for lane, is an event. Collective then.
+// After each step; every guard.slow_steps of them the ranks compare their times in the fastest quarter of
+// these, and one that takes guard.slow_ratio times the median of all, lane for lane, is an event. Collective
+// then.
 LsStatus ls_pace_compare(LsTrainer *trainer);
 
 #endif

@@ -45,12 +45,18 @@ void ls_pace_destroy(LsTrainer *t)
 
 // ---- Samples --------------------------------------------------------------------------------------------
 
-// A device that works behind the host's back is waited for to take its time: four times in a window. A step
-// in which a rank may compute another's lane is none to compare by.
-static bool takes_time(const LsTrainer *t)
+// Steps whose mean time is one of those of which the least counts.
+static int64_t quarter_of(const LsTrainer *t)
 {
     int64_t quarter = t->config->guard.slow_steps / 4;
-    int64_t every = t->device->discrete && quarter > 0 ? quarter : 1;
+    return quarter > 0 ? quarter : 1;
+}
+
+// A device that works behind the host's back is waited for to take its time: once in a quarter. A step in
+// which a rank may compute another's lane is none to compare by.
+static bool takes_time(const LsTrainer *t)
+{
+    int64_t every = t->device->discrete ? quarter_of(t) : 1;
     return compares(t) && (t->pace.steps + 1) % every == 0 && !ls_check_due(t, t->issued + 1);
 }
 
@@ -75,9 +81,19 @@ LsStatus ls_pace_end(LsTrainer *t, double start)
         LS_TRY(t->device->ops->marker_record(t->device, pace->done));
         LS_TRY(ls_comm_wait_marker(t->comm, pace->done, "the device to finish its lanes"));
     }
-    // Of a long window, the newest.
-    pace->sample[pace->samples++ % LS_PACE_SAMPLES] = ls_clock_seconds() - start;
+    pace->seconds += ls_clock_seconds() - start;
+    pace->samples++;
     return LS_OK;
+}
+
+// What disturbs a rank for a moment is in one or two quarters; what makes it slow is in all.
+static void end_quarter(LsPace *pace)
+{
+    double mean = pace->samples > 0 ? pace->seconds / (double)pace->samples : 0;
+    if (mean > 0 && (pace->fastest == 0 || mean < pace->fastest))
+        pace->fastest = mean;
+    pace->seconds = 0;
+    pace->samples = 0;
 }
 
 // ---- Comparison -----------------------------------------------------------------------------------------
@@ -135,12 +151,15 @@ static LsStatus look_for_slow_ranks(LsTrainer *t)
 LsStatus ls_pace_compare(LsTrainer *t)
 {
     LsPace *pace = &t->pace;
-    if (!compares(t) || ++pace->steps < t->config->guard.slow_steps)
+    if (!compares(t))
         return LS_OK;
-    size_t count = pace->samples < LS_PACE_SAMPLES ? pace->samples : LS_PACE_SAMPLES;
-    double mine = median(pace->sample, count) / (double)t->plan.share.count;
+    if (++pace->steps % quarter_of(t) == 0)
+        end_quarter(pace);
+    if (pace->steps < t->config->guard.slow_steps)
+        return LS_OK;
+    double mine = pace->fastest / (double)t->plan.share.count;
     pace->steps = 0;
-    pace->samples = 0;
+    pace->fastest = 0;
     LS_TRY(ls_comm_all_gather(t->comm, &mine, pace->all, pace->sizes));
     return look_for_slow_ranks(t);
 }

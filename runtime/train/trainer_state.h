@@ -50,15 +50,15 @@ typedef struct LsCheck {
 } LsCheck;
 
 // How fast this rank works, for guard.slow_ratio.
-enum { LS_PACE_SAMPLES = 64 };
 typedef struct LsPace {
-    double *all;     // [ranks] seconds for a lane, of the newest comparison
-    double *sorted;  // [ranks]
-    size_t *sizes;   // [ranks]
-    int32_t *silent; // [ranks] comparisons for which a rank is not named again, 0: it is not slow
-    LsMarker *done;  // behind the lanes, where the device works behind the host's back
-    double sample[LS_PACE_SAMPLES];
-    size_t samples;
+    double *all;          // [ranks] seconds for a lane, of the newest comparison
+    double *sorted;       // [ranks]
+    size_t *sizes;        // [ranks]
+    int32_t *silent;      // [ranks] comparisons for which a rank is not named again, 0: it is not slow
+    LsMarker *done;       // behind the lanes, where the device works behind the host's back
+    double seconds;       // of the samples of this quarter
+    size_t samples;       // in this quarter
+    double fastest;       // mean seconds of a step in the fastest quarter since the last comparison, 0: none
     int64_t steps;        // since the last comparison
     int slowest;          // rank
     double slowest_ratio; // of its time to the median, 0: not known
