@@ -65,17 +65,24 @@ static LsStatus choose_newest(LsTrainer *t, LsCheckpoint **out)
     size_t count = 0;
     LS_TRY(list_checkpoints(t, &steps, &count));
     LsStatus status = LS_OK;
+    bool unread = false;
     for (size_t i = count; i-- > 0;) {
         char path[LS_PATH_MAX];
         ls_checkpoint_path(path, t->run.path, steps[i]);
         status = open_verified(t, path, out);
         if (status == LS_OK)
             break;
+        unread = unread || status == LS_IO;
         report_unusable(t, steps[i]);
     }
     free(steps);
     if (status != LS_OK) {
         t->entered = true; // it is the run that is broken, not this attempt: its status says so
+        if (unread)        // the storage fails, what is on it may be whole
+            return LS_FAIL(LS_IO,
+                "%s: none of its %zu checkpoints can be read (the oldest: %s); run again when its storage "
+                "answers",
+                t->run.path, count, ls_status_message());
         return LS_FAIL(LS_CHECKPOINT,
             "%s: none of its %zu checkpoints is intact (the oldest: %s); start afresh with --resume never",
             t->run.path, count, ls_status_message());
