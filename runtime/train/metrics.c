@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -13,14 +14,16 @@ enum { LINE_MAX_TEXT = 512, TAIL = 65536 };
 // status.json is for people and supervisors that look every few seconds; writing it syncs the disk.
 static const double STATUS_SECONDS = 5;
 
-// An attempt that was frozen, and meanwhile superseded, must not write into what the newer one writes: a
-// pause that is longer than this is followed by a look at who owns the run. Shorter ones supersede nobody.
+// An attempt that is superseded, since it was frozen or its storage grants locks to everybody, must not write
+// into what the newer one writes: it looks at who owns the run as often as this, and the newer one waits for
+// as long before it writes.
 static const double FENCE_SECONDS = 0.1;
 
 struct LsMetrics {
     LsMetricsOptions options;
     LsRunDir run;  // which attempt this is
-    double fenced; // clock of the newest look at who owns the run, or of the newest write soon after one
+    double opened; // clock
+    double fenced; // clock of the newest look at who owns the run
     char metrics_path[LS_PATH_MAX], events_path[LS_PATH_MAX], status_path[LS_PATH_MAX];
     FILE *metrics, *events; // owned
     json_t *status;         // owned; what status.json says
@@ -122,7 +125,7 @@ LsStatus ls_metrics_open(const LsRunDir *run, const LsMetricsOptions *options, L
     if (metrics->options.progress == NULL)
         metrics->options.progress = stdout;
     metrics->run = *run;
-    metrics->fenced = ls_clock_seconds();
+    metrics->opened = metrics->fenced = ls_clock_seconds();
     metrics->in_place = on_terminal(metrics->options.progress);
     metrics->status = empty_status(run->attempt);
     LsStatus status = ls_path_join(metrics->metrics_path, run->path, "metrics.jsonl");
@@ -174,10 +177,19 @@ static int64_t line_step(const char *line, size_t size)
     return value;
 }
 
+// What an attempt before this one writes after its last look at who owns the run, it has written then.
+static void await_superseded(const LsMetrics *metrics)
+{
+    double left = metrics->opened + 1.5 * FENCE_SECONDS - ls_clock_seconds();
+    if (metrics->run.attempt > 1 && left > 0)
+        nanosleep(&(struct timespec){.tv_nsec = (long)(left * 1e9)}, NULL);
+}
+
 LsStatus ls_metrics_rewind(LsMetrics *metrics, int64_t step)
 {
     if (metrics == NULL)
         return LS_OK;
+    await_superseded(metrics);
     FILE *file = fopen(metrics->metrics_path, "re");
     if (file == NULL)
         return LS_FAIL(LS_IO, "cannot read %s: %s", metrics->metrics_path, strerror(errno));
@@ -203,8 +215,9 @@ LsStatus ls_metrics_rewind(LsMetrics *metrics, int64_t step)
 static LsStatus fence(LsMetrics *metrics)
 {
     double now = ls_clock_seconds();
-    if (now - metrics->fenced > FENCE_SECONDS)
-        LS_TRY(ls_run_dir_require_current(&metrics->run));
+    if (now - metrics->fenced <= FENCE_SECONDS)
+        return LS_OK;
+    LS_TRY(ls_run_dir_require_current(&metrics->run));
     metrics->fenced = now;
     return LS_OK;
 }

@@ -371,6 +371,23 @@ static void a_superseded_attempt_writes_nothing(void **state)
     free(before);
 }
 
+// Never frozen: it looks while it writes step after step.
+static void a_superseded_attempt_that_runs_on_stops(void **state)
+{
+    (void)state;
+    LsMetrics *metrics = open_metrics(true, 0);
+    LsProgress shown = {.total_steps = 1000};
+    LsStatus status = LS_OK;
+    make_attempt("attempts/000004");
+    for (int64_t step = 1; step < 1000 && status == LS_OK; step++) {
+        LsStepRecord record = record_of(step, 0.5f);
+        usleep(5 * 1000);
+        status = ls_metrics_step(metrics, &record, &shown);
+    }
+    assert_int_equal(status, LS_IO);
+    ls_metrics_close(metrics);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -384,6 +401,7 @@ int main(void)
             progress_is_lines_in_a_file_and_nothing_when_quiet, make_run, remove_run),
         cmocka_unit_test_setup_teardown(without_metrics_nothing_happens, make_run, remove_run),
         cmocka_unit_test_setup_teardown(a_superseded_attempt_writes_nothing, make_run, remove_run),
+        cmocka_unit_test_setup_teardown(a_superseded_attempt_that_runs_on_stops, make_run, remove_run),
         cmocka_unit_test_setup_teardown(a_full_disk_is_said, make_run, remove_run),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

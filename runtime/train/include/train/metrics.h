@@ -41,8 +41,8 @@ typedef struct LsMetricsOptions {
 } LsMetricsOptions;
 
 // Opens the files for appending; a line that a dead attempt left unfinished is removed. `options` NULL: all
-// zero. Once a newer attempt has claimed the run, what follows is LS_IO and writes nothing (a step or an
-// event right behind another excepted: whoever was frozen for long enough to be superseded comes late).
+// zero. Once a newer attempt has claimed the run, what follows is LS_IO and writes nothing (a tenth of a
+// second later at the latest, which a newer attempt's ls_metrics_rewind waits for).
 LsStatus ls_metrics_open(const LsRunDir *run, const LsMetricsOptions *options, LsMetrics **out);
 void ls_metrics_close(LsMetrics *metrics);
 
