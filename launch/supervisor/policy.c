@@ -72,6 +72,8 @@ LsDecision ls_policy_decide(LsPolicy *policy, const LsJobOutcome *o)
     }
     if (o->end == LS_JOB_EXITED && o->code == 0)
         return (LsDecision){.code = 0};
+    if (o->superseded) // two that take the run from each other come nowhere
+        return (LsDecision){.code = ls_status_exit_code(LS_IO)};
     if (o->end == LS_JOB_EXITED && o->code == stopped) {
         if (o->asked || (o->final_stop && !o->resizing))
             return (LsDecision){.code = stopped};

@@ -18,6 +18,7 @@ typedef struct LsJobOutcome {
     bool asked;      // we were asked to stop while it ran
     bool resizing;   // we asked it to stop, to go on with other ranks
     bool final_stop; // it stopped for a reason that holds for the whole run: its time, the stop file
+    bool superseded; // somebody else's attempt has claimed the run
     bool in_step;    // it had begun a step
     int64_t step;    // the one being worked on, as far as is known
     int64_t slack;   // it may have been up to so many steps further

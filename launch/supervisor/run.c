@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "supervisor.h"
+#include "train/run_dir.h"
 
 bool ls_supervisor_has_entered(const LsSupervisor *s)
 {
@@ -133,6 +134,10 @@ static LsStatus finish(LsSupervisor *s, const LsJobOutcome *o, const LsDecision 
     LsStatus status = status_of(decision->code);
     describe_end(s, o, end, sizeof end);
     describe_step(s, o, step, sizeof step);
+    if (o->superseded) // what is in the run directory now is the other's
+        return LS_FAIL(LS_IO,
+            "%s: attempt %d of somebody else has taken the run over; this launch stops here",
+            s->options->run_dir, ls_run_dir_newest_attempt(s->options->run_dir));
     if (decision->why)
         snprintf(message, sizeof message, "the job %s, in %s: %s", decision->why, step, end);
     else if (o->asked && status != LS_STOPPED && o->end == LS_JOB_HUNG)

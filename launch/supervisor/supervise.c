@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "supervisor.h"
 #include "supervisor/scratch.h"
+#include "train/run_dir.h"
 
 // How often the ranks are looked at, when nothing arrives.
 enum { TICK_MILLISECONDS = 100 };
@@ -213,6 +214,8 @@ static void judge(LsSupervisor *s, int status, bool killed, LsJobOutcome *out)
         .asked = s->asked > 0,
         .resizing = s->resizing > 0,
         .durable = ls_record_durable(&s->record),
+        .superseded = furthest && furthest->attempt > 0 &&
+                      ls_run_dir_newest_attempt(s->options->run_dir) > (int)furthest->attempt,
         .step = furthest ? (int64_t)furthest->step : 0,
         .in_step = furthest && furthest->step > 0,
         .final_stop = ls_supervisor_take_leave(s),

@@ -117,10 +117,10 @@ bool ls_run_dir_held(const char *run_dir, char *by, size_t size)
 // ---- Attempts -------------------------------------------------------------------------------------------
 
 // The highest number in attempts/, 0 if there is none. Sets errno and returns -1 when it cannot be read.
-static int newest_attempt(const LsRunDir *run)
+static int newest_attempt(const char *run_dir)
 {
     char path[LS_PATH_MAX];
-    if (ls_path_join(path, run->path, "attempts") != LS_OK)
+    if (ls_path_join(path, run_dir, "attempts") != LS_OK)
         return errno = ENAMETOOLONG, -1;
     DIR *directory = opendir(path);
     if (directory == NULL)
@@ -177,7 +177,7 @@ static LsStatus make_attempt(LsRunDir *run)
 {
     char path[LS_PATH_MAX];
     for (;;) {
-        int newest = newest_attempt(run);
+        int newest = newest_attempt(run->path);
         if (newest < 0)
             return fail_io("list the attempts of", run->path);
         run->attempt = newest + 1;
@@ -336,13 +336,19 @@ LsStatus ls_run_dir_require_current(const LsRunDir *run)
     LS_TRY(read_run_id(run, run_id, &found));
     if (!found || strcmp(run_id, run->run_id) != 0)
         return LS_FAIL(LS_IO, "%s: superseded by another run; this one stops here", run->path);
-    int newest = newest_attempt(run);
+    int newest = newest_attempt(run->path);
     if (newest < 0)
         return fail_io("list the attempts of", run->path);
     if (newest > run->attempt)
         return LS_FAIL(
             LS_IO, "%s: superseded by attempt %d; attempt %d stops here", run->path, newest, run->attempt);
     return LS_OK;
+}
+
+int ls_run_dir_newest_attempt(const char *run_dir)
+{
+    int newest = newest_attempt(run_dir);
+    return newest > 0 ? newest : 0;
 }
 
 bool ls_run_dir_superseded(const LsRunDir *run)
@@ -352,7 +358,7 @@ bool ls_run_dir_superseded(const LsRunDir *run)
     // Storage that cannot be read now is no proof of a newer attempt; whatever is written next finds out.
     if (read_run_id(run, run_id, &found) != LS_OK)
         return false;
-    return !found || strcmp(run_id, run->run_id) != 0 || newest_attempt(run) > run->attempt;
+    return !found || strcmp(run_id, run->run_id) != 0 || newest_attempt(run->path) > run->attempt;
 }
 
 // ---- Archive --------------------------------------------------------------------------------------------

@@ -166,9 +166,28 @@ static void test_delays_and_progress(void **state)
     assert_int_equal(policy.restarts, 1);
 }
 
+// Two launches that took the run from each other would come nowhere.
+static void test_a_run_taken_over_is_left(void **state)
+{
+    (void)state;
+    LsJobOutcome ends[] = {exited(74, 5, -1), killed(SIGKILL, 5, -1), exited(124, 5, 4)};
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
+        LsPolicy policy = fresh(10);
+        ends[i].superseded = true;
+        LsDecision decision = ls_policy_decide(&policy, &ends[i]);
+        assert_false(decision.again);
+        assert_int_equal(decision.code, 74);
+    }
+    LsPolicy policy = fresh(10);
+    LsJobOutcome done = exited(0, 5, -1); // and has seen that it is done
+    done.superseded = true;
+    assert_int_equal(ls_policy_decide(&policy, &done).code, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_a_run_taken_over_is_left),
         cmocka_unit_test(test_final_codes),
         cmocka_unit_test(test_codes_that_may_pass),
         cmocka_unit_test(test_stopped),

@@ -41,6 +41,9 @@ bool ls_run_dir_superseded(const LsRunDir *run);
 // The same as a status, for what writes: LS_IO "superseded by attempt N". Rank 0 only.
 LsStatus ls_run_dir_require_current(const LsRunDir *run);
 
+// The newest attempt that has claimed the run, for who only looks; 0: none, or it cannot be told.
+int ls_run_dir_newest_attempt(const char *run_dir);
+
 // Moves what an earlier run left (all but the lock) into archive/NNN/ and starts a new run: new run id,
 // attempt 1. Does nothing in a directory that this attempt was the first to claim. Rank 0 only, after the
 // claim and before anything in the directory is opened; the other ranks keep the old id and number, which
