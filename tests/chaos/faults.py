@@ -3,6 +3,7 @@ was nothing to do it to. `strikes.run` is the session, `strikes.job` the job tha
 """
 
 import os
+import pathlib
 import signal
 import time
 
@@ -241,8 +242,8 @@ def intact(run):
 
 def damage(strikes, how):
     """To the newest intact checkpoint, while there is one to fall back to."""
-    if kill_all(strikes) is None:
-        return None
+    if kill_all(strikes) is None or strikes.job.code() == 0:
+        return None  # or was done, and nothing will look at its checkpoints any more
     good = intact(strikes.run)
     if len(good) < 2:
         return "killed everything"
@@ -250,6 +251,7 @@ def damage(strikes, how):
     data = bytearray(path.read_bytes())
     how(data, strikes.rng)
     path.write_bytes(data)
+    strikes.damaged.add(good[-1])
     return f"damaged {good[-1].name}/{path.name}"
 
 
@@ -284,7 +286,8 @@ def truncate(strikes):
 def second(strikes):
     """The run is started again while it runs: the second start is refused and does no harm."""
     run, first = strikes.run, strikes.job
-    if first.code() is not None or run.watcher.newest() == (0, 0):
+    # Before its first step it may be the other one that gets the run.
+    if first.code() is not None or not run.watcher.seen or run.watcher.seen[-1][0] < first.started:
         return None
     if run.how == "launch" and strikes.rng.random() < 0.5:
         strikes.sleepers.append(run.start(strikes.rng.randint(1, 3)))
@@ -346,5 +349,8 @@ def left_behind(run):
     for file in run.journal.glob("*.rows"):
         name = file.read_bytes()[24:88].rstrip(b"\0").decode().partition(" ")[2].partition("@")[0]
         jobs |= {name, f"{int(name):x}"} if name.isdigit() else set()
-    left += [f"/dev/shm/{name}" for name in os.listdir("/dev/shm") if jobs & set(name.replace("-", ".").split("."))]
+    for path in pathlib.Path("/dev/shm").iterdir():
+        # Numbers of jobs come again; what another job of that number left is older.
+        if jobs & set(path.name.replace("-", ".").split(".")) and path.stat().st_mtime > run.started:
+            left.append(str(path))
     return left

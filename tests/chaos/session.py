@@ -130,7 +130,7 @@ class Session:
     """A run directory with everything around it."""
 
     def __init__(self, folder, data, how, name, settings=()):
-        self.folder, self.how, self.settings = folder, how, list(settings)
+        self.folder, self.how, self.settings, self.started = folder, how, list(settings), time.time()
         self.token = f"{os.getpid()}-{name}-{time.monotonic_ns()}"
         self.root, self.journal, self.tmp, self.shm = (folder / part for part in ("root", "journal", "tmp", "shm"))
         for part in (self.root, self.journal, self.tmp, self.shm):

@@ -50,7 +50,8 @@ static int64_t parent_inode(const char *path)
 
 void shim_record_name(Kind kind, const char *path, const char *other, const char *replaced)
 {
-    Record r = {.sequence = shim_next_number(), .kind = kind, .inode = parent_inode(other ? other : path)};
+    Record r = {
+        .sequence = shim_next_number(), .kind = (int32_t)kind, .inode = parent_inode(other ? other : path)};
     if (replaced) {
         char kept[PATH_LIMIT];
         snprintf(kept, sizeof kept, "%s/%lld.kept", shim.journal, (long long)r.sequence);
@@ -65,7 +66,7 @@ void shim_record_file(Kind kind, int fd)
     if (fstat(fd, &information) != 0)
         return;
     Record r = {.sequence = shim_next_number(),
-        .kind = kind,
+        .kind = (int32_t)kind,
         .inode = (int64_t)information.st_ino,
         .size = (int64_t)information.st_size};
     shim_record(&r, NULL, NULL, NULL);
