@@ -4,7 +4,6 @@
 #include "data/loader.h"
 
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,6 +11,7 @@
 
 #include "base/clock.h"
 #include "base/memory.h"
+#include "base/thread.h"
 #include "dataset_format.h"
 
 enum { MESSAGE_SIZE = 2048, WORKERS_LIMIT = 256, SLOTS_LIMIT = 1 << 16 };
@@ -72,20 +72,11 @@ static LsStatus fill_slot(const LsLoader *loader, LsReader *reader, Slot *slot, 
     return read(reader, slot->samples, loader->rows, slot->batch.x, slot->batch.y);
 }
 
-// The rank is bound to a core, and threads inherit that: the workers ask for every core instead, of which the
-// kernel leaves those that the process may use. Where that is not allowed they stay where they are.
-static void unbind(void)
-{
-    cpu_set_t all;
-    memset(&all, 0xff, sizeof all);
-    sched_setaffinity(0, sizeof all, &all);
-}
-
 static void *work(void *argument)
 {
     Worker *worker = argument;
     LsLoader *loader = worker->loader;
-    unbind();
+    ls_thread_unbind();
     pthread_mutex_lock(&loader->lock);
     for (;;) {
         Slot *slot;

@@ -6,6 +6,11 @@
 #include "base/memory.h"
 #include "checkpoint_file.h"
 
+enum {
+    HOST_PAGE = 4096,   // host copies begin on one, and are written past the page cache
+    PIECE_BLOCKS = 256, // 4 MiB: the largest piece of a copy that two threads share
+};
+
 static const char *const group_names[LS_STATE_ARRAYS] = {
     "parameters", "optimizer/moment1", "optimizer/moment2"};
 
@@ -64,7 +69,7 @@ LsArenaBytes ls_arenas_bytes(const LsConfig *config, LsDtype type, const LsParam
         .gradients = whole * sizeof(float) * ls_arenas_slots(config, plan),
         .optimizer =
             trained * LS_BLOCK * sizeof(float) * moments + (type == LS_F32 ? 0 : shard) + shard_blocks,
-        .host = shard * (moments + 1),
+        .host = (shard + HOST_PAGE) * (moments + 1) * (size_t)config->checkpoint.in_flight,
     };
 }
 
@@ -96,6 +101,21 @@ static LsStatus allocate_runs(LsArenas *arenas, size_t *trained)
     return LS_OK;
 }
 
+static LsStatus allocate_sets(LsArenas *arenas, size_t bytes)
+{
+    for (size_t s = 0; s < arenas->sets; s++)
+        for (size_t a = 0; a < arenas->arrays; a++) {
+            LS_TRY(
+                arenas->device->ops->allocate_host(arenas->device, bytes + HOST_PAGE, &arenas->host[s][a]));
+            char *memory = arenas->host[s][a];
+            memory += (HOST_PAGE - (uintptr_t)memory % HOST_PAGE) % HOST_PAGE;
+            memset(memory, 0, bytes);
+            arenas->set[s][a] = (LsStateArray){.group = group_names[a], .shard = (float *)(void *)memory};
+        }
+    memcpy(arenas->array, arenas->set[0], sizeof arenas->array);
+    return LS_OK;
+}
+
 static LsStatus allocate_shard(LsArenas *arenas, size_t moments)
 {
     size_t trained;
@@ -111,11 +131,7 @@ static LsStatus allocate_shard(LsArenas *arenas, size_t moments)
         arenas->moment[m] = memory;
     }
     arenas->arrays = 1 + moments;
-    for (size_t a = 0; a < arenas->arrays; a++) {
-        LS_TRY(arenas->device->ops->allocate_host(arenas->device, bytes ? bytes : 1, &memory));
-        memset(memory, 0, bytes ? bytes : 1); // touched now, so that no page is made during a save
-        arenas->array[a] = (LsStateArray){.group = group_names[a], .shard = memory};
-    }
+    LS_TRY(allocate_sets(arenas, bytes));
     LS_TRY(allocate_zeroed(arenas, arenas->shard_blocks, &memory));
     arenas->decay = memory;
     return LS_OK;
@@ -140,10 +156,45 @@ static LsStatus upload_decay(LsArenas *arenas)
     return status;
 }
 
+// The pieces of one run and array, in every set; NULL pieces only count.
+static void cut_piece(LsArenas *arenas, const float *from, size_t a, size_t packed, size_t blocks, bool count)
+{
+    for (size_t done = 0; done < blocks; done += PIECE_BLOCKS, arenas->pieces++) {
+        size_t left = blocks - done, size = left < PIECE_BLOCKS ? left : PIECE_BLOCKS;
+        for (size_t s = 0; s < arenas->sets && !count; s++)
+            arenas->piece[s][arenas->pieces] = (LsCopyPiece){.from = from + done * LS_BLOCK,
+                .to = arenas->set[s][a].shard + (packed + done) * LS_BLOCK,
+                .elements = size * LS_BLOCK};
+    }
+}
+
+static void cut_all_pieces(LsArenas *arenas, bool count)
+{
+    arenas->pieces = 0;
+    for (size_t r = 0; r < arenas->runs; r++) {
+        LsRunView run = ls_arenas_run(arenas, r);
+        const float *from[LS_STATE_ARRAYS] = {run.master, run.moment1, run.moment2};
+        for (size_t a = 0; a < arenas->arrays; a++)
+            if (from[a])
+                cut_piece(arenas, from[a], a, arenas->run[r].packed, arenas->run[r].count, count);
+    }
+}
+
+static LsStatus cut_pieces(LsArenas *arenas)
+{
+    cut_all_pieces(arenas, true);
+    for (size_t s = 0; s < arenas->sets; s++)
+        LS_TRY(ls_memory_allocate((arenas->pieces + 1) * sizeof(LsCopyPiece), (void **)&arenas->piece[s]));
+    cut_all_pieces(arenas, false);
+    return LS_OK;
+}
+
 static LsStatus allocate_all(LsArenas *arenas, size_t moments)
 {
     LS_TRY(allocate_whole_model(arenas));
     LS_TRY(allocate_shard(arenas, moments));
+    if (!arenas->device->discrete)
+        LS_TRY(cut_pieces(arenas));
     return upload_decay(arenas);
 }
 
@@ -159,6 +210,7 @@ LsStatus ls_arenas_create(const LsConfig *config, LsComm *comm, LsModel *model, 
         .rank = plan->rank,
         .type = ls_device_compute_type(model->device),
         .slots = ls_arenas_slots(config, plan),
+        .sets = (size_t)config->checkpoint.in_flight,
         .shard_blocks = ls_shard_blocks(buckets, plan->ranks, plan->rank),
     };
     LsStatus status = allocate_all(&arenas, moments_of(config));
@@ -174,9 +226,12 @@ void ls_arenas_destroy(LsArenas *arenas)
 {
     if (!arenas->device)
         return;
-    for (size_t a = 0; a < arenas->arrays; a++)
-        if (arenas->array[a].shard)
-            arenas->device->ops->release_host(arenas->device, arenas->array[a].shard);
+    for (size_t s = 0; s < arenas->sets; s++) {
+        free(arenas->piece[s]);
+        for (size_t a = 0; a < arenas->arrays; a++)
+            if (arenas->host[s][a])
+                arenas->device->ops->release_host(arenas->device, arenas->host[s][a]);
+    }
     void *device_memory[] = {arenas->decay, arenas->moment[1], arenas->moment[0], arenas->master};
     for (size_t i = 0; i < sizeof device_memory / sizeof *device_memory; i++)
         if (device_memory[i])
@@ -206,7 +261,7 @@ LsRunView ls_arenas_run(const LsArenas *arenas, size_t r)
     };
 }
 
-LsStatus ls_arenas_snapshot(LsArenas *arenas)
+LsStatus ls_arenas_snapshot(LsArenas *arenas, size_t set)
 {
     LsDevice *device = arenas->device;
     for (size_t r = 0; r < arenas->runs; r++) {
@@ -214,11 +269,11 @@ LsStatus ls_arenas_snapshot(LsArenas *arenas)
         const float *from[LS_STATE_ARRAYS] = {run.master, run.moment1, run.moment2};
         for (size_t a = 0; a < arenas->arrays; a++)
             if (from[a])
-                LS_TRY(
-                    device->ops->copy_out(device, arenas->array[a].shard + arenas->run[r].packed * LS_BLOCK,
-                        from[a], run.elements * sizeof(float)));
+                LS_TRY(device->ops->copy_out(device,
+                    arenas->set[set][a].shard + arenas->run[r].packed * LS_BLOCK, from[a],
+                    run.elements * sizeof(float)));
     }
-    return device->ops->synchronize(device);
+    return LS_OK;
 }
 
 static LsStatus restore_run(LsArenas *arenas, size_t r)
@@ -245,5 +300,9 @@ LsStatus ls_arenas_restore(LsArenas *arenas)
     for (size_t r = 0; r < arenas->runs; r++)
         LS_TRY(restore_run(arenas, r));
     LS_TRY(device->ops->synchronize(device));
+    for (size_t s = 1; s < arenas->sets; s++)
+        for (size_t a = 0; a < arenas->arrays; a++)
+            memcpy(arenas->set[s][a].shard, arenas->array[a].shard,
+                arenas->shard_blocks * LS_BLOCK * sizeof(float));
     return ls_comm_gather_shards(arenas->comm, arenas->buckets, arenas->weights, ls_dtype_size(arenas->type));
 }

@@ -9,9 +9,10 @@
 #include "base/config.h"
 #include "collectives/comm.h"
 #include "models/model.h"
+#include "saver.h"
 #include "train/checkpoint.h"
 
-enum { LS_STATE_ARRAYS = 3, LS_LANE_SLOTS_MAX = 16 };
+enum { LS_LANE_SLOTS_MAX = 16 };
 
 // Blocks of this rank's shard that lie one behind the other, in the flat buffer too: parts of one bucket, all
 // trained or all frozen.
@@ -39,9 +40,15 @@ typedef struct LsArenas {
     float *master;    // NULL in FP32
     float *moment[2]; // of what is trained; NULL where the optimizer has none
     uint8_t *decay;   // [shard_blocks] device
-    LsStateArray
-        array[LS_STATE_ARRAYS]; // host copies of the shard, one per group: what checkpoints read and write
+    // Host copies of the shard, one per group: what checkpoints read, and the first set of those that they
+    // write.
+    LsStateArray array[LS_STATE_ARRAYS];
     size_t arrays;
+    LsStateArray set[LS_SAVES_MAX][LS_STATE_ARRAYS]; // one for each save in flight
+    void *host[LS_SAVES_MAX][LS_STATE_ARRAYS];       // their memory, which begins a little before
+    size_t sets;
+    LsCopyPiece *piece[LS_SAVES_MAX]; // the host's way to copy the shard to a set; NULL on a discrete device
+    size_t pieces;
 } LsArenas;
 
 // Bytes of the buffers, for --dry-run; the arenas allocate exactly these.
@@ -67,12 +74,12 @@ typedef struct LsRunView {
 } LsRunView;
 LsRunView ls_arenas_run(const LsArenas *arenas, size_t run);
 
-// Device → host copies of master weights and moments, into `array`; in it, moments of what is frozen stay as
-// they were read.
-LsStatus ls_arenas_snapshot(LsArenas *arenas);
+// Enqueues device → host copies of master weights and moments, into a set; in it, moments of what is frozen
+// stay as they were read.
+LsStatus ls_arenas_snapshot(LsArenas *arenas, size_t set);
 
 // Host → device: takes `array` as the state of this rank's shard, rounds the working weights and gathers
-// them. Collective.
+// them. The other sets become the same, so that no page of them is made during a save. Collective.
 LsStatus ls_arenas_restore(LsArenas *arenas);
 
 #endif

@@ -1,4 +1,4 @@
-// Which checkpoints a run has, and which of them it keeps.
+// Which checkpoints a run has.
 #include <dirent.h>
 #include <errno.h>
 #include <inttypes.h>
@@ -103,98 +103,7 @@ LsStatus ls_checkpoint_list_claimed(const char *run, int64_t **steps, size_t *co
     return list_directories(run, false, steps, count);
 }
 
-// ---- Retention ------------------------------------------------------------------------------------------
-
-// Moves a checkpoint out of the way before it is removed file by file: nobody ever sees half of one.
-static LsStatus remove_checkpoint(const LsRunDir *run, int64_t step)
-{
-    char path[LS_PATH_MAX], doomed[LS_PATH_MAX], name[128];
-    ls_checkpoint_path(path, run->path, step);
-    snprintf(name, sizeof name, "checkpoints/.removing-step-%08" PRId64 "-%s-%06d", step, run->run_id,
-        run->attempt);
-    LS_TRY(ls_path_join(doomed, run->path, name));
-    LS_TRY(ls_directory_remove(doomed));
-    if (rename(path, doomed) != 0)
-        return LS_FAIL(LS_IO, "cannot remove %s: %s", path, strerror(errno));
-    return ls_directory_remove(doomed);
-}
-
-// Whether a directory is the unfinished work of an attempt before this one: ".…-<run id>-<attempt>". This
-// attempt's own may be in use.
-static bool is_stale(const LsRunDir *run, const char *name)
-{
-    const char *dash = strrchr(name, '-');
-    if (name[0] != '.' || dash == NULL || dash - name < 34 || dash[-33] != '-')
-        return false;
-    size_t digits = strlen(dash + 1);
-    if (strspn(dash - 32, "0123456789abcdef") != 32 || digits < 6 || digits > 9 ||
-        strspn(dash + 1, "0123456789") != digits)
-        return false;
-    return strncmp(dash - 32, run->run_id, 32) != 0 || atoi(dash + 1) < run->attempt;
-}
-
-static LsStatus remove_stale(const LsRunDir *run)
-{
-    char path[LS_PATH_MAX], stale[LS_PATH_MAX];
-    DIR *directory;
-    LS_TRY(open_checkpoints(run->path, path, &directory));
-    LsStatus status = LS_OK;
-    struct dirent *entry;
-    while (status == LS_OK && directory != NULL && (entry = readdir(directory)) != NULL) {
-        if (!is_stale(run, entry->d_name))
-            continue;
-        status = ls_path_join(stale, path, entry->d_name);
-        if (status == LS_OK)
-            status = ls_directory_remove(stale);
-    }
-    if (directory != NULL)
-        closedir(directory);
-    return status;
-}
-
-int64_t ls_checkpoint_before(const int64_t *steps, size_t count, int64_t limit, int64_t every)
-{
-    for (size_t i = count; every > 0 && i-- > 0;)
-        if (steps[i] < limit && steps[i] % every == 0)
-            return steps[i];
-    return count > 0 && steps[0] < limit ? steps[0] : -1;
-}
-
-LsStatus ls_checkpoint_remove_after(const LsRunDir *run, int64_t step)
-{
-    int64_t *steps;
-    size_t count;
-    LS_TRY(ls_run_dir_require_current(run));
-    LS_TRY(ls_checkpoint_list(run->path, &steps, &count));
-    LsStatus status = LS_OK;
-    for (size_t i = count; i-- > 0 && status == LS_OK && steps[i] > step;)
-        status = remove_checkpoint(run, steps[i]);
-    free(steps);
-    return status;
-}
-
-LsStatus ls_checkpoint_retain(const LsRunDir *run, int64_t keep_last, int64_t keep_every, int64_t best_step)
-{
-    // The newest is what a resume wants, the one before it what it falls back to.
-    size_t last = keep_last > 2 ? (size_t)keep_last : 2;
-    int64_t *steps;
-    size_t count;
-    LS_TRY(ls_run_dir_require_current(run));
-    LS_TRY(ls_checkpoint_list(run->path, &steps, &count));
-    LsStatus status = LS_OK;
-    int64_t target = -1;
-    if (run->rollback_every > 0)
-        target = ls_checkpoint_before(steps, count, INT64_MAX, run->rollback_every);
-    for (size_t i = 0; i < count && status == LS_OK; i++) {
-        bool kept = steps[i] == target || count - i <= last ||
-                    (keep_every > 0 && steps[i] % keep_every == 0) || steps[i] == best_step;
-        if (!kept)
-            status = remove_checkpoint(run, steps[i]);
-    }
-    free(steps);
-    LS_TRY(status);
-    return remove_stale(run);
-}
+// ---- What a user names -----------------------------------------------------------------------------------
 
 LsStatus ls_checkpoint_find(const char *named, char path[LS_PATH_MAX])
 {

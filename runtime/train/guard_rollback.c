@@ -5,8 +5,12 @@
 #include "base/log.h"
 #include "guard.h"
 
+// Every save that was begun is a checkpoint then, no other thread adds or removes one, and nothing uses the
+// host's copies.
 static LsStatus make_idle(LsTrainer *t)
 {
+    LS_TRY(ls_trainer_save_wait(t));
+    LS_TRY(ls_trainer_save_tidy(t));
     LS_TRY(ls_comm_drain(t->comm));
     return ls_comm_agree(t->comm, t->device->ops->synchronize(t->device));
 }

@@ -158,6 +158,12 @@ static bool finished(const LsTrainer *t)
     return t->state.control.step >= t->total_steps || stopped_early(t);
 }
 
+static bool save_is_due(const LsTrainer *t, int64_t step)
+{
+    bool by_steps = t->config->checkpoint.policy == LS_SAVE_STEPS;
+    return t->saving.wanted || (by_steps && due(t->config->checkpoint.every, step));
+}
+
 // What follows a step: its log line, an evaluation, a checkpoint.
 static LsStatus after_step(LsTrainer *t, uint32_t *stop)
 {
@@ -172,9 +178,14 @@ static LsStatus after_step(LsTrainer *t, uint32_t *stop)
         LS_TRY(evaluate_step(t, stop));
     ls_trainer_at(t, LS_PHASE_SAVE); // also the log line's place: it is written to the same storage
     bool best = evaluated && t->config->checkpoint.keep_best && t->state.best.step == step;
-    if (due(t->config->checkpoint.every, step) || finished(t) || *stop || best)
-        LS_TRY(ls_trainer_save(t));
-    if (evaluated || t->saved_step == step)
+    bool ends = finished(t) || *stop;
+    if (*stop)
+        LS_TRY(ls_trainer_save_clear(t));
+    if (save_is_due(t, step) || ends || best)
+        LS_TRY(ends ? ls_trainer_save(t) : ls_trainer_save_begin(t));
+    if (evaluated)
+        ls_save_pace_skip(&t->saving.pace);
+    if (evaluated || ends)
         restart_window(t);
     return LS_OK;
 }
@@ -193,8 +204,7 @@ static bool needed(const LsTrainer *t, int64_t step)
 {
     const LsConfig *config = t->config;
     return !t->device->discrete || ls_check_due(t, step) || step >= t->total_steps ||
-           due(config->log.every, step) || due(config->eval.every, step) ||
-           due(config->checkpoint.every, step);
+           due(config->log.every, step) || due(config->eval.every, step) || save_is_due(t, step);
 }
 
 // Takes over what the device has decided up to step `last`.
@@ -205,6 +215,8 @@ static LsStatus read_steps(LsTrainer *t, int64_t last, uint32_t *stop)
         LsVotes votes;
         LS_TRY(ls_trainer_read(t, &votes));
         *stop = votes.stop > *stop ? votes.stop : *stop;
+        t->saving.wanted |= votes.save != 0;
+        LS_TRY(ls_trainer_save_learn(t, votes.unsaved));
         LS_TRY(ls_trainer_guard(t, loss_scale));
         ls_account_step(t->account, t->state.control.step);
     }
@@ -219,7 +231,7 @@ static LsStatus run_step(LsTrainer *t, uint32_t *stop)
     t->went_back = false;
     ls_trainer_step(t);
     LsStatus status = read_steps(t, t->issued - !needed(t, t->issued), stop);
-    if (status == LS_OK && *stop)
+    if (status == LS_OK && (*stop || t->saving.wanted))
         status = read_steps(t, t->issued, stop);
     ls_trace_end(t->trace);
     LS_TRY(status);
@@ -231,6 +243,7 @@ static LsStatus run_step(LsTrainer *t, uint32_t *stop)
     bool known = t->state.control.step == t->issued && !t->went_back;
     if (known)
         LS_TRY(after_step(t, stop));
+    ls_trainer_save_step(t);
     // The trace is whole after its last step, or when the run ends before that.
     bool whole = ls_trace_step(t->trace), ends = finished(t) || *stop;
     return whole || (ends && ls_trace_open(t->trace)) ? write_profile(t) : LS_OK;
@@ -283,6 +296,7 @@ LsStatus ls_trainer_run(LsTrainer *t)
     LS_TRY(run_steps(t));
     LS_TRY(evaluate_in_full(t));
     ls_trainer_at(t, LS_PHASE_SAVE);
+    LS_TRY(ls_trainer_save_tidy(t));
     const char *why = t->state.control.step >= t->total_steps ? "the last step is done" : "early stopping";
     LsStatus status =
         ls_metrics_event(t->metrics, "stop", t->state.control.step, json_pack("{s:s}", "reason", why));

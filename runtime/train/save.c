@@ -1,4 +1,6 @@
-// Saving: begin on all ranks, write without MPI, commit on all ranks.
+// Saving: what a rank writes, and how rank 0 makes a checkpoint of it.
+#include "save.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -8,332 +10,157 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "base/memory.h"
 #include "checkpoint_file.h"
 
 // Numbers go to the file as they lie in memory, and the file is little-endian.
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "a big-endian host needs a conversion here");
 
-struct LsSave {
-    const LsRunDir *run;
-    LsComm *comm;
-    const LsParameters *parameters;
-    const LsBuckets *buckets;
-    size_t arrays;
-    const float **shard;         // [arrays]
-    size_t *tensor_of;           // [arrays][parameters]: index in the manifest
-    LsManifest manifest;         // json on rank 0 only, without "file" and "tensors"
-    char directory[LS_PATH_MAX]; // temporary
-    char file[LS_PATH_MAX];      // in it
-    char path[LS_PATH_MAX];      // where the directory goes
-    size_t shard_blocks;         // of this rank
-    uint64_t *mine;              // [arrays][shard_blocks] hashes
-    uint64_t *all;               // the same of every rank, rank after rank
-    size_t *sizes;               // [ranks] bytes of each rank's part of `all`
+enum {
+    PAGE = 4096,
+    // Large enough for a disk to reach its speed with one write at a time, small enough to be interrupted.
+    SAVE_PORTION = 256, // blocks: 4 MiB
 };
 
-static bool is_first(const LsSave *save)
+void ls_save_close(LsSave *save)
 {
-    return ls_comm_rank(save->comm) == 0;
-}
-
-static void save_free(LsSave *save)
-{
+    if (save == NULL)
+        return;
     free(save->sizes);
     free(save->all);
     free(save->mine);
-    ls_manifest_free(&save->manifest);
-    free(save->tensor_of);
-    free(save->shard);
+    ls_save_form_destroy(save->owned);
     free(save);
 }
 
-// count * size bytes, at least one.
-static LsStatus allocate(size_t count, size_t size, void *out)
+static LsStatus allocate_hashes(LsSave *save)
 {
-    size_t bytes;
-    if (!ls_size_multiply(count ? count : 1, size, &bytes))
-        return LS_FAIL(LS_INTERNAL, "a checkpoint of %zu items is too large", count);
-    return ls_memory_allocate(bytes, out);
-}
-
-// ---- Begin: the table of tensors ------------------------------------------------------------------------
-
-static LsStatus describe_tensor(const char *group, const LsParameter *parameter, LsManifestTensor *out)
-{
-    if (!ls_tensor_path(group, parameter->name, out->path))
-        return LS_FAIL(LS_INTERNAL, "%s/%s is no name for a tensor", group, parameter->name);
-    out->dimensions = parameter->dimensions;
-    for (int i = 0; i < parameter->dimensions && i < LS_DIMENSIONS_MAX; i++)
-        out->shape[i] = parameter->shape[i];
-    if (!ls_manifest_measure(out) || out->elements != parameter->elements)
-        return LS_FAIL(LS_INTERNAL, "tensor %s has no valid shape", out->path);
+    const LsSaveForm *form = save->form;
+    LS_TRY(ls_save_allocate(form->arrays * form->shard_blocks, sizeof *save->mine, &save->mine));
+    LS_TRY(ls_save_allocate(form->arrays * form->buckets->blocks, sizeof *save->all, &save->all));
+    LS_TRY(ls_save_allocate(form->ranks, sizeof *save->sizes, &save->sizes));
+    for (uint32_t r = 0; r < form->ranks; r++)
+        save->sizes[r] = form->arrays * ls_shard_blocks(form->buckets, form->ranks, r) * sizeof *save->all;
     return LS_OK;
 }
 
-static int compare_tensors(const void *a, const void *b)
+LsStatus ls_save_create(const LsSaveForm *form, LsSave **out)
 {
-    return strcmp(((const LsManifestTensor *)a)->path, ((const LsManifestTensor *)b)->path);
-}
-
-static LsStatus describe_tensors(LsSave *save, const LsCheckpointContent *content)
-{
-    LsManifest *manifest = &save->manifest;
-    const LsParameters *parameters = save->parameters;
-    size_t count = save->arrays * parameters->count;
-    if (count == 0)
-        return LS_FAIL(LS_INTERNAL, "a checkpoint without tensors");
-    LS_TRY(allocate(count, sizeof *manifest->tensor, &manifest->tensor));
-    LS_TRY(allocate(count, sizeof *save->tensor_of, &save->tensor_of));
-    manifest->tensors = count;
-    for (size_t i = 0; i < count; i++)
-        LS_TRY(describe_tensor(content->array[i / parameters->count].group,
-            &parameters->list[i % parameters->count], &manifest->tensor[i]));
-    qsort(manifest->tensor, count, sizeof *manifest->tensor, compare_tensors);
-    for (size_t i = 0; i < count; i++) {
-        LsManifestTensor *tensor = &manifest->tensor[i];
-        if (i > 0 && compare_tensors(tensor - 1, tensor) == 0)
-            return LS_FAIL(LS_INTERNAL, "two tensors %s", tensor->path);
-        tensor->name = strrchr(tensor->path, '/') + 1;
-    }
-    for (size_t i = 0; i < count; i++) {
-        char path[LS_TENSOR_PATH];
-        ls_tensor_path(
-            content->array[i / parameters->count].group, parameters->list[i % parameters->count].name, path);
-        save->tensor_of[i] = (size_t)(ls_manifest_find(manifest, path) - manifest->tensor);
-    }
-    return LS_OK;
-}
-
-// Memory for everything that write and commit need.
-static LsStatus prepare(LsSave *save, const LsCheckpointContent *content)
-{
-    uint32_t ranks = (uint32_t)ls_comm_size(save->comm), rank = (uint32_t)ls_comm_rank(save->comm);
-    LS_TRY(describe_tensors(save, content));
-    save->manifest.step = content->state->control.step;
-    save->manifest.state = *content->state;
-    if (save->manifest.step < 0)
-        return LS_FAIL(LS_INTERNAL, "a checkpoint of step %" PRId64, save->manifest.step);
-    LS_TRY(allocate(save->arrays, sizeof *save->shard, &save->shard));
-    for (size_t a = 0; a < save->arrays; a++)
-        save->shard[a] = content->array[a].shard;
-    save->shard_blocks = ls_shard_blocks(save->buckets, ranks, rank);
-    LS_TRY(allocate(save->arrays * save->shard_blocks, sizeof *save->mine, &save->mine));
-    LS_TRY(allocate(save->arrays * save->buckets->blocks, sizeof *save->all, &save->all));
-    LS_TRY(allocate(ranks, sizeof *save->sizes, &save->sizes));
-    for (uint32_t r = 0; r < ranks; r++)
-        save->sizes[r] = save->arrays * ls_shard_blocks(save->buckets, ranks, r) * sizeof *save->all;
-    return LS_OK;
-}
-
-// ---- Begin: rank 0 --------------------------------------------------------------------------------------
-
-// Every option as text, which ls_config_set reads back.
-static LsStatus config_json(const LsConfig *config, json_t *out)
-{
-    size_t count;
-    const LsOption *options = ls_options(&count);
-    for (size_t i = 0; i < count; i++) {
-        char text[LS_PATH_MAX];
-        ls_option_text(config, &options[i], text, sizeof text);
-        if (json_object_set_new(out, options[i].name, json_string(text)) != 0)
-            return LS_FAIL(LS_CONFIG, "%s: the value is not valid UTF-8", options[i].name);
-    }
-    return LS_OK;
-}
-
-static json_t *data_json(const LsCheckpointContent *content)
-{
-    json_t *data = json_object();
-    const char *hash = content->data_root_hash ? content->data_root_hash : "";
-    json_object_set_new(data, "root_hash", json_string(hash));
-    json_object_set_new(
-        data, "schema", content->data_schema ? json_deep_copy(content->data_schema) : json_null());
-    return data;
-}
-
-// All members that are known now; "file" and "tensors" follow at the commit.
-static LsStatus describe(LsSave *save, const LsCheckpointContent *content)
-{
-    json_t *json = json_object(), *config = json_object();
-    char now[32];
-    ls_clock_utc(now, sizeof now);
-    save->manifest.json = json;
-    json_object_set_new(json, "format", json_string("lockstep checkpoint"));
-    json_object_set_new(json, "version", json_integer(LS_MANIFEST_VERSION));
-    json_object_set_new(json, "run_id", json_string(save->run->run_id));
-    json_object_set_new(json, "attempt", json_integer(save->run->attempt));
-    json_object_set_new(json, "step", json_integer(save->manifest.step));
-    json_object_set_new(json, "saved_at", json_string(now));
-    json_object_set_new(json, "world_size", json_integer(ls_comm_size(save->comm)));
-    json_object_set_new(json, "fingerprint", json_string(content->fingerprint ? content->fingerprint : ""));
-    if (content->algorithms && *content->algorithms)
-        json_object_set_new(json, "algorithms", json_string(content->algorithms));
-    json_object_set_new(json, "block", json_integer(LS_BLOCK));
-    json_object_set_new(json, "state", ls_state_json(content->state));
-    json_object_set_new(json, "config", config);
-    json_object_set_new(json, "data", data_json(content));
-    return config_json(content->config, config);
-}
-
-// fallocate, where the file system can; elsewhere writing finds out.
-static LsStatus take_space(const LsSave *save, int fd, uint64_t size)
-{
-    if (fallocate(fd, 0, 0, (off_t)size) == 0 || errno == EOPNOTSUPP || errno == ENOSYS)
-        return LS_OK;
-    return LS_FAIL(LS_IO, "cannot reserve %llu bytes for %s: %s; free space or keep fewer checkpoints",
-        (unsigned long long)size, save->file, strerror(errno));
-}
-
-// HDF5 leaves its memory in disorder when it cannot finish a file, so whether there is space is asked without
-// it: with a file that is a little larger, and is removed again.
-static LsStatus probe_space(const LsSave *save)
-{
-    enum { STRUCTURE = 1 << 20, STRUCTURE_OF_TENSOR = 1 << 14 };
-    uint64_t size = STRUCTURE;
-    for (size_t i = 0; i < save->manifest.tensors; i++)
-        size += save->manifest.tensor[i].elements * sizeof(float) + STRUCTURE_OF_TENSOR;
-    int fd = open(save->file, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (fd < 0)
-        return LS_FAIL(LS_IO, "cannot create %s: %s", save->file, strerror(errno));
-    LsStatus status = take_space(save, fd, size);
-    close(fd);
-    if (unlink(save->file) != 0 && status == LS_OK)
-        status = LS_FAIL(LS_IO, "cannot remove %s: %s", save->file, strerror(errno));
-    return status;
-}
-
-// Space is taken before anyone writes, so that a full disk is found here and not half-way.
-static LsStatus reserve(LsSave *save)
-{
-    int fd = open(save->file, O_RDWR | O_CLOEXEC);
-    if (fd < 0)
-        return LS_FAIL(LS_IO, "cannot open %s: %s", save->file, strerror(errno));
-    struct stat information;
-    LsStatus status = LS_OK;
-    if (fstat(fd, &information) != 0)
-        status = LS_FAIL(LS_IO, "cannot examine %s: %s", save->file, strerror(errno));
-    else
-        status = take_space(save, fd, (uint64_t)information.st_size);
-    if (status == LS_OK) {
-        save->manifest.file_size = (uint64_t)information.st_size;
-        status = ls_manifest_arrange(&save->manifest, save->file);
-    }
-    if (status == LS_OK)
-        status = ls_manifest_structure_hash(&save->manifest, fd, save->file, save->manifest.structure_hash);
-    close(fd);
-    return status;
-}
-
-static LsStatus temporary_path(const LsSave *save, const char *kind, char path[LS_PATH_MAX])
-{
-    char name[128];
-    snprintf(name, sizeof name, "checkpoints/.%s-step-%08" PRId64 "-%s-%06d", kind, save->manifest.step,
-        save->run->run_id, save->run->attempt);
-    return ls_path_join(path, save->run->path, name);
-}
-
-static LsStatus create(LsSave *save, const LsCheckpointContent *content)
-{
-    LS_TRY(ls_run_dir_require_current(save->run));
-    LS_TRY(temporary_path(save, "saving", save->directory));
-    LS_TRY(ls_path_join(save->file, save->directory, LS_STATE_NAME));
-    LS_TRY(describe(save, content));
-    LS_TRY(ls_directory_remove(save->directory)); // left by a save that could not clean up
-    LS_TRY(ls_directory_create(save->directory));
-    LS_TRY(probe_space(save));
-    LS_TRY(ls_state_file_create(save->file, &save->manifest));
-    return reserve(save);
-}
-
-// Removes what was written, and keeps the sentence of the failure that this is about.
-static void discard(const LsSave *save)
-{
-    char message[1024];
-    if (!is_first(save) || save->directory[0] == '\0')
-        return;
-    snprintf(message, sizeof message, "%s", ls_status_message());
-    (void)ls_directory_remove(save->directory);
-    ls_status_adopt(LS_IO, message);
-}
-
-static LsStatus share_offsets(LsSave *save)
-{
-    LS_TRY(ls_comm_broadcast(save->comm, save->file, sizeof save->file, 0));
-    uint64_t *offsets;
-    LS_TRY(allocate(save->manifest.tensors, sizeof *offsets, &offsets));
-    for (size_t i = 0; i < save->manifest.tensors; i++)
-        offsets[i] = save->manifest.tensor[i].offset;
-    LsStatus status = ls_comm_broadcast(save->comm, offsets, save->manifest.tensors * sizeof *offsets, 0);
-    for (size_t i = 0; i < save->manifest.tensors && status == LS_OK; i++)
-        save->manifest.tensor[i].offset = offsets[i];
-    free(offsets);
-    return status;
-}
-
-LsStatus ls_save_begin(const LsRunDir *run, LsComm *comm, const LsCheckpointContent *content, LsSave **out)
-{
-    LsSave *save = calloc(1, sizeof *save);
-    if (save == NULL) {
-        ls_comm_agree(comm, LS_FAIL(LS_INTERNAL, "out of memory beginning a checkpoint"));
-        return LS_INTERNAL;
-    }
-    save->run = run;
-    save->comm = comm;
-    save->parameters = content->parameters;
-    save->buckets = content->buckets;
-    save->arrays = content->arrays;
-    LsStatus status = prepare(save, content);
-    ls_checkpoint_path(save->path, run->path, save->manifest.step);
-    if (is_first(save) && status == LS_OK)
-        status = create(save, content);
-    status = ls_comm_agree(comm, status);
-    if (status == LS_OK)
-        status = share_offsets(save);
+    LsSave *save = NULL;
+    LS_TRY(ls_save_allocate(1, sizeof *save, &save));
+    save->form = form;
+    LsStatus status = allocate_hashes(save);
     if (status != LS_OK) {
-        discard(save);
-        save_free(save);
+        ls_save_close(save);
         return status;
     }
     *out = save;
     return LS_OK;
 }
 
+LsStatus ls_save_open(LsSave *save, const LsRunState *state, const LsStateArray *array)
+{
+    int64_t step = state->control.step;
+    if (step < 0)
+        return LS_FAIL(LS_INTERNAL, "a checkpoint of step %" PRId64, step);
+    save->state = *state;
+    for (size_t a = 0; a < save->form->arrays; a++)
+        save->shard[a] = array[a].shard;
+    atomic_store(&save->written, 0);
+    ls_clock_utc(save->saved_at, sizeof save->saved_at);
+    LS_TRY(ls_save_temporary_path(&save->form->run, "saving", step, save->directory));
+    LS_TRY(ls_path_join(save->file, save->directory, LS_STATE_NAME));
+    ls_checkpoint_path(save->path, save->form->run.path, step);
+    return LS_OK;
+}
+
 // ---- Write ----------------------------------------------------------------------------------------------
 
+// The file, opened twice: whole pages go past the page cache, so that a save takes neither its memory nor the
+// processor time of copying to it, and what the disk can do is what it does. The rest goes the usual way, and
+// everything does where the file system knows no other.
+typedef struct Output {
+    const char *path;
+    int direct, buffered; // -1: none
+} Output;
+
+// Whether the file system refuses this way of writing, and not these bytes.
+static bool refuses_direct(int error)
+{
+    return error == EINVAL || error == EOPNOTSUPP || error == EFAULT;
+}
+
+static LsStatus write_direct(Output *out, const char *from, size_t *bytes, uint64_t offset)
+{
+    size_t done = 0;
+    while (done < *bytes) {
+        ssize_t got = pwrite(out->direct, from + done, *bytes - done, (off_t)(offset + done));
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0 && !refuses_direct(errno))
+            return LS_FAIL(LS_IO, "cannot write %s at byte %llu: %s", out->path,
+                (unsigned long long)(offset + done), strerror(errno));
+        // A part of a page, which a nearly full disk may take, is written again with all that follows.
+        size_t whole = got > 0 ? (size_t)got / PAGE * PAGE : 0;
+        if (whole == 0) {
+            close(out->direct);
+            out->direct = -1;
+            break;
+        }
+        done += whole;
+    }
+    *bytes = done;
+    return LS_OK;
+}
+
+static LsStatus put(Output *out, const void *from, size_t bytes, uint64_t offset)
+{
+    size_t direct = 0;
+    if (out->direct >= 0 && (uintptr_t)from % PAGE == 0 && offset % PAGE == 0) {
+        direct = bytes / PAGE * PAGE;
+        LS_TRY(write_direct(out, from, &direct, offset));
+    }
+    if (direct == bytes)
+        return LS_OK;
+    return ls_file_write_at(
+        out->buffered, out->path, (const char *)from + direct, bytes - direct, offset + direct);
+}
+
 // Hashes and writes a run of one tensor's blocks. Only the tensor's own elements are in the file.
-static LsStatus write_run(const LsSave *save, int fd, const LsManifestTensor *tensor, LsBlockRun run,
+static LsStatus write_run(LsSave *save, Output *out, const LsManifestTensor *tensor, LsBlockRun run,
     const float *from, uint64_t *hash)
 {
     while (run.stored > 0) {
-        size_t portion = run.stored < LS_PORTION ? run.stored : LS_PORTION;
+        size_t portion = run.stored < SAVE_PORTION ? run.stored : SAVE_PORTION;
         for (size_t i = 0; i < portion; i++)
             hash[i] = ls_hash64(
                 from + i * LS_BLOCK, ls_block_elements(tensor->elements, run.first + i, 1) * sizeof(float));
         size_t bytes = ls_block_elements(tensor->elements, run.first, portion) * sizeof(float);
         uint64_t offset = tensor->offset + (uint64_t)run.first * LS_BLOCK * sizeof(float);
-        LS_TRY(ls_file_write_at(fd, save->file, from, bytes, offset));
+        LS_TRY(put(out, from, bytes, offset));
         run.first += portion;
         run.stored -= portion;
         from += portion * LS_BLOCK;
         hash += portion;
+        atomic_fetch_add(&save->written, portion);
+        if (save->pause)
+            LS_TRY(save->pause(save->context));
     }
     return LS_OK;
 }
 
 // Array a: the packed shard is the bucket pieces one behind the other, and so are the hashes.
-static LsStatus write_array(LsSave *save, int fd, size_t a)
+static LsStatus write_array(LsSave *save, Output *out, size_t a)
 {
-    uint32_t ranks = (uint32_t)ls_comm_size(save->comm), rank = (uint32_t)ls_comm_rank(save->comm);
+    const LsSaveForm *form = save->form;
     const float *from = save->shard[a];
-    uint64_t *hash = save->mine + a * save->shard_blocks;
-    for (size_t b = 0; b < save->buckets->count; b++) {
-        LsBlockRange piece = ls_bucket_piece(save->buckets, b, ranks, rank);
+    uint64_t *hash = save->mine + a * form->shard_blocks;
+    for (size_t b = 0; b < form->buckets->count; b++) {
+        LsBlockRange piece = ls_bucket_piece(form->buckets, b, form->ranks, form->rank);
         for (size_t block = piece.first, end = piece.first + piece.count; block < end;) {
-            LsBlockRun run = ls_block_run(save->parameters, block, end);
+            LsBlockRun run = ls_block_run(form->parameters, block, end);
             const LsManifestTensor *tensor =
-                &save->manifest.tensor[save->tensor_of[a * save->parameters->count + run.index]];
-            LS_TRY(write_run(save, fd, tensor, run, from, hash));
+                &form->manifest.tensor[form->tensor_of[a * form->parameters->count + run.index]];
+            LS_TRY(write_run(save, out, tensor, run, from, hash));
             block += run.count;
             from += run.count * LS_BLOCK;
             hash += run.count;
@@ -342,35 +169,65 @@ static LsStatus write_array(LsSave *save, int fd, size_t a)
     return LS_OK;
 }
 
+// fallocate, where the file system can; elsewhere writing finds out.
+static LsStatus reserve(const LsSave *save, int fd)
+{
+    uint64_t size = save->form->manifest.file_size;
+    if (fallocate(fd, 0, 0, (off_t)size) == 0 || errno == EOPNOTSUPP || errno == ENOSYS)
+        return LS_OK;
+    return LS_FAIL(LS_IO, "cannot reserve %llu bytes for %s: %s; free space or keep fewer checkpoints",
+        (unsigned long long)size, save->file, strerror(errno));
+}
+
+static LsStatus write_gap(void *context, char *bytes, size_t size, uint64_t offset)
+{
+    const Output *out = context;
+    return ls_file_write_at(out->buffered, out->path, bytes, size, offset);
+}
+
+static LsStatus write_all(LsSave *save, Output *out)
+{
+    if (save->form->rank == 0) {
+        LS_TRY(reserve(save, out->buffered));
+        LS_TRY(ls_save_form_each_gap(save->form, write_gap, out));
+    }
+    for (size_t a = 0; a < save->form->arrays; a++)
+        LS_TRY(write_array(save, out, a));
+    return fsync(out->buffered) == 0 ? LS_OK
+                                     : LS_FAIL(LS_IO, "cannot sync %s: %s", save->file, strerror(errno));
+}
+
 LsStatus ls_save_write(LsSave *save)
 {
+    // Whichever rank comes first makes the directory; its name is this attempt's own.
+    if (mkdir(save->directory, 0777) != 0 && errno != EEXIST)
+        return LS_FAIL(LS_IO, "cannot create %s: %s", save->directory, strerror(errno));
     // For writing only: a page is then never read first, and written back as a whole over another host's
     // part.
-    int fd = open(save->file, O_WRONLY | O_CLOEXEC);
-    if (fd < 0)
+    Output out = {.path = save->file, .direct = -1};
+    out.buffered = open(save->file, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+    if (out.buffered < 0)
         return LS_FAIL(LS_IO, "cannot open %s: %s", save->file, strerror(errno));
-    LsStatus status = LS_OK;
-    for (size_t a = 0; a < save->arrays && status == LS_OK; a++)
-        status = write_array(save, fd, a);
-    if (status == LS_OK && fsync(fd) != 0)
-        status = LS_FAIL(LS_IO, "cannot sync %s: %s", save->file, strerror(errno));
-    if (close(fd) != 0 && status == LS_OK)
+    out.direct = open(save->file, O_WRONLY | O_DIRECT | O_CLOEXEC);
+    LsStatus status = write_all(save, &out);
+    if (out.direct >= 0)
+        close(out.direct);
+    if (close(out.buffered) != 0 && status == LS_OK)
         status = LS_FAIL(LS_IO, "cannot close %s: %s", save->file, strerror(errno));
     return status;
 }
 
-// ---- Commit ---------------------------------------------------------------------------------------------
+// ---- The checkpoint -------------------------------------------------------------------------------------
 
 // The hashes of one rank's piece of array a, from the order of its shard to that of the tensors.
-static const uint64_t *place_hashes(LsSave *save, size_t a, uint32_t rank, const uint64_t *from)
+static const uint64_t *place_hashes(const LsSaveForm *form, size_t a, uint32_t rank, const uint64_t *from)
 {
-    uint32_t ranks = (uint32_t)ls_comm_size(save->comm);
-    for (size_t b = 0; b < save->buckets->count; b++) {
-        LsBlockRange piece = ls_bucket_piece(save->buckets, b, ranks, rank);
+    for (size_t b = 0; b < form->buckets->count; b++) {
+        LsBlockRange piece = ls_bucket_piece(form->buckets, b, form->ranks, rank);
         for (size_t block = piece.first, end = piece.first + piece.count; block < end;) {
-            LsBlockRun run = ls_block_run(save->parameters, block, end);
-            size_t index = save->tensor_of[a * save->parameters->count + run.index];
-            memcpy(save->manifest.tensor[index].block_hash + run.first, from, run.stored * sizeof *from);
+            LsBlockRun run = ls_block_run(form->parameters, block, end);
+            size_t index = form->tensor_of[a * form->parameters->count + run.index];
+            memcpy(form->manifest.tensor[index].block_hash + run.first, from, run.stored * sizeof *from);
             from += run.count;
             block += run.count;
         }
@@ -378,32 +235,38 @@ static const uint64_t *place_hashes(LsSave *save, size_t a, uint32_t rank, const
     return from;
 }
 
-static LsStatus collect_hashes(LsSave *save)
+static void collect_hashes(const LsSave *save)
 {
-    for (size_t i = 0; i < save->manifest.tensors; i++) {
-        LsManifestTensor *tensor = &save->manifest.tensor[i];
-        LS_TRY(allocate(tensor->blocks, sizeof *tensor->block_hash, &tensor->block_hash));
-    }
     const uint64_t *from = save->all;
-    for (int rank = 0; rank < ls_comm_size(save->comm); rank++)
-        for (size_t a = 0; a < save->arrays; a++)
-            from = place_hashes(save, a, (uint32_t)rank, from);
-    return LS_OK;
+    for (uint32_t rank = 0; rank < save->form->ranks; rank++)
+        for (size_t a = 0; a < save->form->arrays; a++)
+            from = place_hashes(save->form, a, rank, from);
 }
 
-static LsStatus write_manifest(LsSave *save)
+static json_t *file_json(const LsManifest *manifest)
 {
+    json_t *file = json_object();
+    json_object_set_new(file, "name", json_string(LS_STATE_NAME));
+    json_object_set_new(file, "size", json_integer((json_int_t)manifest->file_size));
+    json_object_set_new(file, "structure_hash", json_string(manifest->structure_hash));
+    return file;
+}
+
+static LsStatus write_manifest(const LsSave *save)
+{
+    const LsManifest *manifest = &save->form->manifest;
     char path[LS_PATH_MAX];
     LS_TRY(ls_path_join(path, save->directory, LS_MANIFEST_NAME));
-    json_t *file = json_object(), *tensors = ls_manifest_tensors_json(&save->manifest);
-    json_object_set_new(file, "name", json_string(LS_STATE_NAME));
-    json_object_set_new(file, "size", json_integer((json_int_t)save->manifest.file_size));
-    json_object_set_new(file, "structure_hash", json_string(save->manifest.structure_hash));
-    json_object_set_new(save->manifest.json, "file", file);
+    json_t *json = manifest->json, *tensors = ls_manifest_tensors_json(manifest);
+    json_object_set_new(json, "step", json_integer((json_int_t)save->state.control.step));
+    json_object_set_new(json, "saved_at", json_string(save->saved_at));
+    json_object_set_new(json, "state", ls_state_json(&save->state));
+    json_object_set_new(json, "file", file_json(manifest));
     size_t size;
     char *text = NULL;
-    if (tensors != NULL && json_object_set_new(save->manifest.json, "tensors", tensors) == 0)
-        text = ls_manifest_text(save->manifest.json, &size);
+    if (tensors != NULL && json_object_set_new(json, "tensors", tensors) == 0)
+        text = ls_manifest_text(json, &size);
+    json_object_del(json, "tensors"); // large, and of no use any more
     if (text == NULL)
         return LS_FAIL(LS_INTERNAL, "out of memory writing %s", path);
     LsStatus status = ls_file_replace(path, text, size);
@@ -415,9 +278,10 @@ static LsStatus write_manifest(LsSave *save)
 // the attempt from which this one resumed, perhaps damaged since: the new one takes its place.
 static LsStatus put_in_place(const LsSave *save)
 {
+    const LsRunDir *run = &save->form->run;
     char parent[LS_PATH_MAX], old[LS_PATH_MAX];
-    LS_TRY(ls_path_join(parent, save->run->path, "checkpoints"));
-    LS_TRY(temporary_path(save, "replaced", old));
+    LS_TRY(ls_path_join(parent, run->path, "checkpoints"));
+    LS_TRY(ls_save_temporary_path(run, "replaced", save->state.control.step, old));
     bool replaced = false;
     if (rename(save->directory, save->path) != 0) {
         if (errno != EEXIST && errno != ENOTEMPTY && errno != ENOTDIR)
@@ -438,25 +302,58 @@ static LsStatus put_in_place(const LsSave *save)
     return LS_OK;
 }
 
-static LsStatus commit(LsSave *save)
+LsStatus ls_save_put(LsSave *save)
 {
-    LS_TRY(collect_hashes(save));
+    collect_hashes(save);
     LS_TRY(write_manifest(save));
-    LS_TRY(ls_run_dir_require_current(save->run));
+    LS_TRY(ls_run_dir_require_current(&save->form->run));
     return put_in_place(save);
+}
+
+LsStatus ls_save_discard(const LsSave *save)
+{
+    return save->directory[0] ? ls_directory_remove(save->directory) : LS_OK;
+}
+
+// ---- In three collective calls --------------------------------------------------------------------------
+
+LsStatus ls_save_begin(const LsRunDir *run, LsComm *comm, const LsCheckpointContent *content, LsSave **out)
+{
+    LsSaveForm *form = NULL;
+    LsSave *save = NULL;
+    LS_TRY(ls_save_form_create(run, comm, content, &form));
+    LsStatus status = ls_save_create(form, &save);
+    if (status == LS_OK)
+        status = ls_save_open(save, content->state, content->array);
+    status = ls_comm_agree(comm, status);
+    if (status != LS_OK) {
+        ls_save_close(save);
+        ls_save_form_destroy(form);
+        return status;
+    }
+    save->owned = form;
+    save->comm = comm;
+    *out = save;
+    return LS_OK;
 }
 
 LsStatus ls_save_commit(LsSave *save, LsStatus written, char path[LS_PATH_MAX])
 {
+    bool first = save->form->rank == 0;
     LsStatus status = ls_comm_agree(save->comm, written);
     if (status == LS_OK)
         status = ls_comm_all_gather(save->comm, save->mine, save->all, save->sizes);
     if (status == LS_OK)
-        status = ls_comm_agree(save->comm, is_first(save) ? commit(save) : LS_OK);
-    if (status == LS_OK)
+        status = ls_comm_agree(save->comm, first ? ls_save_put(save) : LS_OK);
+    if (status == LS_OK) {
         memcpy(path, save->path, sizeof save->path);
-    else
-        discard(save);
-    save_free(save);
+    } else if (first) {
+        // The sentence that counts is that of the failure.
+        char message[1024];
+        snprintf(message, sizeof message, "%s", ls_status_message());
+        (void)ls_save_discard(save);
+        ls_status_adopt(status, message);
+    }
+    ls_save_close(save);
     return status;
 }

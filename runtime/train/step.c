@@ -24,9 +24,11 @@ static LsStatus sum_squares(LsTrainer *t)
         t->device, &(LsBlockSquares){.count = t->pieces, .piece = t->squares});
 }
 
-static LsVotes votes_of_this_rank(const LsTrainer *t)
+static LsVotes votes_of_this_rank(LsTrainer *t)
 {
-    LsVotes votes = {.error = (uint32_t)t->failed};
+    LsVotes votes = {0};
+    ls_trainer_save_vote(t, &votes);
+    votes.error = (uint32_t)t->failed;
     votes.stop = ls_trainer_asks_to_stop(t);
     return votes;
 }
@@ -124,6 +126,7 @@ static LsStatus decide_and_update(LsTrainer *t)
     LS_TRY(exchange(t));
     LS_TRY(decide(t));
     LS_TRY(send_outcome(t));
+    LS_TRY(ls_trainer_save_copied(t)); // what the optimizer overwrites
     ls_trace_begin(t->trace, "optimizer");
     LsStatus status = update_shard(t);
     ls_trace_end(t->trace);

@@ -401,12 +401,14 @@ static LsStatus set_up(LsTrainer *t)
     LS_TRY(ls_trainer_resume(t));
     LS_TRY(ls_trainer_tune(t));
     LS_TRY(ls_comm_agree(comm, enter_run(t)));
+    LS_TRY(ls_saving_create(t));
     LS_TRY(ls_comm_agree(comm, ls_trainer_watch(t)));
     return ls_comm_agree(comm, ls_trainer_start_loader(t));
 }
 
-// What the device still works on is waited for before any memory of it goes away.
-static void release_device(LsTrainer *t)
+// What the device still works on is waited for before any memory of it goes away, and saves that did not
+// become checkpoints go with their files.
+static void settle(LsTrainer *t)
 {
     LsDevice *device = t->device;
     if (!device)
@@ -414,6 +416,15 @@ static void release_device(LsTrainer *t)
     if (t->attached)
         (void)ls_comm_drain(t->comm);
     (void)device->ops->synchronize(device);
+    ls_saving_destroy(t);
+}
+
+static void release_device(LsTrainer *t)
+{
+    LsDevice *device = t->device;
+    if (!device)
+        return;
+    settle(t);
     ls_trainer_forget_graphs(t);
     ls_feed_destroy(&t->feed);
     ls_loader_destroy(t->loader);
@@ -482,6 +493,7 @@ LsStatus ls_train(const LsTrainOptions *options)
         // Writing the status may fail as well; what counts is the first sentence.
         char message[1024];
         snprintf(message, sizeof message, "%s", ls_status_message());
+        settle(&trainer); // on a full disk that is the room for the status
         ls_trainer_status(&trainer, state_name(status), message);
         ls_status_adopt(status, message);
     }

@@ -7,6 +7,7 @@
 #include "exchange.h"
 #include "feed.h"
 #include "memory.h"
+#include "saving.h"
 #include "stop.h"
 #include "trace.h"
 #include "train/evaluate.h"
@@ -115,15 +116,16 @@ typedef struct LsTrainer {
     bool went_back;      // the guard has set the run back: what was to follow the step is void
     int64_t total_steps; // the run ends after this one
     LsDataShape shape;
-    size_t microbatch;  // rows
-    size_t block;       // rows, of an evaluation
-    size_t rows;        // the most that the model is given at a time: a microbatch or a block of evaluation
-    double begun;       // clock value at which the attempt began
+    size_t microbatch; // rows
+    size_t block;      // rows, of an evaluation
+    size_t rows;       // the most that the model is given at a time: a microbatch or a block of evaluation
+    double begun;      // clock value at which the attempt began
+    LsSaving saving;
     int64_t saved_step; // newest durable checkpoint's step, -1: none
     LsEvaluation newest_evaluation;
     bool evaluated;
     LsStepTimes times;
-    LsStatus failed; // of this rank's lanes; the others learn of it from the votes
+    LsStatus failed; // of this rank's lanes or saves; the others learn of it from the votes
     char failure[LS_FAILURE_MAX];
 } LsTrainer;
 
@@ -182,9 +184,6 @@ static inline void ls_trainer_at(const LsTrainer *trainer, LsPhase phase)
                                        : phase == LS_PHASE_EVALUATE ? LS_ACCOUNT_EVALUATE
                                                                     : LS_ACCOUNT_STEP);
 }
-
-// Saves the state as it is; collective.
-LsStatus ls_trainer_save(LsTrainer *trainer);
 
 // Begins to watch for what may ask this rank to stop.
 LsStatus ls_trainer_watch(LsTrainer *trainer);

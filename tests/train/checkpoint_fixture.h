@@ -168,6 +168,13 @@ static inline LsStatus fixture_save(Fixture *fixture, int64_t step, char path[LS
     return ls_save_commit(save, ls_save_write(save), path);
 }
 
+// Retention by number alone, of checkpoints that are read.
+static inline LsStatus fixture_retain(const LsRunDir *run, int64_t keep_last)
+{
+    bool complete = false;
+    return ls_checkpoint_retain(run, &(LsRetention){.keep_last = keep_last, .best_step = -1}, &complete);
+}
+
 // Reads this rank's shards from the checkpoint and counts the numbers whose bits are not the fixture's.
 static inline LsStatus fixture_compare(
     const Fixture *fixture, const LsCheckpoint *checkpoint, uint32_t salt, size_t *different)

@@ -250,7 +250,7 @@ static void a_writer_killed_before_the_commit_leaves_no_checkpoint(void **state)
     snprintf(name, sizeof name, "checkpoints/.saving-step-00000020-%s-%06d", run.run_id, run.attempt);
     assert_int_equal(ls_path_join(own, dead, name), LS_OK);
     assert_int_equal(ls_directory_create(own), LS_OK);
-    assert_int_equal(ls_checkpoint_retain(&run, 3, 0, -1), LS_OK);
+    assert_int_equal(fixture_retain(&run, 3), LS_OK);
     assert_int_equal(count_entries(".saving-step-00000010-"), 0);
     assert_int_equal(count_entries(".saving-step-00000020-"), 1);
     ls_run_dir_release(&run);
@@ -276,7 +276,7 @@ static void a_save_that_cannot_write_leaves_nothing(void **state)
     fixture_limit_files(RLIM_INFINITY);
     assert_int_equal(status, LS_IO);
     assert_int_equal(ls_save_commit(save, status, path), LS_IO);
-    assert_non_null(strstr(ls_status_message(), "state.h5 at byte"));
+    assert_non_null(strstr(ls_status_message(), "/state.h5"));
     assert_string_equal(path, "unchanged");
     assert_int_equal(count_entries(""), 0);
 
@@ -306,7 +306,7 @@ static void a_superseded_attempt_does_not_commit(void **state)
     assert_int_equal(ls_save_commit(save, ls_save_write(save), path), LS_IO);
     assert_non_null(strstr(ls_status_message(), "superseded by attempt 99"));
     assert_int_equal(count_entries(""), 0);
-    assert_int_equal(ls_checkpoint_retain(&fixture->run, 1, 0, -1), LS_IO);
+    assert_int_equal(fixture_retain(&fixture->run, 1), LS_IO);
 }
 
 static size_t print_diff(const char *left, const char *right, bool *equal, char *text, size_t size)

@@ -103,29 +103,47 @@ static void only_finished_checkpoints_are_listed(void **state)
     assert_string_equal(path, "/runs/a/checkpoints/step-00001200");
 }
 
+// Steps from this one on are damaged.
+enum { WHOLE = 1000, HURRIED = -1 };
+
+static LsVerdict check_by_step(void *context, int64_t step)
+{
+    int64_t damaged = (int64_t)(intptr_t)context;
+    if (damaged == HURRIED)
+        return LS_VERDICT_LATER;
+    return step >= damaged ? LS_VERDICT_DAMAGED : LS_VERDICT_GOOD;
+}
+
 static void retention_keeps_what_was_asked_for(void **state)
 {
     static const struct {
         int64_t last, every, best;
         const char *kept;
+        int64_t damaged;
     } cases[] = {
-        {3, 0, -1, "70 80 90"},
-        {1, 0, -1, "80 90"}, // always the newest two
-        {0, 0, -1, "80 90"},
-        {2, 30, -1, "0 30 60 80 90"},
-        {2, 0, 40, "40 80 90"},
-        {2, 0, 90, "80 90"},
-        {2, 50, 10, "0 10 50 80 90"},
-        {2, 0, 45, "80 90"}, // a best step that has no checkpoint
-        {100, 0, -1, "0 10 20 30 40 50 60 70 80 90"},
+        {3, 0, -1, "70 80 90", WHOLE}, {1, 0, -1, "80 90", WHOLE}, // always the newest two
+        {0, 0, -1, "80 90", WHOLE}, {2, 30, -1, "0 30 60 80 90", WHOLE}, {2, 0, 40, "40 80 90", WHOLE},
+        {2, 0, 90, "80 90", WHOLE}, {2, 50, 10, "0 10 50 80 90", WHOLE},
+        {2, 0, 45, "80 90", WHOLE}, // a best step that has no checkpoint
+        {100, 0, -1, "0 10 20 30 40 50 60 70 80 90", WHOLE},
+        {2, 0, -1, "60 70 80 90", 80}, // what is damaged does not count
+        {3, 0, -1, "40 50 70 80 90", 60}, {2, 0, -1, "0 10 80 90", 20},
+        {2, 0, -1, "80 90", 0},                              // without any there is nothing to protect
+        {2, 0, -1, "0 10 20 30 40 50 60 70 80 90", HURRIED}, // nothing goes unseen
     };
     Run *run = *state;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char text[256];
         for (int64_t step = 0; step < 100; step += 10)
             make_step(run, step);
-        assert_int_equal(
-            ls_checkpoint_retain(&run->directory, cases[i].last, cases[i].every, cases[i].best), LS_OK);
+        bool complete = false;
+        LsRetention retention = {.keep_last = cases[i].last,
+            .keep_every = cases[i].every,
+            .best_step = cases[i].best,
+            .check = check_by_step,
+            .context = (void *)(intptr_t)cases[i].damaged};
+        assert_int_equal(ls_checkpoint_retain(&run->directory, &retention, &complete), LS_OK);
+        assert_int_equal(complete, cases[i].damaged != HURRIED);
         list_text(run, text, sizeof text);
         assert_string_equal(text, cases[i].kept);
     }
@@ -158,7 +176,7 @@ static void only_the_unfinished_work_of_others_is_removed(void **state)
             names[i], sizeof names[i], "%s-step-%08zu-%s-%06d", cases[i].kind, i, run_id, cases[i].attempt);
         make_directory(run, names[i], true);
     }
-    assert_int_equal(ls_checkpoint_retain(&run->directory, 2, 0, -1), LS_OK);
+    assert_int_equal(fixture_retain(&run->directory, 2), LS_OK);
     for (size_t i = 0; i < 9; i++) {
         assert_int_equal(ls_path_join(path, run->directory.path, "checkpoints"), LS_OK);
         assert_int_equal(ls_path_join(path, path, names[i]), LS_OK);

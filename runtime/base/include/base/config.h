@@ -62,6 +62,8 @@ typedef enum LsIsa { LS_ISA_AUTO, LS_ISA_AVX2, LS_ISA_AVX512, LS_ISA_AVX512_BF16
 typedef enum LsCommKind { LS_COMM_AUTO, LS_COMM_MPI, LS_COMM_NCCL } LsCommKind;
 typedef enum LsReductionKind { LS_REDUCTION_EXACT, LS_REDUCTION_FAST } LsReductionKind;
 
+typedef enum LsSavePolicy { LS_SAVE_STEPS, LS_SAVE_TIME, LS_SAVE_AUTO } LsSavePolicy;
+
 typedef struct LsConfig {
     struct {
         int kind; // LsModelKind; all enumerations are stored as int
@@ -121,7 +123,7 @@ typedef struct LsConfig {
     } schedule;
     struct {
         int64_t every;
-        int policy;
+        int policy;      // LsSavePolicy
         double interval; // seconds
         double mtbf;     // hours
         int64_t in_flight;

@@ -29,7 +29,8 @@ typedef struct LsDevice LsDevice;
 // back before returning.
 typedef enum LsStream {
     LS_STREAM_COMPUTE,
-    LS_STREAM_COPY,          // batches to the device, results and snapshots from it
+    LS_STREAM_COPY,          // batches to the device and results from it
+    LS_STREAM_STATE,         // copies of the state to the host, behind which no batch waits
     LS_STREAM_COMMUNICATION, // exchanges of gradients and parameters and the additions between them
     LS_STREAMS
 } LsStream;

@@ -45,6 +45,7 @@ typedef struct LsRunState {
 
 // One kind of per-parameter tensor: "parameters", "optimizer/moment1", "optimizer/moment2". FP32, held as
 // this rank's packed shard.
+enum { LS_STATE_ARRAYS = 3 }; // at most
 typedef struct LsStateArray {
     const char *group;
     float *shard; // host memory, ls_shard_blocks blocks
@@ -63,13 +64,13 @@ typedef struct LsCheckpointContent {
     const char *algorithms;    // that runtime.autotune chose; NULL or "": none
 } LsCheckpointContent;
 
-// Collective. Saves to <run>/checkpoints/step-N: temporary name with the incarnation, rank 0 creates the
-// file, all ranks write their blocks and fsync, agree, rank 0 writes the manifest, renames, fsyncs. Any
-// rank's failure is everybody's LS_IO and nothing is left behind. A checkpoint of the same step, which a
-// resume may make again, is replaced. A save in three parts, so that writing can move to a thread: begin
-// (collective: files, offsets) → write (this rank's bytes; no MPI) → commit (collective). State,
-// configuration and schema are copied at begin; run, comm, parameters, buckets and the shards are lent until
-// the commit.
+// Saves to <run>/checkpoints/step-N: temporary name with the incarnation, all ranks write their blocks and
+// fsync, agree, rank 0 writes the manifest, renames, fsyncs. Any rank's failure is everybody's LS_IO and
+// nothing is left behind. A checkpoint of the same step, which a resume may make again, is replaced. In three
+// parts: begin (collective: the file's form) → write (this rank's bytes; no MPI) → commit (collective).
+// State, configuration and schema are copied at begin; comm, parameters, buckets and the shards are lent
+// until the commit. A run, which saves often, makes the form once and writes in a thread: see save.h and
+// saver.h.
 typedef struct LsSave LsSave;
 LsStatus ls_save_begin(const LsRunDir *run, LsComm *comm, const LsCheckpointContent *content, LsSave **out);
 LsStatus ls_save_write(LsSave *save);
@@ -127,10 +128,26 @@ void ls_checkpoint_path(char path[LS_PATH_MAX], const char *run, int64_t step);
 // LS_NO_INPUT when a run has none yet; whether a checkpoint is there is seen when it is opened.
 LsStatus ls_checkpoint_find(const char *named, char path[LS_PATH_MAX]);
 
-// Applies retention: keeps the last keep_last, multiples of keep_every (0: none), best_step (-1: none), and
-// always the newest two, and the one that a rollback would go back to (run->rollback_every); removes the
-// others and what earlier attempts left unfinished. Rank 0.
-LsStatus ls_checkpoint_retain(const LsRunDir *run, int64_t keep_last, int64_t keep_every, int64_t best_step);
+typedef enum LsVerdict { LS_VERDICT_LATER, LS_VERDICT_GOOD, LS_VERDICT_DAMAGED } LsVerdict;
+
+typedef struct LsRetention {
+    int64_t keep_last, keep_every; // keep_every 0: none for its number
+    int64_t best_step;             // -1: none
+    bool dry_run;                  // removes nothing
+    // Whether a checkpoint is whole; LATER: it could not be found out now. NULL: it is read.
+    LsVerdict (*check)(void *context, int64_t step);
+    void (*removed)(void *context, int64_t step); // NULL: nobody is told
+    void *context;
+} LsRetention;
+
+// Applies retention: keeps the last keep_last, multiples of keep_every, best_step, the newest two, the one
+// that a rollback would go back to (run->rollback_every), and in any case the newest two that are whole;
+// removes the others and what earlier attempts left unfinished. Nothing is read while nothing is to be
+// removed. *complete: false when `check` had no time, and nothing was removed. Rank 0, any thread.
+LsStatus ls_checkpoint_retain(const LsRunDir *run, const LsRetention *retention, bool *complete);
+
+// Removes what earlier attempts left unfinished. Rank 0.
+LsStatus ls_checkpoint_remove_unfinished(const LsRunDir *run);
 
 // Of these steps, ascending, the newest multiple of `every` below `limit`, or the first one when there is no
 // multiple and it is below; -1: none.
