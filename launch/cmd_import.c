@@ -25,7 +25,6 @@ typedef struct Import {
     json_t *schema; // what the data would look like
     LsModel *model; // without a device: the table of parameters
     float *values;  // all of them, flat
-    LsRunDir run;
 } Import;
 
 static LsStatus read_arguments(LsInvocation *invocation, ImportArguments *a)
@@ -209,53 +208,17 @@ static LsStatus open_weights(Import *import, const ImportArguments *a)
 
 // ---- The run --------------------------------------------------------------------------------------------
 
-static LsStatus require_new(const char *run)
-{
-    int64_t *steps = NULL;
-    size_t count = 0;
-    LS_TRY(ls_checkpoint_list_claimed(run, &steps, &count));
-    free(steps);
-    return count == 0 ? LS_OK
-                      : LS_FAIL(LS_USAGE, "%s has checkpoints of a run; choose another directory", run);
-}
-
-// One bucket of everything: the shard of one rank is then the flat buffer itself.
-static LsStatus save(Import *import, char path[LS_PATH_MAX])
-{
-    const LsParameters *parameters = &import->model->parameters;
-    LsBuckets buckets = {0};
-    LsSave *saving = NULL;
-    LsStateArray array = {.group = "parameters", .shard = import->values};
-    LsRunState state = {.control.loss_scale = 1, .best.step = -1};
-    LS_TRY(ls_buckets_create(parameters->blocks, SIZE_MAX, &buckets));
-    const LsCheckpointContent content = {.parameters = parameters,
-        .buckets = &buckets,
-        .arrays = 1,
-        .array = &array,
-        .state = &state,
-        .config = &import->config,
-        .data_root_hash = json_string_value(json_object_get(import->schema, "root_hash")),
-        .data_schema = import->schema};
-    LsStatus status = ls_save_begin(&import->run, import->comm, &content, &saving);
-    if (status == LS_OK)
-        status = ls_save_commit(saving, ls_save_write(saving), path);
-    ls_buckets_free(&buckets);
-    return status;
-}
-
 static LsStatus make_run(Import *import, const char *output)
 {
     char path[LS_PATH_MAX];
-    LS_TRY(require_new(output));
-    LS_TRY(ls_run_dir_claim(&import->run, output, import->comm));
-    LsStatus status = ls_run_dir_write_config(&import->run, &import->config);
-    if (status == LS_OK)
-        status = save(import, path);
-    ls_run_dir_release(&import->run);
-    if (status == LS_OK)
-        printf("%s: %zu tensors, %zu parameters\n", path, import->model->parameters.count,
-            ls_parameters_elements(&import->model->parameters));
-    return status;
+    const LsWeightsRun run = {.parameters = &import->model->parameters,
+        .values = import->values,
+        .config = &import->config,
+        .schema = import->schema};
+    LS_TRY(ls_weights_make_run(&run, output, import->comm, path));
+    printf("%s: %zu tensors, %zu parameters\n", path, run.parameters->count,
+        ls_parameters_elements(run.parameters));
+    return LS_OK;
 }
 
 static LsStatus run(LsInvocation *invocation)

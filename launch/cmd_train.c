@@ -9,7 +9,7 @@
 #include "train/trainer.h"
 
 typedef struct TrainArguments {
-    const char *config, *run_dir, *resume;
+    const char *config, *run_dir, *resume, *mtbf;
     LsTextList settings;
     bool dry_run, quiet, verbose;
     int64_t ranks, profile;
@@ -58,6 +58,10 @@ static LsStatus read_arguments(LsInvocation *invocation, TrainArguments *a)
             "or a "
             "checkpoint's directory.",
             0, NULL},
+        {"mtbf", 0, LS_FLAG_TEXT, &a->mtbf, "HOURS",
+            "Mean time between failures of the job: saves as often as loses least "
+            "(checkpoint.policy=auto, checkpoint.mtbf=HOURS).",
+            0, NULL},
         {"dry-run", 0, LS_FLAG_SWITCH, &a->dry_run, NULL, "Prints what the run would do, and does nothing.",
             0, NULL},
         {"ranks", 0, LS_FLAG_COUNT, &a->ranks, "N", "Ranks that --dry-run plans for.", 1, NULL},
@@ -93,6 +97,10 @@ static LsStatus default_run_dir(const char *config, char path[LS_PATH_MAX])
 static LsStatus prepare(const TrainArguments *a, LsConfig *config, char run_dir[LS_PATH_MAX])
 {
     LS_TRY(ls_launch_configure(a->config, &a->settings, config));
+    if (a->mtbf) {
+        LS_TRY(ls_config_set(config, "checkpoint.policy", "auto", "--mtbf"));
+        LS_TRY(ls_config_set(config, "checkpoint.mtbf", a->mtbf, "--mtbf"));
+    }
     LS_TRY(ls_config_validate(config));
     if (!a->run_dir)
         return default_run_dir(a->config, run_dir);

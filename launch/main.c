@@ -29,6 +29,8 @@ static const LsCommand *const commands[] = {
     &ls_command_checkpoint_verify,
     &ls_command_checkpoint_hash,
     &ls_command_checkpoint_diff,
+    &ls_command_checkpoint_prune,
+    &ls_command_checkpoint_average,
     &ls_command_config_show,
     &ls_command_config_validate,
     &ls_command_config_options,

@@ -327,6 +327,32 @@ void ls_run_dir_release(LsRunDir *run)
     run->lock = -1;
 }
 
+static LsStatus enter(LsRunDir *run)
+{
+    bool found;
+    LS_TRY(read_run_id(run, run->run_id, &found));
+    if (!found)
+        return LS_FAIL(LS_NO_INPUT, "%s: there is no such run", run->path);
+    LS_TRY(take_lock(run));
+    run->attempt = newest_attempt(run);
+    return run->attempt >= 0 ? LS_OK : fail_io("list the attempts of", run->path);
+}
+
+LsStatus ls_run_dir_enter(LsRunDir *run, const char *path)
+{
+    LsRunDir made = {.lock = -1};
+    if (strlen(path) >= LS_PATH_MAX)
+        return LS_FAIL(LS_NO_INPUT, "the run directory's path %.60s… is too long", path);
+    memcpy(made.path, path, strlen(path) + 1);
+    LsStatus status = enter(&made);
+    if (status != LS_OK) {
+        ls_run_dir_release(&made);
+        return status;
+    }
+    *run = made;
+    return LS_OK;
+}
+
 // ---- Superseded attempts --------------------------------------------------------------------------------
 
 LsStatus ls_run_dir_require_current(const LsRunDir *run)

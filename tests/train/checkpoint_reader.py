@@ -30,6 +30,7 @@ with tempfile.TemporaryDirectory() as directory:
 
         # The reader of the documentation, as it is printed there.
         code = re.search(r"```python\n(.*?)```", open(document, encoding="utf-8").read(), re.S).group(1)
+        assert len(code.splitlines()) <= 40, "the reader is short"
         names = {}
         exec(compile(code, document, "exec"), names)
         if names["xxhash"] is None:  # the C library is there, since lockstep needs it

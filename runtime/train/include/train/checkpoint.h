@@ -116,6 +116,16 @@ LsStatus ls_checkpoint_hash(const LsCheckpoint *checkpoint, char text[65]);
 LsStatus ls_checkpoint_info(const LsCheckpoint *checkpoint, FILE *out);
 LsStatus ls_checkpoint_diff(const LsCheckpoint *a, const LsCheckpoint *b, FILE *out, bool *equal);
 
+// The mean of the checkpoints' parameters, each number added up in double and rounded once. LS_CHECKPOINT
+// when one of them is of another model or damaged.
+typedef struct LsAverage {
+    size_t count; // at least 1
+    LsCheckpoint *const *checkpoint;
+    const LsParameters *parameters;
+    float *out; // flat, parameters->blocks blocks
+} LsAverage;
+LsStatus ls_checkpoint_average(const LsAverage *average);
+
 // Steps of the run's checkpoint directories with a manifest, ascending, in *steps (freed by the caller).
 LsStatus ls_checkpoint_list(const char *run, int64_t **steps, size_t *count);
 

@@ -34,6 +34,10 @@ void ls_run_dir_release(LsRunDir *run);
 // as the lock's text tells.
 bool ls_run_dir_held(const char *run_dir, char *by, size_t size);
 
+// For a command that changes a run without going on with it: takes the lock as the attempt that was there
+// last. LS_NO_INPUT when there is no run, LS_IO when a living attempt holds it.
+LsStatus ls_run_dir_enter(LsRunDir *run, const char *path);
+
 // True when an attempt with a higher number has claimed the directory: this one must stop without writing.
 // Rank 0 only.
 bool ls_run_dir_superseded(const LsRunDir *run);

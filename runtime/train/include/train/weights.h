@@ -61,6 +61,21 @@ typedef struct LsWeightsExport {
 } LsWeightsExport;
 LsStatus ls_weights_export(const LsWeightsExport *options, const char *path);
 
+// ---- A run of weights (weights_run.c) -------------------------------------------------------------------
+
+// What becomes the checkpoint of step 0 of a run that has not trained yet.
+typedef struct LsWeightsRun {
+    const LsParameters *parameters;
+    float *values; // all of them, flat; not changed
+    const LsConfig *config;
+    const json_t *schema; // of the data that the model is for; NULL: none
+} LsWeightsRun;
+
+// Makes the directory and the checkpoint, whose path is returned. LS_USAGE when it has checkpoints already;
+// other errors are those of a claim and a save. One rank.
+LsStatus ls_weights_make_run(
+    const LsWeightsRun *run, const char *directory, LsComm *comm, char path[LS_PATH_MAX]);
+
 // ---- config.json (weights_config.c) ---------------------------------------------------------------------
 
 // What transformers needs to build the model. end_of_text: the token's id. NULL when memory is short.
