@@ -334,7 +334,7 @@ static LsStatus enter(LsRunDir *run)
     if (!found)
         return LS_FAIL(LS_NO_INPUT, "%s: there is no such run", run->path);
     LS_TRY(take_lock(run));
-    run->attempt = newest_attempt(run);
+    run->attempt = newest_attempt(run->path);
     return run->attempt >= 0 ? LS_OK : fail_io("list the attempts of", run->path);
 }
 
