@@ -10,4 +10,4 @@ function(lockstep_slurm_test name timeout labels)
 endfunction()
 
 lockstep_slurm_test(every_day 400 "end_to_end;slurm" TrainsOn)
-lockstep_slurm_test(every_event 3000 "end_to_end;slurm;long" EveryEvent SparingSite RequeuingSite)
+lockstep_slurm_test(every_event 5400 "end_to_end;slurm;long" EveryEvent SparingSite RequeuingSite)
