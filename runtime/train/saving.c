@@ -376,7 +376,9 @@ LsStatus ls_trainer_save_copied(LsTrainer *t)
     if (t->device->discrete)
         return t->device->ops->marker_wait(t->device, saving->copied[slot]);
     ls_trace_begin(t->trace, "checkpoint");
+    ls_account_spend(t->account, LS_ACCOUNT_CHECKPOINT);
     ls_saver_finish_copy(saving->saver, slot);
+    ls_account_spend(t->account, LS_ACCOUNT_STEP);
     ls_trace_end(t->trace);
     saving->stalled += ls_clock_seconds() - start;
     return LS_OK;

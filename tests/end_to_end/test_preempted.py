@@ -184,12 +184,19 @@ class Preempted(Case):
             self.assertEqual(result.stderr.count("SLURM_JOB_END_TIME"), warned, str(result))
 
     def test_signal(self):
-        """SIGCONT, which mpirun sends before SIGTERM and a shell on other occasions, is no reason to stop."""
+        """SIGCONT, which mpirun sends before SIGTERM and a shell on other occasions, is no reason to stop, but to save."""
         process = self.start("run", ranks=0)
         harness.wait_for_step(self, process, "run", 20)
+        self.assertEqual(self.events("run", "checkpoint"), [])
         process.send_signal(signal.SIGCONT)
-        harness.wait_for_step(self, process, "run", self.status("run")["step"] + 100)
+        end = time.monotonic() + harness.DEADLINE
+        while self.status("run")["checkpoint"] is None:
+            self.assertLess(time.monotonic(), end, "no checkpoint after SIGCONT")
+            time.sleep(0.02)
+        saved = self.events("run", "checkpoint")[0]["step"]
+        harness.wait_for_step(self, process, "run", saved + 100)
         self.assertIsNone(process.poll())
+        self.assertEqual(len(self.events("run", "checkpoint")), 1)
         process.send_signal(signal.SIGUSR2)
         self.assert_preempted(process, "run", "signal", "SIGUSR2")
 
