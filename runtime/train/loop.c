@@ -288,8 +288,8 @@ LsStatus ls_trainer_run(LsTrainer *t)
 {
     t->began_at = t->issued;
     t->asked_before = ls_trainer_asks_to_stop(t);
-    // From now on the run has what it goes on from, whatever becomes of the place where it lay. A run that may be
-    // set back to its beginning has that, too.
+    // From now on the run has what it goes on from, whatever becomes of the place where it lay. A run that
+    // may be set back to its beginning has that, too.
     bool first = t->state.control.step == 0 && t->config->guard.action == LS_GUARD_ROLLBACK;
     if (t->adopted || first)
         LS_TRY(ls_trainer_save(t));
