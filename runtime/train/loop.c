@@ -179,7 +179,8 @@ static LsStatus after_step(LsTrainer *t, uint32_t *stop)
     ls_trainer_at(t, LS_PHASE_SAVE); // also the log line's place: it is written to the same storage
     bool best = evaluated && t->config->checkpoint.keep_best && t->state.best.step == step;
     bool ends = finished(t) || *stop;
-    if (*stop)
+    // Where a rollback goes to must not depend on where the run was stopped: then nothing is given up.
+    if (*stop && t->config->guard.action != LS_GUARD_ROLLBACK)
         LS_TRY(ls_trainer_save_clear(t));
     if (save_is_due(t, step) || ends || best)
         LS_TRY(ends ? ls_trainer_save(t) : ls_trainer_save_begin(t));

@@ -112,6 +112,9 @@ static inline void fixture_state(LsRunState *state, int64_t step)
         .skipped_in_row = 2};
     state->cursor = (uint64_t)step * 2048 + (1ull << 60) + 1; // does not fit a double
     state->best = (LsBestMetric){.known = true, .value = 1.0 / 3, .step = -1, .stale = 3};
+    state->window =
+        (LsSpikeWindow){.held = 2, .next = 2, .loss = {0.1f, 3}, .gradient_norm = {1e-41f, 1.0f / 3}};
+    state->guard = (LsGuardHistory){.rollbacks = 1, .held = 2, .step = {3, 8}};
 }
 
 static inline void fixture_open(Fixture *fixture, const char *run_path)
