@@ -18,6 +18,12 @@ static bool identify(const char *path, struct stat *out)
     return ls_path_join(manifest, path, LS_MANIFEST_NAME) == LS_OK && stat(manifest, out) == 0;
 }
 
+static LsVerdict verdict_on(LsStatus failure)
+{
+    bool damaged = failure == LS_CHECKPOINT || failure == LS_NO_INPUT;
+    return damaged ? LS_VERDICT_DAMAGED : LS_VERDICT_UNREADABLE;
+}
+
 static LsVerdict read_blocks(
     const LsCheckpoint *checkpoint, float *buffer, bool (*pause)(void *context), void *context)
 {
@@ -26,8 +32,9 @@ static LsVerdict read_blocks(
         const LsManifestTensor *tensor = &manifest->tensor[i];
         for (size_t block = 0; block < tensor->blocks; block += LS_PORTION) {
             size_t left = tensor->blocks - block, portion = left < LS_PORTION ? left : LS_PORTION;
-            if (ls_checkpoint_read_blocks(checkpoint, tensor, block, portion, buffer) != LS_OK)
-                return LS_VERDICT_DAMAGED;
+            LsStatus status = ls_checkpoint_read_blocks(checkpoint, tensor, block, portion, buffer);
+            if (status != LS_OK)
+                return verdict_on(status);
             if (pause && !pause(context))
                 return LS_VERDICT_LATER;
         }
@@ -39,9 +46,10 @@ static LsVerdict read_all(const char *path, bool (*pause)(void *context), void *
 {
     LsCheckpoint *checkpoint = NULL;
     float *buffer = NULL;
-    if (ls_checkpoint_open(path, &checkpoint) != LS_OK)
-        return LS_VERDICT_DAMAGED;
-    LsVerdict verdict = LS_VERDICT_LATER;
+    LsStatus status = ls_checkpoint_open(path, &checkpoint);
+    if (status != LS_OK)
+        return verdict_on(status);
+    LsVerdict verdict = LS_VERDICT_UNREADABLE;
     if (ls_memory_allocate(LS_PORTION * LS_BLOCK * sizeof *buffer, (void **)&buffer) == LS_OK)
         verdict = read_blocks(checkpoint, buffer, pause, context);
     free(buffer);
@@ -64,7 +72,7 @@ LsVerdict ls_verified_check(
             return known->verdict;
     }
     LsVerdict verdict = read_all(path, pause, context);
-    if (verdict != LS_VERDICT_LATER)
+    if (verdict == LS_VERDICT_GOOD || verdict == LS_VERDICT_DAMAGED)
         verified->step[verified->next++ % LS_VERIFIED_MAX] =
             (LsVerifiedStep){.step = step, .inode = found.st_ino, .time = found.st_mtim, .verdict = verdict};
     return verdict;
@@ -158,7 +166,7 @@ static bool keep_two_good(
         if (verdict == LS_VERDICT_LATER)
             return false;
         good += verdict == LS_VERDICT_GOOD;
-        kept[i] |= verdict == LS_VERDICT_GOOD;
+        kept[i] |= verdict != LS_VERDICT_DAMAGED;
     }
     return true;
 }

@@ -199,6 +199,7 @@ static LsStatus write_all(LsSave *save, Output *out)
 
 LsStatus ls_save_write(LsSave *save)
 {
+    double start = ls_clock_seconds();
     // Whichever rank comes first makes the directory; its name is this attempt's own.
     if (mkdir(save->directory, 0777) != 0 && errno != EEXIST)
         return LS_FAIL(LS_IO, "cannot create %s: %s", save->directory, strerror(errno));
@@ -214,6 +215,7 @@ LsStatus ls_save_write(LsSave *save)
         close(out.direct);
     if (close(out.buffered) != 0 && status == LS_OK)
         status = LS_FAIL(LS_IO, "cannot close %s: %s", save->file, strerror(errno));
+    save->write_seconds = ls_clock_seconds() - start;
     return status;
 }
 

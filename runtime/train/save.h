@@ -25,6 +25,7 @@ struct LsSave {
     LsStatus (*pause)(void *context);
     void *context;
     atomic_size_t written; // blocks so far, of arrays * shard_blocks
+    double write_seconds;  // that the write took here, with its sync; valid when it is done
 };
 
 // Allocates what every save of the form needs; ls_save_close releases it. A save is used any number of times:

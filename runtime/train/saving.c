@@ -143,9 +143,12 @@ static LsStatus report_checkpoint(LsTrainer *t, size_t slot)
 {
     LsSaving *saving = &t->saving;
     double seconds = ls_clock_seconds() - saving->start[slot];
+    const LsSave *save = ls_saver_save(saving->saver, slot);
     t->saved_step = saving->step[slot];
     LS_TRY(ls_metrics_event(t->metrics, "checkpoint", t->saved_step,
-        json_pack("{s:s, s:f}", "path", ls_saver_save(saving->saver, slot)->path, "seconds", seconds)));
+        json_pack("{s:s, s:f, s:f, s:f}", "path", save->path, "seconds", seconds, "write_seconds",
+            save->write_seconds, "stall_seconds", saving->stalled - saving->told)));
+    saving->told = saving->stalled;
     if (ls_save_pace_end(&saving->pace, seconds) && t->config->checkpoint.policy == LS_SAVE_AUTO)
         LS_TRY(report_interval(t, t->saved_step));
     return ls_trainer_status(t, "running", "");

@@ -33,6 +33,7 @@ typedef struct LsSaving {
     bool copying;                   // the newest save's numbers must not be overwritten yet
     bool wanted;                    // the ranks have voted for a save
     double stalled;                 // seconds that training has waited for saves, in this attempt
+    double told;                    // of them: those that events have told of
     LsSavePace pace;                // rank 0, unless the policy is steps
 } LsSaving;
 

@@ -104,13 +104,15 @@ static void only_finished_checkpoints_are_listed(void **state)
 }
 
 // Steps from this one on are damaged.
-enum { WHOLE = 1000, HURRIED = -1 };
+enum { WHOLE = 1000, HURRIED = -1, UNREADABLE = -2 };
 
 static LsVerdict check_by_step(void *context, int64_t step)
 {
     int64_t damaged = (int64_t)(intptr_t)context;
     if (damaged == HURRIED)
         return LS_VERDICT_LATER;
+    if (damaged == UNREADABLE) // all but the oldest
+        return step > 0 ? LS_VERDICT_UNREADABLE : LS_VERDICT_GOOD;
     return step >= damaged ? LS_VERDICT_DAMAGED : LS_VERDICT_GOOD;
 }
 
@@ -121,15 +123,21 @@ static void retention_keeps_what_was_asked_for(void **state)
         const char *kept;
         int64_t damaged;
     } cases[] = {
-        {3, 0, -1, "70 80 90", WHOLE}, {1, 0, -1, "80 90", WHOLE}, // always the newest two
-        {0, 0, -1, "80 90", WHOLE}, {2, 30, -1, "0 30 60 80 90", WHOLE}, {2, 0, 40, "40 80 90", WHOLE},
-        {2, 0, 90, "80 90", WHOLE}, {2, 50, 10, "0 10 50 80 90", WHOLE},
+        {3, 0, -1, "70 80 90", WHOLE},
+        {1, 0, -1, "80 90", WHOLE}, // always the newest two
+        {0, 0, -1, "80 90", WHOLE},
+        {2, 30, -1, "0 30 60 80 90", WHOLE},
+        {2, 0, 40, "40 80 90", WHOLE},
+        {2, 0, 90, "80 90", WHOLE},
+        {2, 50, 10, "0 10 50 80 90", WHOLE},
         {2, 0, 45, "80 90", WHOLE}, // a best step that has no checkpoint
         {100, 0, -1, "0 10 20 30 40 50 60 70 80 90", WHOLE},
         {2, 0, -1, "60 70 80 90", 80}, // what is damaged does not count
-        {3, 0, -1, "40 50 70 80 90", 60}, {2, 0, -1, "0 10 80 90", 20},
+        {3, 0, -1, "40 50 70 80 90", 60},
+        {2, 0, -1, "0 10 80 90", 20},
         {2, 0, -1, "80 90", 0},                              // without any there is nothing to protect
         {2, 0, -1, "0 10 20 30 40 50 60 70 80 90", HURRIED}, // nothing goes unseen
+        {2, 0, -1, "0 10 20 30 40 50 60 70 80 90", UNREADABLE},
     };
     Run *run = *state;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {

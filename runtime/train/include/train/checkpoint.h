@@ -138,7 +138,12 @@ void ls_checkpoint_path(char path[LS_PATH_MAX], const char *run, int64_t step);
 // LS_NO_INPUT when a run has none yet; whether a checkpoint is there is seen when it is opened.
 LsStatus ls_checkpoint_find(const char *named, char path[LS_PATH_MAX]);
 
-typedef enum LsVerdict { LS_VERDICT_LATER, LS_VERDICT_GOOD, LS_VERDICT_DAMAGED } LsVerdict;
+typedef enum LsVerdict {
+    LS_VERDICT_LATER, // there was no time to find out
+    LS_VERDICT_GOOD,
+    LS_VERDICT_DAMAGED,
+    LS_VERDICT_UNREADABLE // now; it may be whole, so it stays and counts for none
+} LsVerdict;
 
 typedef struct LsRetention {
     int64_t keep_last, keep_every; // keep_every 0: none for its number
