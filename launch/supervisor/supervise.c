@@ -27,6 +27,9 @@ static const double STOPPED_SECONDS = 1;
 // knows why.
 static const double DYING_SECONDS = 1.5;
 
+// A launcher whose ranks have all ended ends as well, unless it stands still itself.
+static const double LEAVING_SECONDS = 5;
+
 // Processes that were killed close their connections at once; those of a host that is gone never do.
 static const double CLOSING_SECONDS = 3;
 
@@ -173,10 +176,17 @@ static bool reap(LsSupervisor *s, int *status)
     return got == s->job.pid || (got < 0 && errno == ECHILD);
 }
 
+static bool all_gone(const LsWatch *watch)
+{
+    uint32_t code;
+    return ls_watch_all_ended(watch, &code) && ls_watch_all_closed(watch);
+}
+
 // Watches the job to its end and returns the launcher's exit status; *killed: it was ended here.
 static int watch_job(LsSupervisor *s, bool *killed)
 {
     int status = 0;
+    double gone = 0; // clock: since when all ranks have ended
     *killed = false;
     while (!reap(s, &status)) {
         ls_supervisor_wait(s);
@@ -185,8 +195,11 @@ static int watch_job(LsSupervisor *s, bool *killed)
         forward_stop(s);
         if (s->finding.kind == LS_FINDING_NONE && !*killed) // what dies now was killed here
             note_finding(s, now);
+        if (gone == 0 && all_gone(&s->watch))
+            gone = now;
         bool dead = s->finding.kind == LS_FINDING_DEAD;
         bool wrong = s->finding.kind != LS_FINDING_NONE && (!dead || now - s->found > DYING_SECONDS);
+        wrong = wrong || (gone > 0 && now - gone > LEAVING_SECONDS);
         if (!*killed && (wrong || out_of_grace(s, now))) {
             *killed = true;
             ls_job_kill(&s->job);
@@ -226,7 +239,7 @@ static void judge(LsSupervisor *s, int status, bool killed, LsJobOutcome *out)
         out->slack = ls_watch_slack(&s->watch, s->finding.rank);
     out->code = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
     out->end = out->code > 128 && out->code < 128 + 65 ? LS_JOB_DIED : LS_JOB_EXITED;
-    if (!killed && ls_watch_all_ended(&s->watch, &said)) {
+    if (ls_watch_all_ended(&s->watch, &said)) {
         out->end = LS_JOB_EXITED;
         out->code = (int)said;
     } else if (killed && s->finding.kind != LS_FINDING_DEAD) {

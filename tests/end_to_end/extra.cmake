@@ -6,6 +6,9 @@ foreach(source IN LISTS end_to_end_tests)
   set_tests_properties(end_to_end/${name} PROPERTIES
     ENVIRONMENT "LOCKSTEP=$<TARGET_FILE:lockstep>;MPIRUN=${MPIEXEC_EXECUTABLE};LOCKSTEP_BUILD=${CMAKE_BINARY_DIR};ABORT_AT_STEP_LIBRARY=$<TARGET_FILE:abort_at_step>"
     TIMEOUT 600 PROCESSORS 2 SKIP_RETURN_CODE 77 LABELS "end_to_end")
+  if(name MATCHES "_long$")
+    set_property(TEST end_to_end/${name} APPEND PROPERTY LABELS long)
+  endif()
 endforeach()
 
 # Wrong and slow products. The sanitizers' runtime has to come before every other library, so such builds go without.

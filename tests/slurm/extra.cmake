@@ -11,3 +11,7 @@ endfunction()
 
 lockstep_slurm_test(every_day 400 "end_to_end;slurm" TrainsOn)
 lockstep_slurm_test(every_event 5400 "end_to_end;slurm;long" EveryEvent SparingSite RequeuingSite)
+
+add_test(NAME slurm/launch_srun COMMAND /usr/bin/python3 -B ${CMAKE_CURRENT_SOURCE_DIR}/slurm/test_launch_srun.py)
+set_tests_properties(slurm/launch_srun PROPERTIES
+  ENVIRONMENT "LOCKSTEP=$<TARGET_FILE:lockstep>" TIMEOUT 600 PROCESSORS 1 SKIP_RETURN_CODE 77 LABELS "end_to_end;slurm;long")
