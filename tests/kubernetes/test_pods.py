@@ -67,7 +67,7 @@ class Case(harness.Case):
         """Submits the job."""
         return self.cluster.submit()
 
-    def wait_for_step(self, launcher, attempt, more=40):
+    def wait_for_step(self, launcher, attempt, more=40, deadline=harness.DEADLINE):
         """Waits until an attempt, or one after it, has made some steps of its own."""
         def steps():
             self.assertTrue(launcher.alive(), launcher.output())
@@ -75,7 +75,10 @@ class Case(harness.Case):
             text = path.read_bytes()[-100_000:].decode() if path.exists() else ""  # the newest few hundred
             found = re.findall(r'"attempt": ?(\d+)', text)
             return sum(int(number) >= attempt for number in found) >= more
-        wait_for(f"attempt {attempt} makes {more} steps", steps)
+        try:
+            wait_for(f"attempt {attempt} makes {more} steps", steps, deadline)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{launcher.output()}") from None
 
     def ranks_by_attempt(self):
         """How many ranks each attempt has had."""
@@ -213,6 +216,7 @@ class Launcher(Case):
         self.assertEqual(launcher.code(), 75, launcher.output())
         self.assertEqual(self.status("runs/train")["state"], "preempted")
         launcher = self.cluster.create_launcher()
+        self.wait_for_step(launcher, 3)  # a process that has just become a container's first one hears no signal yet
         self.assert_undisturbed(launcher, 3)
 
 
@@ -229,7 +233,7 @@ class Matrix(Case):
             self.wait_for_step(launcher, 2 * i + 2)
             self.assertEqual(self.ranks_by_attempt()[-1], 6)
             self.cluster.create_workers()
-            self.wait_for_step(launcher, 2 * i + 3)
+            self.wait_for_step(launcher, 2 * i + 3, deadline=240)  # the launcher asks for new workers now and then
             self.assertEqual(self.ranks_by_attempt()[-1], 8)
         self.assertEqual(len(self.events("runs/train", "preempt")), 8, "no step was lost")
         self.assert_undisturbed(launcher, 9)
