@@ -39,7 +39,8 @@ class Long(test_launch.Launch):
             for process in spin:
                 process.kill()
                 process.wait()
-        self.assertNotIn("warning", result.stderr)
+        # The ranks may well find that some of them are slow (guard.slow_ratio); the supervisor finds nothing.
+        self.assertNotIn("warning: launch", result.stderr)
         self.assertEqual(self.events("run", "restart"), [])
         self.assertEqual(self.status("run")["attempt"], 1)
         self.assertGreater(self.status("run")["step"], 0)
