@@ -17,6 +17,13 @@ def save(path, model, optimizer, step):
     os.replace(path + ".new", path)
 
 
+def store_of(attempt):
+    """The agent's store outlives the workers. Without a prefix for each attempt, PyTorch 2.15's gloo finds the addresses of
+    the dead ones in it and no restart ever succeeds."""
+    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    return dist.PrefixStore(f"attempt-{attempt}", store)
+
+
 def main():
     p = argparse.ArgumentParser()
     for name in ("batch", "width", "layers", "inputs", "every"):
@@ -27,9 +34,9 @@ def main():
 
     torch.set_num_threads(1)
     torch.manual_seed(1)
-    dist.init_process_group("gloo")
-    rank, ranks = dist.get_rank(), dist.get_world_size()
+    rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     attempt = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+    dist.init_process_group("gloo", store=store_of(attempt), rank=rank, world_size=ranks)
     model = build(a.inputs, a.width, a.layers, 10)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     step = 0
