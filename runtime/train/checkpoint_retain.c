@@ -45,14 +45,17 @@ static LsVerdict read_blocks(
 static LsVerdict read_all(const char *path, bool (*pause)(void *context), void *context)
 {
     LsCheckpoint *checkpoint = NULL;
-    float *buffer = NULL;
+    char *memory = NULL;
     LsStatus status = ls_checkpoint_open(path, &checkpoint);
     if (status != LS_OK)
         return verdict_on(status);
     LsVerdict verdict = LS_VERDICT_UNREADABLE;
-    if (ls_memory_allocate(LS_PORTION * LS_BLOCK * sizeof *buffer, (void **)&buffer) == LS_OK)
-        verdict = read_blocks(checkpoint, buffer, pause, context);
-    free(buffer);
+    ls_checkpoint_read_directly(checkpoint);
+    if (ls_memory_allocate(LS_PORTION * LS_BLOCK * sizeof(float) + LS_PAGE, (void **)&memory) == LS_OK) {
+        char *page = memory + (LS_PAGE - (uintptr_t)memory % LS_PAGE) % LS_PAGE;
+        verdict = read_blocks(checkpoint, (float *)(void *)page, pause, context);
+    }
+    free(memory);
     ls_checkpoint_close(checkpoint);
     return verdict;
 }

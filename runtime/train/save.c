@@ -16,7 +16,6 @@
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "a big-endian host needs a conversion here");
 
 enum {
-    PAGE = 4096,
     // Large enough for a disk to reach its speed with one write at a time, small enough to be interrupted.
     SAVE_PORTION = 256, // blocks: 4 MiB
 };
@@ -100,7 +99,7 @@ static LsStatus write_direct(Output *out, const char *from, size_t *bytes, uint6
             return LS_FAIL(LS_IO, "cannot write %s at byte %llu: %s", out->path,
                 (unsigned long long)(offset + done), strerror(errno));
         // A part of a page, which a nearly full disk may take, is written again with all that follows.
-        size_t whole = got > 0 ? (size_t)got / PAGE * PAGE : 0;
+        size_t whole = got > 0 ? (size_t)got / LS_PAGE * LS_PAGE : 0;
         if (whole == 0) {
             close(out->direct);
             out->direct = -1;
@@ -115,8 +114,8 @@ static LsStatus write_direct(Output *out, const char *from, size_t *bytes, uint6
 static LsStatus put(Output *out, const void *from, size_t bytes, uint64_t offset)
 {
     size_t direct = 0;
-    if (out->direct >= 0 && (uintptr_t)from % PAGE == 0 && offset % PAGE == 0) {
-        direct = bytes / PAGE * PAGE;
+    if (out->direct >= 0 && (uintptr_t)from % LS_PAGE == 0 && offset % LS_PAGE == 0) {
+        direct = bytes / LS_PAGE * LS_PAGE;
         LS_TRY(write_direct(out, from, &direct, offset));
     }
     if (direct == bytes)
