@@ -212,7 +212,7 @@ static const LsOption options[] = {
     REAL("guard.slow_ratio", guard.slow_ratio, "1.5", 0, 1000, FREE,
         "A rank whose own work takes this many times the ranks' median is named in events.jsonl; 0: none is."),
     INT("guard.slow_steps", guard.slow_steps, "20", 1, 1000000, FREE,
-        "Steps over which a rank must be that slow."),
+        "Steps over which a rank must be that slow, and for a second at least."),
 
     CHOICE("runtime.device", runtime.device, "auto", devices, NUMERIC,
         "Where a rank computes; `auto` is a GPU where there is one, `ref` the slow reference."),

@@ -11,6 +11,10 @@
 
 enum { SILENCE = 10 }; // comparisons after which a rank that is still slow is named again
 
+// Small models take twenty steps in the time for which a busy machine takes a processor away. So a rank is
+// slow only when it has been for this much of its own time, in comparisons without a break.
+static const double LEAST_SECONDS = 1;
+
 static bool compares(const LsTrainer *t)
 {
     return t->config->guard.slow_ratio > 0 && ls_comm_size(t->comm) > 1;
@@ -25,10 +29,11 @@ LsStatus ls_pace_create(LsTrainer *t)
     LS_TRY(ls_memory_allocate(ranks * sizeof *pace->all, (void **)&pace->all));
     LS_TRY(ls_memory_allocate(ranks * sizeof *pace->sorted, (void **)&pace->sorted));
     LS_TRY(ls_memory_allocate(ranks * sizeof *pace->sizes, (void **)&pace->sizes));
-    LS_TRY(ls_memory_allocate(ranks * sizeof *pace->silent, (void **)&pace->silent));
-    memset(pace->silent, 0, ranks * sizeof *pace->silent);
-    for (size_t r = 0; r < ranks; r++)
+    LS_TRY(ls_memory_allocate(ranks * sizeof *pace->slow, (void **)&pace->slow));
+    for (size_t r = 0; r < ranks; r++) {
         pace->sizes[r] = sizeof *pace->all;
+        pace->slow[r] = (LsSlowness){0};
+    }
     return t->device->ops->marker_create(t->device, &pace->done);
 }
 
@@ -36,7 +41,7 @@ void ls_pace_destroy(LsTrainer *t)
 {
     LsPace *pace = &t->pace;
     t->device->ops->marker_destroy(t->device, pace->done);
-    free(pace->silent);
+    free(pace->slow);
     free(pace->sizes);
     free(pace->sorted);
     free(pace->all);
@@ -126,6 +131,18 @@ static LsStatus say_who_is_slow(LsTrainer *t, int rank, double ratio)
     return ls_comm_agree(t->comm, status);
 }
 
+// Whether a rank is named: when it has been slow for long enough, and after that rarely.
+static bool is_to_be_named(const LsTrainer *t, LsSlowness *slow, double seconds_per_lane)
+{
+    double lanes = (double)t->config->train.lanes / ls_comm_size(t->comm);
+    slow->seconds += seconds_per_lane * lanes * (double)t->config->guard.slow_steps;
+    slow->silent -= slow->silent > 0;
+    if (slow->silent > 0 || slow->seconds < LEAST_SECONDS)
+        return false;
+    *slow = (LsSlowness){.silent = SILENCE, .seconds = -(SILENCE - 1) * LEAST_SECONDS};
+    return true;
+}
+
 // All ranks have the same numbers, and so take part in the same messages.
 static LsStatus look_for_slow_ranks(LsTrainer *t)
 {
@@ -140,9 +157,9 @@ static LsStatus look_for_slow_ranks(LsTrainer *t)
             pace->slowest = (int)r;
             pace->slowest_ratio = ratio;
         }
-        bool slow = ratio >= t->config->guard.slow_ratio, speaks = slow && pace->silent[r] <= 1;
-        pace->silent[r] = !slow ? 0 : speaks ? SILENCE : pace->silent[r] - 1;
-        if (speaks)
+        if (ratio < t->config->guard.slow_ratio)
+            pace->slow[r] = (LsSlowness){0};
+        else if (is_to_be_named(t, &pace->slow[r], pace->all[r]))
             LS_TRY(say_who_is_slow(t, (int)r, ratio));
     }
     return LS_OK;

@@ -50,12 +50,18 @@ typedef struct LsCheck {
     uint32_t lane, owner, witness;
 } LsCheck;
 
+// For how long a rank has been slow.
+typedef struct LsSlowness {
+    int silent;     // comparisons for which it is not named again
+    double seconds; // of its own work; below zero after it was named
+} LsSlowness;
+
 // How fast this rank works, for guard.slow_ratio.
 typedef struct LsPace {
     double *all;          // [ranks] seconds for a lane, of the newest comparison
     double *sorted;       // [ranks]
     size_t *sizes;        // [ranks]
-    int32_t *silent;      // [ranks] comparisons for which a rank is not named again, 0: it is not slow
+    LsSlowness *slow;     // [ranks]
     LsMarker *done;       // behind the lanes, where the device works behind the host's back
     double seconds;       // of the samples of this quarter
     size_t samples;       // in this quarter

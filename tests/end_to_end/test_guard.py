@@ -206,7 +206,7 @@ class Ranks(GuardCase):
     def test_a_slow_rank(self):
         """Its name is in an event once and in the metrics for as long as it is slow."""
         settings = ("guard.recompute_every=0", "train.max_steps=41", "checkpoint.every=0")
-        self.train_wrong("slow", 3, 1, *settings, sleep=1000)
+        self.train_wrong("slow", 3, 1, *settings, sleep=10000)
         slow = self.events("slow", "slow")
         self.assertEqual([(event["rank"], event["steps"], event["step"]) for event in slow], [(1, 20, 20)])
         self.assertGreater(slow[0]["ratio"], 1.5)
@@ -214,6 +214,9 @@ class Ranks(GuardCase):
         records = [json.loads(line) for line in lines]
         self.assertEqual({record["step"]: record["slowest"]["rank"] for record in records if "slowest" in record},
                          {step: 1 for step in range(20, 42)})
+        # Twenty steps so short are over before a busy machine gives a processor back.
+        self.train_wrong("moment", 3, 1, *settings, "train.max_steps=21", sleep=100)
+        self.assertEqual(self.events("moment", "slow"), [])
         self.train_wrong("off", 3, 1, *settings, "guard.slow_ratio=0", sleep=1000)
         self.assertEqual(self.events("off", "slow"), [])
 
