@@ -137,10 +137,11 @@ static double limit_of_job(double margin)
             "SLURM_JOB_END_TIME is \"%.32s\", which is no time; the job's time limit is not looked at", text);
         return 0;
     }
-    if (left < margin)
-        ls_warn("the job's time limit is %.0f s away, and stop.margin is %.0f: this attempt makes one step",
-            left, margin);
-    return ls_clock_seconds() + left - margin;
+    if (left >= margin)
+        return ls_clock_seconds() + left - margin;
+    ls_warn("the job's time limit is %.0f s away, and stop.margin is %.0f: this attempt makes one step", left,
+        margin);
+    return ls_clock_seconds(); // of a machine that has just begun: what lies before it would be below zero
 }
 
 // ---- The watch ------------------------------------------------------------------------------------------

@@ -183,6 +183,13 @@ class Preempted(Case):
             self.assertEqual(result.code, 0, str(result))
             self.assertEqual(result.stderr.count("SLURM_JOB_END_TIME"), warned, str(result))
 
+    def test_time_limit_that_has_passed(self):
+        """Also longer ago than this machine runs."""
+        result = harness.finish(self.start("run", env={"SLURM_JOB_END_TIME": "1"}))
+        self.assertEqual(result.code, 75, str(result))
+        self.assertIn("this attempt makes one step", result.stderr)
+        self.assertEqual(self.status("run")["step"], 1)
+
     def test_signal(self):
         """SIGCONT, which mpirun sends before SIGTERM and a shell on other occasions, is no reason to stop, but to save."""
         process = self.start("run", ranks=0)
