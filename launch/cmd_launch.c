@@ -14,7 +14,7 @@ static LsStatus read_arguments(LsInvocation *invocation, LsSuperviseOptions *o)
 {
     const LsFlag flags[] = {
         {"ranks", 0, LS_FLAG_COUNT, &o->ranks, "N",
-            "Ranks at most; without it as many as the hosts have slots, or 1.", 1, NULL},
+            "Ranks at most; without it as many as the hosts have slots, up to train.lanes, or 1.", 1, NULL},
         {"min-ranks", 0, LS_FLAG_COUNT, &o->min_ranks, "N",
             "Waits for hosts when there are slots for fewer (1).", 1, NULL},
         {"max-restarts", 0, LS_FLAG_COUNT, &o->max_restarts, "N",
@@ -48,7 +48,7 @@ static LsStatus read_arguments(LsInvocation *invocation, LsSuperviseOptions *o)
         return LS_FAIL(LS_USAGE, "what to launch is missing: lockstep launch [options] -- train -c FILE ...");
     if (o->hostfile && o->discover)
         return LS_FAIL(LS_USAGE, "--hostfile and --discover both say where ranks run; give one of them");
-    if (o->ranks > INT32_MAX || (o->ranks > 0 && o->min_ranks > o->ranks))
+    if (o->ranks > 0 && o->min_ranks > o->ranks)
         return LS_FAIL(LS_USAGE, "--min-ranks %lld and --ranks %lld leave nothing to choose",
             (long long)o->min_ranks, (long long)o->ranks);
     return LS_OK;
@@ -65,29 +65,44 @@ static LsStatus find_program(char path[LS_PATH_MAX])
 }
 
 // getopt rearranges what it reads, and the ranks' arguments are read here and given to them.
-static LsStatus find_run(const LsInvocation *invocation, char run_dir[LS_PATH_MAX], int64_t *batch)
+static LsStatus find_run(const LsInvocation *invocation, char run_dir[LS_PATH_MAX], LsConfig *config)
 {
     size_t count = (size_t)invocation->input_count;
     char **copy = calloc(count + 1, sizeof *copy);
     if (!copy)
         return LS_FAIL(LS_INTERNAL, "out of memory reading the arguments");
     memcpy(copy, invocation->inputs, count * sizeof *copy);
-    LsStatus status = ls_train_find_run((int)count, copy, run_dir, batch);
+    LsStatus status = ls_train_find_run((int)count, copy, run_dir, config);
     free(copy);
     return status;
+}
+
+// Hosts may come until they have more slots than the run has lanes, which is no reason for it to fail.
+static LsStatus bound_ranks(LsSuperviseOptions *o, int64_t lanes)
+{
+    bool elastic = o->hostfile || o->discover;
+    int64_t asked = o->ranks > 0 ? o->ranks : o->min_ranks;
+    if (asked > lanes)
+        return LS_FAIL(LS_CONFIG,
+            "%lld ranks cannot share train.lanes = %lld lanes: start at most %lld ranks or raise train.lanes",
+            (long long)asked, (long long)lanes, (long long)lanes);
+    if (o->ranks == 0)
+        o->ranks = elastic ? lanes : o->min_ranks;
+    return LS_OK;
 }
 
 static LsStatus run(LsInvocation *invocation)
 {
     LsSuperviseOptions options = {.min_ranks = 1, .max_restarts = 10, .grace = 60, .settle = 30};
     char run_dir[LS_PATH_MAX], program[LS_PATH_MAX];
+    LsConfig config;
     LS_TRY(read_arguments(invocation, &options));
     if (invocation->helped)
         return LS_OK;
-    LS_TRY(find_run(invocation, run_dir, &options.batch));
+    LS_TRY(find_run(invocation, run_dir, &config));
+    LS_TRY(bound_ranks(&options, config.train.lanes));
     LS_TRY(find_program(program));
-    if (options.ranks == 0 && !options.hostfile && !options.discover)
-        options.ranks = options.min_ranks;
+    options.batch = config.train.batch;
     options.program = program;
     options.arguments = invocation->inputs;
     options.run_dir = run_dir;

@@ -109,18 +109,15 @@ static LsStatus prepare(const TrainArguments *a, LsConfig *config, char run_dir[
     return LS_OK;
 }
 
-LsStatus ls_train_find_run(int argc, char **argv, char run_dir[LS_PATH_MAX], int64_t *batch)
+LsStatus ls_train_find_run(int argc, char **argv, char run_dir[LS_PATH_MAX], LsConfig *config)
 {
     LsInvocation invocation = {.command = &ls_command_train, .argc = argc, .argv = argv};
     TrainArguments arguments = {.resume = "auto"};
-    LsConfig config;
     LS_TRY(read_arguments(&invocation, &arguments));
     if (invocation.helped || arguments.dry_run)
         return LS_FAIL(
             LS_USAGE, "train %s needs no launch: run it alone", invocation.helped ? "--help" : "--dry-run");
-    LS_TRY(prepare(&arguments, &config, run_dir));
-    *batch = config.train.batch;
-    return LS_OK;
+    return prepare(&arguments, config, run_dir);
 }
 
 static LsStatus run(LsInvocation *invocation)

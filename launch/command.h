@@ -52,9 +52,9 @@ bool ls_invocation_speaks(const LsInvocation *invocation);
 // threads are started. Other processes pass through. Failures are those of ls_pulse_open.
 LsStatus ls_supervised_enter(LsInvocation *invocation);
 
-// Where `lockstep train` with these arguments (argv[0] is "train") has its run, and its samples of a step.
+// Where `lockstep train` with these arguments (argv[0] is "train") has its run, and how it is configured.
 // Fails as the ranks would: LS_USAGE, LS_CONFIG, LS_NO_INPUT.
-LsStatus ls_train_find_run(int argc, char **argv, char run_dir[LS_PATH_MAX], int64_t *batch);
+LsStatus ls_train_find_run(int argc, char **argv, char run_dir[LS_PATH_MAX], LsConfig *config);
 
 // ---- Arguments ------------------------------------------------------------------------------------------
 

@@ -55,7 +55,7 @@ static bool end_look(LsSupervisor *s, double now, LsStatus *status)
 
 static int at_most(const LsSupervisor *s, int slots)
 {
-    return s->options->ranks > 0 && slots > s->options->ranks ? (int)s->options->ranks : slots;
+    return slots > s->options->ranks ? (int)s->options->ranks : slots;
 }
 
 // Whether the job should be stopped in good order, to go on with another number of ranks.

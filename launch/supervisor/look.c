@@ -189,11 +189,12 @@ void ls_look_cancel(LsLook *l)
     *l = (LsLook){0};
 }
 
-static LsStatus read_answer(const char *text, LsHosts *out)
+static LsStatus read_answer(char *text, LsHosts *out)
 {
     int status = LS_INTERNAL;
     if (strncmp(text, "ok\n", 3) == 0)
         return ls_hosts_read_discovery(text + 3, "the look at the hosts", out);
+    text[strcspn(text, "\n")] = '\0';
     const char *sentence = sscanf(text, "no %d", &status) == 1 ? strchr(text + 3, ' ') : NULL;
     return ls_status_adopt((LsStatus)status, sentence ? sentence + 1 : "the look at the hosts failed");
 }
@@ -227,7 +228,8 @@ bool ls_look_poll(LsLook *l, double now, LsStatus *status, LsHosts *out)
     if (over)
         *status = l->text ? read_answer(l->text, out) : LS_FAIL(LS_INTERNAL, "out of memory listing hosts");
     else
-        *status = LS_FAIL(LS_UNAVAILABLE, "the look at the hosts took more than %g s", LOOK_SECONDS);
+        *status = LS_FAIL(
+            LS_UNAVAILABLE, "the hosts are not known after %g s: --discover or --probe hangs", LOOK_SECONDS);
     ls_look_cancel(l);
     return true;
 }

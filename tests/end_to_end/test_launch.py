@@ -117,6 +117,9 @@ class Ends(Launch):
     def test_too_many_ranks(self):
         result = self.finish(start(self, ["--ranks", 9], "run"), 78)
         self.assert_refused(result, "9 ranks", "train.lanes")
+        self.assertEqual(result.stderr.count("\n"), 1, "refused before ranks are started")
+        self.assert_refused(self.finish(start(self, ["--ranks", 10**11], "run"), 78), "train.lanes")
+        self.assert_refused(self.finish(start(self, ["--min-ranks", 9, "--discover", "echo a"], "run"), 78), "9 ranks")
 
     def test_max_time_ends_the_launch(self):
         result = self.finish(start(self, ["--ranks", 2], "run", ["--set", "train.max_time=0.5"]), 75)
@@ -280,11 +283,18 @@ class Hosts(Launch):
         self.assertEqual(sizes, [2, 4, 1][:len(sizes)])
         self.assertGreaterEqual(len(sizes), 2)
 
+    def test_more_slots_than_lanes(self):
+        process = start(self, ["--discover", "echo localhost:100"], "run")
+        self.finish(process)
+        self.assertEqual(self.status("run")["world_size"], 8)
+        self.assert_same_bits("run")
+
     def test_waits_for_enough(self):
         self.write("hosts", "localhost:1\n")
         process = start(self, ["--min-ranks", 2, "--hostfile", "file"], "run")
         result = self.finish(process, 66)
         self.assert_refused(result, "file")
+        self.assertEqual(result.failures[0], result.failures[0].strip())
         self.write("file", "localhost slots=1\n")
         process = start(self, ["--min-ranks", 2, "--hostfile", "file"], "run")
         time.sleep(0.5)

@@ -8,7 +8,7 @@
 #include "base/status.h"
 
 typedef struct LsSuperviseOptions {
-    int64_t ranks;        // at most; 0: as many as there are slots
+    int64_t ranks;        // at most
     int64_t min_ranks;    // with fewer slots it waits
     int64_t max_restarts; // without progress, which is a newer durable checkpoint
     const char *hostfile; // of these two one at most; none: this host
