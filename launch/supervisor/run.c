@@ -115,11 +115,13 @@ static void describe_end(const LsSupervisor *s, const LsJobOutcome *o, char *tex
 }
 
 // Of a job that was asked to stop and ended before it had.
-static void describe_hurry(const LsSupervisor *s, const char *step, char *text, size_t size)
+static void describe_hurry(const LsSupervisor *s, const char *step, const char *end, char *text, size_t size)
 {
     if (s->impatient)
         snprintf(text, size,
             "ended in %s by the second SIGINT: run again to go on from the newest checkpoint", step);
+    else if (s->finding.kind != LS_FINDING_NONE)
+        snprintf(text, size, "asked to stop, the job was ended in %s: %s; run again to go on", step, end);
     else
         snprintf(text, size, "the job did not save within --grace %g s: it was ended in %s",
             s->options->grace, step);
@@ -141,7 +143,7 @@ static LsStatus finish(LsSupervisor *s, const LsJobOutcome *o, const LsDecision 
     if (decision->why)
         snprintf(message, sizeof message, "the job %s, in %s: %s", decision->why, step, end);
     else if (o->asked && status != LS_STOPPED && o->end == LS_JOB_HUNG)
-        describe_hurry(s, step, message, sizeof message);
+        describe_hurry(s, step, end, message, sizeof message);
     else if (status == LS_STOPPED && o->code != decision->code)
         snprintf(message, sizeof message, "asked to stop before the first step: run again to go on");
     else

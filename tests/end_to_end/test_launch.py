@@ -240,6 +240,15 @@ class Disturbed(Launch):
         self.finish(start(self, ["--ranks", 2], "run"))
         self.assert_same_bits("run")
 
+    def test_hangs_when_asked_to_stop(self):
+        """Not the time that it was given was too short."""
+        process = self.begin("run", 30)
+        os.kill(ranks_of(process)[1], signal.SIGSTOP)
+        process.terminate()
+        result = self.finish(process, 124)
+        self.assert_refused(result, "a rank stopped: rank 1", "run again")
+        self.assertNotIn("--grace", result.stderr)
+
     def test_fails_twice_at_one_step(self):
         self.write("run.yaml", CONFIG.replace("every: 20, keep_last", "every: 8, keep_last"))
         process = start(self, ["--ranks", 2], "run", env={"LD_PRELOAD": ABORT, "ABORT_AT_STEP": "12"})
