@@ -139,7 +139,9 @@ static const char reference_head[] =
     "| numeric | is allowed; the weights from there on differ from those of the undisturbed run, and an "
     "event "
     "records the change |\n"
-    "| free | is allowed; with `collectives.reduction: exact` no bit of the weights depends on it |\n";
+    "| free | is allowed; with `collectives.reduction: exact` no bit of the weights depends on it; "
+    "`checkpoint.every` and "
+    "`train.max_skipped` count as numeric with `guard.action: rollback` |\n";
 
 static const char *const class_names[] = {
     [LS_CLASS_IDENTITY] = "identity",

@@ -92,6 +92,16 @@ static LsStatus choose_newest(LsTrainer *t, LsCheckpoint **out)
 
 // ---- Whether the run may go on from it ------------------------------------------------------------------
 
+// A rollback goes to a multiple of checkpoint.every, and comes after train.max_skipped steps without numbers:
+// then these two decide bits.
+static bool is_free(const LsOption *option, const LsConfig *before, const LsConfig *now)
+{
+    bool goes_back = before->guard.action == LS_GUARD_ROLLBACK && now->guard.action == LS_GUARD_ROLLBACK;
+    bool decides =
+        strcmp(option->name, "checkpoint.every") == 0 || strcmp(option->name, "train.max_skipped") == 0;
+    return option->class_ == LS_CLASS_FREE && !(goes_back && decides);
+}
+
 static LsStatus compare_options(LsTrainer *t, const LsConfig *before, json_t *changes)
 {
     size_t count = 0;
@@ -100,7 +110,7 @@ static LsStatus compare_options(LsTrainer *t, const LsConfig *before, json_t *ch
         char old_value[LS_CONFIG_TEXT], new_value[LS_CONFIG_TEXT];
         ls_option_text(before, &options[i], old_value, sizeof old_value);
         ls_option_text(t->config, &options[i], new_value, sizeof new_value);
-        if (strcmp(old_value, new_value) == 0 || options[i].class_ == LS_CLASS_FREE)
+        if (strcmp(old_value, new_value) == 0 || is_free(&options[i], before, t->config))
             continue;
         if (options[i].class_ == LS_CLASS_IDENTITY)
             return LS_FAIL(LS_CHECKPOINT,

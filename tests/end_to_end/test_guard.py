@@ -132,6 +132,16 @@ class Spikes(GuardCase):
         self.assertEqual({event["to"] for event in rollbacks}, {0})
         self.assertEqual(sorted(self.losses("run")), list(range(1, 21)))
 
+    def test_rollback_by_another_interval(self):
+        """What is free elsewhere decides here where to go back, and a resume says so."""
+        back = "guard.action=rollback"
+        self.train("run", 0, back, "train.max_time=0.001", code=75)
+        result = self.train("run", 2, back, "checkpoint.every=10", "train.max_skipped=5")
+        for option in ("checkpoint.every", "train.max_skipped"):
+            self.assertIn(f"resuming with another {option}", result.stderr)
+        self.train("skip", 0, "train.max_time=0.001", code=75)
+        self.assertNotIn("resuming with another", self.train("skip", 2, "checkpoint.every=10").stderr)
+
     def test_limit(self):
         """Too many are a run that diverges."""
         for action, word, ranks in (("skip", "spikes", 0), ("rollback", "rollbacks", 2)):
