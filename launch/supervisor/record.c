@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,6 +22,21 @@ static const double WAIT_SECONDS = 20;
 // Within this long a process that dies in reach is gone.
 static const double RELEASE_SECONDS = 1;
 
+// Takes the signals that have come: they are blocked here, and one that was left would end this process when
+// it lets them through again.
+static bool asked_to_stop(void)
+{
+    static const int asking[] = {SIGTERM, SIGINT, SIGUSR1, SIGUSR2, SIGHUP};
+    sigset_t set;
+    bool asked = false;
+    sigemptyset(&set);
+    for (size_t i = 0; i < sizeof asking / sizeof *asking; i++)
+        sigaddset(&set, asking[i]);
+    while (sigtimedwait(&set, NULL, &(struct timespec){0}) > 0)
+        asked = true;
+    return asked;
+}
+
 // Takes the lock on RUN/name, trying for a while. fd -1: there is no such file.
 static LsStatus wait_for_lock(const char *run_dir, const char *name, int flags, int *fd)
 {
@@ -31,17 +47,22 @@ static LsStatus wait_for_lock(const char *run_dir, const char *name, int flags, 
         return errno == ENOENT ? LS_OK : LS_FAIL(LS_IO, "cannot open %s: %s", path, strerror(errno));
     double end = ls_clock_seconds() + WAIT_SECONDS;
     while (flock(*fd, LOCK_EX | LOCK_NB) != 0) {
-        if (errno == EWOULDBLOCK && ls_clock_seconds() < end) {
+        int error = errno;
+        bool stops = asked_to_stop();
+        if (error == EWOULDBLOCK && ls_clock_seconds() < end && !stops) {
             nanosleep(&(struct timespec){.tv_nsec = 50 * 1000 * 1000}, NULL);
             continue;
         }
-        int error = errno;
         ssize_t got = pread(*fd, holder, sizeof holder - 1, 0);
         holder[got > 0 ? strcspn(holder, "\n") : 0] = '\0';
         close(*fd);
         *fd = -1;
         if (error != EWOULDBLOCK)
             return LS_FAIL(LS_IO, "cannot lock %s: %s", path, strerror(error));
+        if (stops)
+            return LS_FAIL(LS_STOPPED,
+                "asked to stop while waiting for %s, which is in use (%s): run again to go on", run_dir,
+                holder);
         return LS_FAIL(LS_IO,
             "%s is in use (%s holds process, host and attempt: %s); stop it or choose another run directory",
             run_dir, name, holder);

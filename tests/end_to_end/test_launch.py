@@ -1,6 +1,7 @@
 """lockstep launch: whatever happens to ranks, launcher and supervisor, the run ends with the bits of the undisturbed one."""
 
 import ctypes
+import fcntl
 import hashlib
 import hmac
 import os
@@ -219,6 +220,20 @@ class Disturbed(Launch):
         self.finish(process)
         self.restart("run", "ranks were asked to stop")
         self.assert_same_bits("run")
+
+    def test_asked_to_stop_while_waiting(self):
+        """For another launch of the run, which may last."""
+        lock = self.write("run/launch.lock", "4711 elsewhere 0\n")
+        with open(lock, encoding="utf-8") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            process = start(self, ["--ranks", 2], "run")
+            end = time.monotonic() + harness.DEADLINE
+            while not any(os.path.samefile(fd, lock) for fd in pathlib.Path(f"/proc/{process.pid}/fd").glob("*")
+                          if fd.exists()):
+                self.assertLess(time.monotonic(), end, "it does not look at the lock")
+                time.sleep(0.02)
+            process.send_signal(signal.SIGINT)
+            self.assert_refused(self.finish(process, 75), "run", "4711 elsewhere", "run again")
 
     def test_impatience(self):
         """Another Ctrl-C does not wait for a job that does not save, here because its launcher does not tell it to."""
