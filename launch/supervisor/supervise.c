@@ -285,6 +285,7 @@ static LsStatus open_supervisor(LsSupervisor *s)
 
 static void close_supervisor(LsSupervisor *s)
 {
+    ls_scratch_sweep(); // of launches whose ranks were still dying when they were over
     ls_look_cancel(&s->look);
     ls_listener_close(&s->listener);
     ls_watch_free(&s->watch);
