@@ -112,7 +112,7 @@ static LsStatus validate_stop(const LsConfig *config)
 static LsStatus validate_guard(const LsConfig *config)
 {
     bool goes_back = config->guard.action == LS_GUARD_ROLLBACK;
-    if (goes_back && (config->checkpoint.every == 0 || config->checkpoint.policy != LS_CHECKPOINT_STEPS))
+    if (goes_back && (config->checkpoint.every == 0 || config->checkpoint.policy != LS_SAVE_STEPS))
         return LS_FAIL(LS_CONFIG,
             "guard.action is rollback, which needs checkpoints at fixed steps; set checkpoint.every above 0 "
             "and checkpoint.policy to steps");

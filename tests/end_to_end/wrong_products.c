@@ -2,8 +2,11 @@
 // that fails.
 //
 //   WRONG_RANK          the rank; without MPI it is 0
-//   WRONG_PRODUCTS=A-B  products A to B of the process, the first one is 0, have a wrong bit
-//   WRONG_SLEEP=N       every product takes N microseconds more
+//   WRONG_PRODUCTS=A-B  products A to B of the rank's steps, the first one is 0, have a wrong bit
+//   WRONG_SLEEP=N       every product of a step takes N microseconds more
+//
+// Before its first step a rank measures its processor with as many products as time allows. They are larger
+// than those of a test's model, and do not count.
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE // RTLD_NEXT
 #endif
@@ -19,6 +22,10 @@
 
 typedef dnnl_status_t Execute(const_dnnl_primitive_t, dnnl_stream_t, int, const dnnl_exec_arg_t *);
 typedef dnnl_status_t Handle(const_dnnl_memory_t, void **);
+typedef dnnl_status_t Describe(const_dnnl_memory_t, const void **);
+typedef size_t Size(const void *);
+
+enum { MEASURED_BYTES = 32768 }; // the least result of a product that measures
 
 static bool is_the_rank(void)
 {
@@ -31,6 +38,21 @@ static bool is_wrong(long long product)
     const char *range = getenv("WRONG_PRODUCTS");
     long long first = 0, last = -1;
     return range && sscanf(range, "%lld-%lld", &first, &last) == 2 && first <= product && product <= last;
+}
+
+static bool measures(const dnnl_exec_arg_t *argument, int count)
+{
+    void *describe_symbol = dlsym(RTLD_NEXT, "dnnl_memory_get_memory_desc");
+    void *size_symbol = dlsym(RTLD_NEXT, "dnnl_memory_desc_get_size");
+    const void *description = NULL;
+    Describe *describe;
+    Size *size;
+    memcpy(&describe, &describe_symbol, sizeof describe);
+    memcpy(&size, &size_symbol, sizeof size);
+    for (int i = 0; i < count; i++)
+        if (argument[i].arg == DNNL_ARG_DST && describe(argument[i].memory, &description) == dnnl_success)
+            return size(description) >= MEASURED_BYTES;
+    return false;
 }
 
 // In the first number of the result: a bit of a float's fraction, of a bfloat16's too.
@@ -54,9 +76,9 @@ __attribute__((visibility("default"))) dnnl_status_t dnnl_primitive_execute(
         memcpy(&execute, &symbol, sizeof execute);
     }
     dnnl_status_t status = execute(primitive, stream, count, argument);
-    long long product = products++;
-    if (!is_the_rank())
+    if (!is_the_rank() || measures(argument, count))
         return status;
+    long long product = products++;
     if (is_wrong(product))
         flip(argument, count);
     if (getenv("WRONG_SLEEP"))

@@ -44,11 +44,6 @@ typedef enum LsEvalMetric {
     LS_METRIC_MACRO_F1,
     LS_METRIC_ROC_AUC
 } LsEvalMetric;
-typedef enum LsCheckpointPolicy {
-    LS_CHECKPOINT_STEPS,
-    LS_CHECKPOINT_TIME,
-    LS_CHECKPOINT_AUTO
-} LsCheckpointPolicy;
 typedef enum LsNoticeKind { LS_NOTICE_NONE, LS_NOTICE_EC2, LS_NOTICE_GCP, LS_NOTICE_AZURE } LsNoticeKind;
 typedef enum LsGuardAction { LS_GUARD_SKIP, LS_GUARD_ROLLBACK } LsGuardAction;
 typedef enum LsDeviceKind { LS_DEVICE_AUTO, LS_DEVICE_CPU, LS_DEVICE_CUDA, LS_DEVICE_REF } LsDeviceKind;
