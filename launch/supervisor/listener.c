@@ -9,12 +9,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 // A stranger that has not sent one good record by then is shown out.
 static const double STRANGER_SECONDS = 5;
-enum { RECORDS_A_TURN = 16, ACCEPTS_A_TURN = 64, BACKLOG = 512 };
+enum { RECORDS_A_TURN = 16, ACCEPTS_A_TURN = 64, BACKLOG = 512, FILES_WANTED = 8192 };
 
 // ---- Opening --------------------------------------------------------------------------------------------
 
@@ -75,10 +76,21 @@ static LsStatus describe(LsListener *l)
     return LS_OK;
 }
 
+// Each rank is a connection, and the usual limit on open files is for fewer. What is started inherits it.
+static void raise_limit(void)
+{
+    struct rlimit files;
+    if (getrlimit(RLIMIT_NOFILE, &files) != 0 || files.rlim_cur >= FILES_WANTED)
+        return;
+    files.rlim_cur = files.rlim_max < FILES_WANTED ? files.rlim_max : FILES_WANTED;
+    setrlimit(RLIMIT_NOFILE, &files);
+}
+
 LsStatus ls_listener_open(const char *interface, LsListener *out)
 {
     LsListener made = {.fd = -1};
     struct sockaddr_storage name = {0};
+    raise_limit();
     if (interface) {
         LS_TRY(find_address(interface, &name));
     } else {
@@ -148,8 +160,17 @@ static void drop(LsListener *l, size_t i)
     l->connection[i] = l->connection[--l->count];
 }
 
+// Ranks that have not come yet: all of them may connect before the first one's record is read.
+static size_t count_missing(const LsWatch *watch)
+{
+    size_t missing = 0;
+    for (uint32_t r = 0; r < watch->ranks; r++)
+        missing += !watch->rank[r].connected;
+    return missing;
+}
+
 // Makes room among those that have not proved themselves: who has had the longest time goes.
-static void limit_strangers(LsListener *l)
+static void limit_strangers(LsListener *l, size_t most)
 {
     size_t strangers = 0, oldest = 0;
     for (size_t i = 0; i < l->count; i++) {
@@ -158,7 +179,7 @@ static void limit_strangers(LsListener *l)
         if (strangers++ == 0 || l->connection[i].since < l->connection[oldest].since)
             oldest = i;
     }
-    if (strangers > LS_STRANGERS_MAX) {
+    if (strangers > most) {
         l->dropped++;
         drop(l, oldest);
     }
@@ -177,8 +198,9 @@ static bool reserve(LsListener *l)
     return true;
 }
 
-static void accept_all(LsListener *l, double now)
+static void accept_all(LsListener *l, const LsWatch *watch, double now)
 {
+    size_t strangers = LS_STRANGERS_MAX + count_missing(watch);
     for (int turn = 0; turn < ACCEPTS_A_TURN; turn++) {
         int fd = accept4(l->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
         if (fd < 0)
@@ -188,7 +210,7 @@ static void accept_all(LsListener *l, double now)
             return;
         }
         l->connection[l->count++] = (LsConnection){.fd = fd, .rank = -1, .since = now};
-        limit_strangers(l);
+        limit_strangers(l, strangers);
     }
 }
 
@@ -239,7 +261,7 @@ static Reading read_records(LsListener *l, LsConnection *c, LsWatch *watch, doub
 
 void ls_listener_serve(LsListener *l, LsWatch *watch, double now)
 {
-    accept_all(l, now);
+    accept_all(l, watch, now);
     for (size_t i = l->count; i-- > 0;) {
         LsConnection *c = &l->connection[i];
         Reading reading = read_records(l, c, watch, now);

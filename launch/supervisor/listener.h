@@ -7,7 +7,10 @@
 
 #include "watch.h"
 
-enum { LS_STRANGERS_MAX = 32, LS_ADDRESS_MAX = 80 };
+enum {
+    LS_STRANGERS_MAX = 32, // connections beside those of ranks
+    LS_ADDRESS_MAX = 80
+};
 
 typedef struct LsConnection {
     int fd;

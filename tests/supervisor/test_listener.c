@@ -12,6 +12,7 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -85,7 +86,7 @@ static bool is_closed(int fd)
 static void serve_all(void)
 {
     for (int ready = 1; ready > 0;) {
-        struct pollfd polled[64];
+        struct pollfd polled[256];
         ready = poll(polled, (nfds_t)ls_listener_poll(&listener, polled), 20);
         ls_listener_serve(&listener, &watch, now);
     }
@@ -226,7 +227,7 @@ static void test_silent(void **state)
         ls_listener_serve(&listener, &watch, now);
     }
     serve_all();
-    assert_true(listener.count <= LS_STRANGERS_MAX + 1);
+    assert_true(listener.count <= LS_STRANGERS_MAX + 2); // and the two ranks, of which one is there
     now += 6;
     serve_all();
     assert_int_equal(listener.count, 1);
@@ -237,6 +238,37 @@ static void test_silent(void **state)
         close(many[i]);
     close(half);
     close(rank);
+}
+
+// All ranks connect before any of them says something, with the limit on open files that shells have.
+static void test_many_ranks(void **state)
+{
+    (void)state;
+    enum { RANKS = 200 };
+    struct rlimit before, few;
+    int fd[RANKS];
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+    few = (struct rlimit){.rlim_cur = 256, .rlim_max = before.rlim_max};
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &few), 0);
+    end(NULL);
+    begin(NULL);
+    ls_watch_free(&watch);
+    assert_int_equal(ls_watch_begin(&watch, RANKS, now), LS_OK);
+    for (uint32_t r = 0; r < RANKS; r++) {
+        fd[r] = connect_to();
+        ls_listener_serve(&listener, &watch, now);
+    }
+    for (uint32_t r = 0; r < RANKS; r++) {
+        LsPulseRecord record = good(r, 1);
+        record.ranks = RANKS;
+        send_record(fd[r], record, listener.key);
+    }
+    serve_all();
+    assert_true(ls_watch_all_connected(&watch));
+    assert_int_equal(listener.dropped, 0);
+    for (uint32_t r = 0; r < RANKS; r++)
+        close(fd[r]);
+    setrlimit(RLIMIT_NOFILE, &before);
 }
 
 static void test_addresses(void **state)
@@ -260,6 +292,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_replayed, begin, end),
         cmocka_unit_test_setup_teardown(test_change_of_rank, begin, end),
         cmocka_unit_test_setup_teardown(test_silent, begin, end),
+        cmocka_unit_test_setup_teardown(test_many_ranks, begin, end),
         cmocka_unit_test_setup_teardown(test_addresses, begin, end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
