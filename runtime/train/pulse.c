@@ -8,7 +8,6 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -20,6 +19,7 @@
 
 #include "base/clock.h"
 #include "base/memory.h"
+#include "base/thread.h"
 
 enum { BEAT_MILLISECONDS = 500, GONE_MILLISECONDS = 10000, WARM_UP_STEPS = 3, CONNECT_MILLISECONDS = 2000 };
 
@@ -188,9 +188,7 @@ static void leave(const LsPulse *p)
 static void *beat(void *context)
 {
     LsPulse *p = context;
-    cpu_set_t all; // a launcher binds a rank to one core, which the main thread keeps busy
-    memset(&all, 0xff, sizeof all);
-    sched_setaffinity(0, sizeof all, &all);
+    ls_thread_unbind();
     struct pollfd events[] = {{.fd = p->wake[0], .events = POLLIN}, {.fd = p->fd, .events = POLLIN}};
     for (;;) {
         bool lost = !send_record(p);

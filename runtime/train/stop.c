@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +11,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/thread.h"
 #include "notices.h"
 
 static const double LOOK_SECONDS = 1;
@@ -91,18 +91,10 @@ static bool wait_a_while(LsStopWatch *watch)
     return !ends;
 }
 
-// The rank is bound to a core, which is not this thread's to use.
-static void unbind(void)
-{
-    cpu_set_t all;
-    memset(&all, 0xff, sizeof all);
-    sched_setaffinity(0, sizeof all, &all);
-}
-
 static void *run(void *argument)
 {
     Watcher *watcher = argument;
-    unbind();
+    ls_thread_unbind();
     do
         watcher->look(watcher);
     while (!atomic_load(&watcher->found) && wait_a_while(watcher->watch));
