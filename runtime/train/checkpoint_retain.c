@@ -177,6 +177,8 @@ static bool keep_two_good(
 static LsStatus remove_others(
     const LsRunDir *run, const LsRetention *retention, const int64_t *step, size_t count, const bool *kept)
 {
+    // Reading checkpoints may have taken long; a newer attempt chooses what it keeps.
+    LS_TRY(ls_run_dir_require_current(run));
     for (size_t i = 0; i < count; i++) {
         if (kept[i])
             continue;

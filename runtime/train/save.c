@@ -168,16 +168,6 @@ static LsStatus write_array(LsSave *save, Output *out, size_t a)
     return LS_OK;
 }
 
-// fallocate, where the file system can; elsewhere writing finds out.
-static LsStatus reserve(const LsSave *save, int fd)
-{
-    uint64_t size = save->form->manifest.file_size;
-    if (fallocate(fd, 0, 0, (off_t)size) == 0 || errno == EOPNOTSUPP || errno == ENOSYS)
-        return LS_OK;
-    return LS_FAIL(LS_IO, "cannot reserve %llu bytes for %s: %s; free space or keep fewer checkpoints",
-        (unsigned long long)size, save->file, strerror(errno));
-}
-
 static LsStatus write_gap(void *context, char *bytes, size_t size, uint64_t offset)
 {
     const Output *out = context;
@@ -187,7 +177,7 @@ static LsStatus write_gap(void *context, char *bytes, size_t size, uint64_t offs
 static LsStatus write_all(LsSave *save, Output *out)
 {
     if (save->form->rank == 0) {
-        LS_TRY(reserve(save, out->buffered));
+        LS_TRY(ls_save_reserve(out->buffered, save->file, save->form->manifest.file_size));
         LS_TRY(ls_save_form_each_gap(save->form, write_gap, out));
     }
     for (size_t a = 0; a < save->form->arrays; a++)

@@ -27,6 +27,18 @@ LsStatus ls_save_temporary_path(const LsRunDir *run, const char *kind, int64_t s
     return ls_path_join(path, run->path, name);
 }
 
+LsStatus ls_save_reserve(int fd, const char *path, uint64_t size)
+{
+    int error;
+    do // a process that is stopped and continued is interrupted, too
+        error = fallocate(fd, 0, 0, (off_t)size) == 0 ? 0 : errno;
+    while (error == EINTR);
+    if (error == 0 || error == EOPNOTSUPP || error == ENOSYS)
+        return LS_OK;
+    return LS_FAIL(LS_IO, "cannot reserve %llu bytes for %s: %s; free space or keep fewer checkpoints",
+        (unsigned long long)size, path, strerror(error));
+}
+
 void ls_save_form_destroy(LsSaveForm *form)
 {
     if (form == NULL)
@@ -140,14 +152,11 @@ static LsStatus describe(LsSaveForm *form, const LsCheckpointContent *content)
 static LsStatus probe_space(const LsManifest *manifest, const char *file)
 {
     enum { STRUCTURE = 1 << 18, STRUCTURE_OF_TENSOR = 1 << 14 };
-    off_t size = STRUCTURE + (off_t)manifest->tensors * STRUCTURE_OF_TENSOR;
+    uint64_t size = STRUCTURE + (uint64_t)manifest->tensors * STRUCTURE_OF_TENSOR;
     int fd = open(file, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (fd < 0)
         return LS_FAIL(LS_IO, "cannot create %s: %s", file, strerror(errno));
-    LsStatus status = LS_OK;
-    if (fallocate(fd, 0, 0, size) != 0 && errno != EOPNOTSUPP && errno != ENOSYS)
-        status = LS_FAIL(LS_IO, "cannot reserve %lld bytes for %s: %s; free space or keep fewer checkpoints",
-            (long long)size, file, strerror(errno));
+    LsStatus status = ls_save_reserve(fd, file, size);
     close(fd);
     if (unlink(file) != 0 && status == LS_OK)
         status = LS_FAIL(LS_IO, "cannot remove %s: %s", file, strerror(errno));

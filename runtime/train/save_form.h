@@ -35,6 +35,9 @@ LsStatus ls_save_temporary_path(const LsRunDir *run, const char *kind, int64_t s
 typedef LsStatus LsSaveGap(void *context, char *bytes, size_t size, uint64_t offset);
 LsStatus ls_save_form_each_gap(const LsSaveForm *form, LsSaveGap *visit, void *context);
 
+// Sets space aside for the file where the file system can; elsewhere writing finds out.
+LsStatus ls_save_reserve(int fd, const char *path, uint64_t size);
+
 // count * size bytes, at least one.
 LsStatus ls_save_allocate(size_t count, size_t size, void *out);
 

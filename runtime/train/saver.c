@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -71,10 +72,8 @@ static void set_failed(LsSaver *saver, LsStatus status)
 static bool copy_piece(Slot *slot)
 {
     size_t pieces = slot->saver->options.pieces, taken = atomic_fetch_add(&slot->taken, 1);
-    if (taken >= pieces) {
-        atomic_store(&slot->taken, pieces);
+    if (taken >= pieces)
         return false;
-    }
     const LsCopyPiece *piece = &slot->piece[taken];
     memcpy(piece->to, piece->from, piece->elements * sizeof *piece->to);
     if (atomic_fetch_add(&slot->copied, 1) + 1 == pieces) {
@@ -252,7 +251,8 @@ static void *run(void *argument)
     LsSaver *saver = argument;
     ls_thread_unbind();
     pthread_mutex_lock(&saver->lock);
-    while (!saver->ending) {
+    // What every rank has written becomes a checkpoint, also of a run that ends because of something else.
+    while (!saver->ending || find_slot(saver, LS_SLOT_GATHERED)) {
         Slot *slot = NULL;
         bool urgent = has_urgent(saver), found = !urgent && saver->failed == LS_OK && take_work(saver, &slot);
         if (!urgent && !found) {
@@ -286,7 +286,12 @@ static LsStatus start(LsSaver *saver)
         slot->save->context = slot;
         slot->piece = saver->options.piece[i];
     }
+    // Signals that ask the run to stop are the main thread's: they would end what this one waits for.
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
     int error = pthread_create(&saver->thread, NULL, run, saver);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (error != 0)
         return LS_FAIL(LS_INTERNAL, "cannot start the thread that writes checkpoints: %s", strerror(error));
     saver->started = true;
@@ -377,8 +382,8 @@ LsStatus ls_saver_begin(
     slot->best = best;
     slot->abandoned = false;
     slot->number = saver->begun++;
-    atomic_store(&slot->taken, 0);
     atomic_store(&slot->copied, 0);
+    atomic_store(&slot->taken, 0); // from now on the thread may take pieces, whatever slot it looked for
     hand_over(saver, index, slot->piece ? LS_SLOT_READY : LS_SLOT_BEGUN);
     return LS_OK;
 }

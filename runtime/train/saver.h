@@ -46,8 +46,8 @@ typedef struct LsSaverOptions {
 typedef struct LsSaver LsSaver;
 LsStatus ls_saver_create(const LsSaverOptions *options, LsSaver **out); // starts the thread
 
-// Ends the thread: what is not durable then will never be. Nothing is removed, since other ranks may still
-// write.
+// Ends the thread, which puts gathered saves in their place first: what is not durable then will never be.
+// Nothing is removed, since other ranks may still write.
 void ls_saver_end(LsSaver *saver);
 void ls_saver_destroy(LsSaver *saver); // ends it first; NULL is fine
 

@@ -80,11 +80,14 @@ LsStatus ls_saving_create(LsTrainer *t)
     return ls_comm_agree(t->comm, create_saver(t));
 }
 
+static LsStatus report_checkpoints(LsTrainer *t);
+
 // Rank 0, when no rank writes any more.
-static void discard_unfinished(LsTrainer *t)
+static void close_saves(LsTrainer *t)
 {
     char message[LS_FAILURE_MAX]; // why the run ends is the better sentence
     snprintf(message, sizeof message, "%s", ls_status_message());
+    (void)report_checkpoints(t);
     for (size_t i = 0; i < t->saving.slots; i++) {
         LsSlotState state = ls_saver_state(t->saving.saver, i);
         if (state != LS_SLOT_FREE && state != LS_SLOT_PUT)
@@ -101,7 +104,7 @@ void ls_saving_destroy(LsTrainer *t)
         if (in_flight(t) > 0)
             (void)ls_comm_barrier(t->comm);
         if (is_first(t))
-            discard_unfinished(t);
+            close_saves(t);
     }
     ls_saver_destroy(saving->saver);
     for (size_t i = saving->slots; i-- > 0;)
@@ -261,12 +264,12 @@ static LsStatus run_round(LsTrainer *t, Round *all)
     mine.busy = is_first(t) && t->saving.reported < t->saving.gathered;
     mine.tidying = is_first(t) && ls_saver_tidying(t->saving.saver);
     LS_TRY(share(t, &mine, all));
-    if (all->failed) {
-        if (t->failed != LS_OK)
-            ls_status_adopt(t->failed, t->failure);
-        return ls_comm_agree(t->comm, t->failed);
-    }
-    return ls_trainer_save_learn(t, all->unsaved);
+    LS_TRY(ls_trainer_save_learn(t, all->unsaved));
+    if (!all->failed)
+        return LS_OK;
+    if (t->failed != LS_OK)
+        ls_status_adopt(t->failed, t->failure);
+    return ls_comm_agree(t->comm, t->failed);
 }
 
 // This rank has something to wait for, or is the one that the others wait for.
@@ -424,7 +427,11 @@ LsStatus ls_trainer_save_clear(LsTrainer *t)
     Round all;
     ls_saver_hurry(t->saving.saver, true);
     keep_failure(t, finish_copies(t));
-    LS_TRY(run_round(t, &all));
+    uint64_t oldest;
+    do { // what the ranks say is about the oldest one
+        oldest = t->saving.gathered;
+        LS_TRY(run_round(t, &all));
+    } while (t->saving.gathered > oldest && in_flight(t) > 0);
     if (in_flight(t) == 0)
         return LS_OK;
     return abandon(t, t->saving.gathered + (all.behind ? 0 : 1));

@@ -10,7 +10,8 @@
 //
 // begun and gathered are alike on all ranks at any place in the program, so every rank decides alike what to
 // do next. What fails on a rank (a full disk, a newer attempt) is kept in trainer->failed, which its next
-// vote carries, or the next wait: all ranks end with its sentence.
+// vote carries, or the next wait: all ranks end with its sentence. What every rank has written by then still
+// becomes a checkpoint.
 #ifndef LOCKSTEP_TRAIN_SAVING_H
 #define LOCKSTEP_TRAIN_SAVING_H
 
@@ -41,8 +42,8 @@ typedef struct LsSaving {
 // left unfinished.
 LsStatus ls_saving_create(LsTrainer *trainer);
 
-// Ends the thread; saves that are not durable are gone when this returns. Collective, comes before the arenas
-// and the device go; a trainer without saving is fine.
+// Ends the thread; saves that are not durable on all ranks are gone when this returns. Collective, comes
+// before the arenas and the device go; a trainer without saving is fine.
 void ls_saving_destroy(LsTrainer *trainer);
 
 // Begins a save of the state as it is; never twice of one step while the first is in flight. Waits when as

@@ -171,6 +171,7 @@ LsStatus ls_trainer_read(LsTrainer *t, LsVotes *votes)
     ls_trace_end(t->trace);
     const LsStepOutcome *outcome = &t->outcomes.host[slot];
     if (outcome->votes.error != LS_OK) {
+        LS_TRY(ls_trainer_save_learn(t, outcome->votes.unsaved));
         if (t->failed != LS_OK)
             ls_status_adopt(t->failed, t->failure);
         return ls_comm_agree(t->comm, t->failed);

@@ -294,23 +294,26 @@ static void a_full_disk_ends_the_run(void **state)
     disk.run[0] = '\0';
     assert_non_null(strstr(ls_status_message(), "step-00000060"));
     assert_non_null(strstr(ls_status_message(), "No space left"));
-    assert_in_range(count_checkpoints(run), 1, 2); // the second may still have been on its way
+    assert_int_equal(count_checkpoints(run), 2);
     assert_true(has_text(run, "status.json", "\"failed\""));
+    assert_true(has_text(run, "status.json", "step-00000040"));
     // There is space again.
     require_ok(train(&config, "full", NULL, run));
     require_same(counted, run, 60);
 }
 
-// A signal comes while a save is being written: that save ends or is given up, the stop's own is there.
+// A signal comes while the second save is being written: that save ends or is given up, the stop's own is
+// there. With two in flight at most, the run is then no further than the step of the fourth, however slow the
+// disk is.
 static void a_stop_during_a_save(void **state)
 {
     (void)state;
-    LsConfig config = small_config("fp32", "400");
+    LsConfig config = small_config("fp32", "600");
     char whole[LS_PATH_MAX], stopped[LS_PATH_MAX];
     set(&config, "checkpoint.every", "100");
     watch_disk("whole", 0, 0, 0);
     require_ok(train(&config, "whole", NULL, whole));
-    int writes = disk.writes / 4; // of one save
+    int writes = disk.writes / 6; // of one save
     for (int part = 1; part < 8; part += 3) {
         char name[32];
         snprintf(name, sizeof name, "stopped-%d", part);
@@ -319,7 +322,7 @@ static void a_stop_during_a_save(void **state)
         disk.run[0] = '\0';
         assert_true(has_text(stopped, "status.json", "\"preempted\""));
         require_ok(train(&config, name, NULL, stopped));
-        require_same(whole, stopped, 400);
+        require_same(whole, stopped, 600);
     }
 }
 
