@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -283,9 +284,20 @@ static LsStatus open_supervisor(LsSupervisor *s)
     return LS_OK;
 }
 
+// Ranks of a launch that was killed may still be dying, and hold what is to be removed until they are dead.
+static void sweep_at_the_end(const LsSupervisor *s)
+{
+    enum { LOOKS = 100 };
+    ls_scratch_sweep();
+    for (int i = 0; i < LOOKS && ls_directory_exists(s->job.scratch); i++) {
+        nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
+        ls_scratch_sweep();
+    }
+}
+
 static void close_supervisor(LsSupervisor *s)
 {
-    ls_scratch_sweep(); // of launches whose ranks were still dying when they were over
+    sweep_at_the_end(s);
     ls_look_cancel(&s->look);
     ls_listener_close(&s->listener);
     ls_watch_free(&s->watch);
