@@ -28,6 +28,9 @@ static const double CONNECT_SECONDS = 10; // a host's network may come up a litt
 // How much of the longest usual time between two moves is left after one that took no time.
 static const double FADING = 0.99;
 
+// Between two records of steps; more where there are many ranks to be heard.
+static const double NUDGE_SECONDS = 0.05, NUDGE_SECONDS_A_RANK = 1e-4;
+
 struct LsPulse {
     int fd;
     uint8_t key[LS_PULSE_KEY];
@@ -35,7 +38,7 @@ struct LsPulse {
     pthread_mutex_t sending;
     pthread_t thread;
     bool started;
-    int wake[2]; // a pipe: closing its end ends the thread
+    int wake[2]; // a pipe: a byte has the thread send at once, closing its end ends it
 
     const volatile uint64_t *polls;
     // Stored by the main thread, read by the pulse's. A record that mixes two moments does no harm.
@@ -43,7 +46,7 @@ struct LsPulse {
     atomic_ullong step, cursor, moves, gap;
     atomic_llong durable;
     // The main thread's own.
-    double moved;
+    double moved, nudged;
     double usual; // seconds
     int steps;
 };
@@ -185,6 +188,14 @@ static void leave(const LsPulse *p)
     _exit(ls_status_exit_code(LS_INTERNAL));
 }
 
+// Takes what was written to wake the thread up. False: it is to end.
+static bool stay_awake(int fd)
+{
+    char bytes[64];
+    ssize_t got = read(fd, bytes, sizeof bytes);
+    return got > 0 || (got < 0 && (errno == EAGAIN || errno == EINTR));
+}
+
 static void *beat(void *context)
 {
     LsPulse *p = context;
@@ -193,7 +204,7 @@ static void *beat(void *context)
     for (;;) {
         bool lost = !send_record(p);
         int ready = lost ? 0 : poll(events, 2, BEAT_MILLISECONDS);
-        if (events[0].revents)
+        if (ready > 0 && events[0].revents && !stay_awake(p->wake[0]))
             return NULL;
         lost = lost || (ready > 0 && events[1].revents && supervisor_closed(p->fd));
         if (lost && atomic_load(&p->phase) != LS_PHASE_END)
@@ -205,7 +216,7 @@ static void *beat(void *context)
 
 static LsStatus start_thread(LsPulse *p)
 {
-    if (pipe2(p->wake, O_CLOEXEC) != 0)
+    if (pipe2(p->wake, O_CLOEXEC | O_NONBLOCK) != 0)
         return LS_FAIL(LS_INTERNAL, "cannot make a pipe for the pulse: %s", strerror(errno));
     // Signals that ask the run to stop belong to the main thread.
     sigset_t all, before;
@@ -274,6 +285,17 @@ void ls_pulse_at(LsPulse *p, LsPhase phase)
     atomic_fetch_add_explicit(&p->moves, 1, memory_order_relaxed);
 }
 
+// Has the thread send at once, a few times between two beats: a run that fails within its first beat, or in
+// steps that are much shorter than one, is known to have come this far.
+static void nudge(LsPulse *p, double now)
+{
+    if (now - p->nudged < NUDGE_SECONDS + NUDGE_SECONDS_A_RANK * p->self.ranks)
+        return;
+    p->nudged = now;
+    ssize_t written = write(p->wake[1], "", 1);
+    (void)written; // a full pipe wakes as well
+}
+
 void ls_pulse_step(LsPulse *p, int64_t step, uint64_t cursor, int64_t durable)
 {
     if (!p)
@@ -282,6 +304,7 @@ void ls_pulse_step(LsPulse *p, int64_t step, uint64_t cursor, int64_t durable)
     atomic_store_explicit(&p->step, (unsigned long long)step, memory_order_relaxed);
     atomic_store_explicit(&p->cursor, cursor, memory_order_relaxed);
     atomic_store_explicit(&p->durable, durable, memory_order_relaxed);
+    nudge(p, ls_clock_seconds());
 }
 
 void ls_pulse_attempt(LsPulse *p, int attempt)
