@@ -20,7 +20,6 @@ import platform
 import random
 import shutil
 import statistics
-import struct
 import subprocess
 import sys
 import tempfile
@@ -29,30 +28,16 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
 import interleaved  # noqa: E402
+import mlp  # noqa: E402
 
 PEER = os.path.join(HERE, "peers", "save_torch.py")
-INPUTS, CLASSES, ROWS, PORTION = 128, 10, 1024, 4 << 20
+PORTION = 4 << 20
 SETTLED = 0.6  # behind this part of the steps between two saves nothing of the first one is left
-
-
-def write_data(folder, lockstep):
-    """Random features and labels as IDX files, imported."""
-    rng = random.Random(1)
-    images, labels = os.path.join(folder, "x-idx2"), os.path.join(folder, "y-idx1")
-    with open(images, "wb") as f:
-        f.write(bytes([0, 0, 0x0D, 2]) + struct.pack(">II", ROWS, INPUTS))
-        f.write(struct.pack(f">{ROWS * INPUTS}f", *(rng.gauss(0, 1) for _ in range(ROWS * INPUTS))))
-    with open(labels, "wb") as f:
-        f.write(bytes([0, 0, 8, 1]) + struct.pack(">I", ROWS) + bytes(rng.randrange(CLASSES) for _ in range(ROWS)))
-    out = os.path.join(folder, "data.h5")
-    subprocess.run([lockstep, "data", "import", "idx", images, labels, "-o", out], check=True,
-                   stdout=subprocess.DEVNULL)
-    return out
 
 
 def config(a, data):
     """Three layers of equal width whose parameters with both moments, 12 bytes each, are the state."""
-    width = int((math.sqrt(INPUTS ** 2 + 8 * a.megabytes * 1e6 / 12) - INPUTS) / 4)
+    width = int((math.sqrt(mlp.INPUTS ** 2 + 8 * a.megabytes * 1e6 / 12) - mlp.INPUTS) / 4)
     return f"""
 model: {{kind: mlp, hidden: [{width}, {width}, {width}], activation: relu}}
 data: {{path: "{data}"}}
@@ -194,7 +179,7 @@ def main():
         return write_part(a.write[0], int(a.write[1]), int(a.write[2]))
     a.lockstep = os.path.abspath(a.lockstep)
     with tempfile.TemporaryDirectory(dir=a.folder) as folder:
-        data = write_data(folder, a.lockstep)
+        data = mlp.write_data(folder, a.lockstep)
         rounds = interleaved.run_rounds({"all": lambda: run_round(a, folder, data)}, a.rounds)
     result = report(a, [r["all"] for r in rounds])
     if a.json:

@@ -18,7 +18,6 @@ import platform
 import random
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
@@ -27,30 +26,16 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
 import interleaved  # noqa: E402
+import mlp  # noqa: E402
 
-INPUTS, CLASSES, ROWS, BATCH = 128, 10, 512, 16
+BATCH = 16
 MOMENTS = 4.0  # seconds from an attempt's first step in which the signal comes
 DEADLINE = 300
 
 
-def write_data(folder, lockstep):
-    """Random features and labels as IDX files, imported."""
-    rng = random.Random(1)
-    images, labels = os.path.join(folder, "x-idx2"), os.path.join(folder, "y-idx1")
-    with open(images, "wb") as f:
-        f.write(bytes([0, 0, 0x0D, 2]) + struct.pack(">II", ROWS, INPUTS))
-        f.write(struct.pack(f">{ROWS * INPUTS}f", *(rng.gauss(0, 1) for _ in range(ROWS * INPUTS))))
-    with open(labels, "wb") as f:
-        f.write(bytes([0, 0, 8, 1]) + struct.pack(">I", ROWS) + bytes(rng.randrange(CLASSES) for _ in range(ROWS)))
-    out = os.path.join(folder, "data.h5")
-    subprocess.run([lockstep, "data", "import", "idx", images, labels, "-o", out], check=True,
-                   stdout=subprocess.DEVNULL)
-    return out
-
-
 def config(data, megabytes, every):
     """Three layers of equal width whose parameters with both moments, 12 bytes each, are the state."""
-    width = int((math.sqrt(INPUTS ** 2 + 8 * megabytes * 1e6 / 12) - INPUTS) / 4)
+    width = int((math.sqrt(mlp.INPUTS ** 2 + 8 * megabytes * 1e6 / 12) - mlp.INPUTS) / 4)
     return f"""
 model: {{kind: mlp, hidden: [{width}, {width}, {width}], activation: relu}}
 data: {{path: "{data}"}}
@@ -147,7 +132,7 @@ def main():
     folder = tempfile.mkdtemp(prefix="preempt-", dir=a.folder)
     try:
         speeds = [write_speed(folder, a.megabytes)]
-        data = write_data(folder, a.lockstep)
+        data = mlp.write_data(folder, a.lockstep)
         command, run = interleaved.train_command(a.lockstep, folder, config(data, a.megabytes, a.every), a.ranks)
         command[command.index("--resume") + 1] = "auto"
         for attempt in range(1, a.trials + 1):

@@ -7,7 +7,6 @@
 #include "checkpoint_file.h"
 
 enum {
-    HOST_PAGE = 4096,   // host copies begin on one, and are written past the page cache
     PIECE_BLOCKS = 256, // 4 MiB: the largest piece of a copy that two threads share
 };
 
@@ -69,7 +68,7 @@ LsArenaBytes ls_arenas_bytes(const LsConfig *config, LsDtype type, const LsParam
         .gradients = whole * sizeof(float) * ls_arenas_slots(config, plan),
         .optimizer =
             trained * LS_BLOCK * sizeof(float) * moments + (type == LS_F32 ? 0 : shard) + shard_blocks,
-        .host = (shard + HOST_PAGE) * (moments + 1) * (size_t)config->checkpoint.in_flight,
+        .host = (shard + LS_PAGE) * (moments + 1) * (size_t)config->checkpoint.in_flight,
     };
 }
 
@@ -105,10 +104,9 @@ static LsStatus allocate_sets(LsArenas *arenas, size_t bytes)
 {
     for (size_t s = 0; s < arenas->sets; s++)
         for (size_t a = 0; a < arenas->arrays; a++) {
-            LS_TRY(
-                arenas->device->ops->allocate_host(arenas->device, bytes + HOST_PAGE, &arenas->host[s][a]));
+            LS_TRY(arenas->device->ops->allocate_host(arenas->device, bytes + LS_PAGE, &arenas->host[s][a]));
             char *memory = arenas->host[s][a];
-            memory += (HOST_PAGE - (uintptr_t)memory % HOST_PAGE) % HOST_PAGE;
+            memory += (LS_PAGE - (uintptr_t)memory % LS_PAGE) % LS_PAGE; // written past the page cache
             memset(memory, 0, bytes);
             arenas->set[s][a] = (LsStateArray){.group = group_names[a], .shard = (float *)(void *)memory};
         }

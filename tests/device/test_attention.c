@@ -11,25 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "test_devices.h"
-
-static LsDevice *devices[LS_TEST_DEVICES];
-static int device_count;
-
-static int open_devices(void **unused)
-{
-    (void)unused;
-    device_count = ls_test_devices_open(LS_PRECISION_FP32, devices);
-    return device_count > 0 ? 0 : -1;
-}
-
-static int close_devices(void **unused)
-{
-    (void)unused;
-    for (int d = 0; d < device_count; d++)
-        ls_device_close(devices[d]);
-    return 0;
-}
+#include "device_group.h"
 
 #define REQUIRE(call) require((call), #call, __LINE__)
 static void require(LsStatus status, const char *call, int line)

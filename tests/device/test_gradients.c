@@ -13,29 +13,10 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "test_devices.h"
+#include "device_group.h"
 
 enum { ROWS = 7, INNER = 19, COLUMNS = 11, MOST = ROWS * INNER + INNER * COLUMNS + ROWS * COLUMNS };
 static const double STEP = 0x1p-17;
-
-static LsDevice *devices[LS_TEST_DEVICES];
-static int device_count;
-
-static int open_devices(void **unused)
-{
-    (void)unused;
-    device_count = ls_test_devices_open(LS_PRECISION_FP32, devices);
-    assert_true(device_count > 0);
-    return 0;
-}
-
-static int close_devices(void **unused)
-{
-    (void)unused;
-    for (int d = 0; d < device_count; d++)
-        ls_device_close(devices[d]);
-    return 0;
-}
 
 static void random_numbers(float *x, size_t n, uint32_t purpose)
 {

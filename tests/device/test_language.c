@@ -10,25 +10,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "test_devices.h"
-
-static LsDevice *devices[LS_TEST_DEVICES];
-static int device_count;
-
-static int open_devices(void **unused)
-{
-    (void)unused;
-    device_count = ls_test_devices_open(LS_PRECISION_FP32, devices);
-    return device_count > 0 ? 0 : -1;
-}
-
-static int close_devices(void **unused)
-{
-    (void)unused;
-    for (int d = 0; d < device_count; d++)
-        ls_device_close(devices[d]);
-    return 0;
-}
+#include "device_group.h"
 
 // A copy of a struct of arrays in the device's memory, whose members are passed to ops.
 static void *send(LsDevice *device, const void *host, size_t bytes)

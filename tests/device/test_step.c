@@ -10,35 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "test_devices.h"
-
-static LsDevice *devices[LS_TEST_DEVICES];
-static int device_count;
-
-static int open_devices(void **unused)
-{
-    (void)unused;
-    device_count = ls_test_devices_open(LS_PRECISION_FP32, devices);
-    assert_true(device_count > 0);
-    return 0;
-}
-
-static int close_devices(void **unused)
-{
-    (void)unused;
-    for (int d = 0; d < device_count; d++)
-        ls_device_close(devices[d]);
-    return 0;
-}
-
-static void *on_device(LsDevice *device, const void *from, size_t bytes)
-{
-    void *memory;
-    assert_int_equal(device->ops->allocate(device, bytes, &memory), LS_OK);
-    assert_int_equal(device->ops->copy_in(device, memory, from, bytes), LS_OK);
-    assert_int_equal(device->ops->synchronize(device), LS_OK);
-    return memory;
-}
+#include "device_group.h"
 
 static void read_back(LsDevice *device, void *to, const void *from, size_t bytes)
 {
