@@ -60,3 +60,15 @@ size_t ls_shard_offset(const LsBuckets *buckets, size_t b, uint32_t ranks, uint3
         blocks += ls_piece(buckets->bucket[i].blocks, ranks, rank).count;
     return blocks;
 }
+
+size_t ls_staging_blocks(const LsBuckets *buckets, const LsPlan *plan)
+{
+    size_t blocks = 0;
+    for (uint32_t s = 0; s < plan->slots - plan->lane_slots; s++) {
+        LsPieceSpan span = plan->staging[s];
+        for (size_t b = 0; b < buckets->count; b++)
+            blocks += ls_piece(buckets->bucket[b].blocks, plan->ranks, span.first + span.count).first -
+                      ls_piece(buckets->bucket[b].blocks, plan->ranks, span.first).first;
+    }
+    return blocks;
+}

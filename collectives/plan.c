@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "base/memory.h"
+#include "plan_private.h"
 
 // ---- Lane shares ----------------------------------------------------------------------------------------
 
@@ -51,7 +52,7 @@ static uint32_t find_unit(uint32_t lanes, uint32_t ranks)
     return unit;
 }
 
-static LsLaneShare make_share(uint32_t lanes, uint32_t ranks, uint32_t rank, uint32_t unit)
+LsLaneShare ls_plan_share(uint32_t lanes, uint32_t ranks, uint32_t rank, uint32_t unit)
 {
     LsLaneShare share = deal(lanes, ranks, rank, unit);
     uint32_t end = share.first + share.count;
@@ -79,7 +80,7 @@ static LsStatus check_shape(uint32_t lanes, uint32_t ranks, uint32_t rank)
 LsStatus ls_lane_share(uint32_t lanes, uint32_t ranks, uint32_t rank, LsLaneShare *out)
 {
     LS_TRY(check_shape(lanes, ranks, rank));
-    *out = make_share(lanes, ranks, rank, find_unit(lanes, ranks));
+    *out = ls_plan_share(lanes, ranks, rank, find_unit(lanes, ranks));
     return LS_OK;
 }
 
@@ -138,7 +139,7 @@ static void place_leaves(LsPlan *plan, uint32_t unit, Leaf *leaf, uint32_t *firs
     uint32_t leaves = 0;
     plan->slots = plan->lane_slots;
     for (uint32_t r = 0; r < plan->ranks; r++) {
-        LsLaneShare share = make_share(plan->lanes, plan->ranks, r, unit);
+        LsLaneShare share = ls_plan_share(plan->lanes, plan->ranks, r, unit);
         first_leaf[r] = leaves;
         for (uint32_t s = 0; s < share.subtrees; s++)
             leaf[leaves++] = (Leaf){share.subtree[s], r == plan->rank ? s : plan->slots++};
@@ -186,10 +187,52 @@ static LsStatus plan_direct_exchange(LsPlan *plan, uint32_t unit)
 
 // ---- The plan -------------------------------------------------------------------------------------------
 
+LsStatus ls_plan_begin(uint32_t lanes, uint32_t ranks, uint32_t rank, uint32_t *unit, LsPlan *plan)
+{
+    *plan = (LsPlan){.lanes = lanes, .ranks = ranks, .rank = rank};
+    LS_TRY(check_shape(lanes, ranks, rank));
+    *unit = find_unit(lanes, ranks);
+    plan->share = ls_plan_share(lanes, ranks, rank, *unit);
+    LS_TRY(ls_memory_allocate(plan->share.count * sizeof *plan->lane_step, (void **)&plan->lane_step));
+    plan_local_steps(plan);
+    plan->slots = plan->lane_slots;
+    return LS_OK;
+}
+
+static void widen(LsPieceSpan *span, uint32_t first, uint32_t count)
+{
+    uint32_t end = first + count, old_end = span->first + span->count;
+    if (span->count == 0) {
+        *span = (LsPieceSpan){first, count};
+        return;
+    }
+    span->first = first < span->first ? first : span->first;
+    span->count = (end > old_end ? end : old_end) - span->first;
+}
+
+LsStatus ls_plan_end(LsPlan *plan)
+{
+    uint32_t local = plan->lane_slots;
+    size_t slots = plan->slots - local;
+    LS_TRY(ls_memory_allocate((slots + 1) * sizeof *plan->staging, (void **)&plan->staging));
+    for (size_t i = 0; i < plan->transfers; i++) {
+        const LsTransfer *t = &plan->transfer[i];
+        if (t->slot >= local)
+            widen(&plan->staging[t->slot - local], t->first_piece, t->pieces);
+    }
+    for (size_t i = 0; i < plan->adds; i++) {
+        const LsPlanAdd *a = &plan->add[i];
+        if (a->into >= local)
+            widen(&plan->staging[a->into - local], a->first_piece, a->pieces);
+        if (a->from >= local)
+            widen(&plan->staging[a->from - local], a->first_piece, a->pieces);
+    }
+    return LS_OK;
+}
+
 static LsStatus allocate_lists(LsPlan *plan)
 {
     size_t leaves = (size_t)LS_SUBTREES_MAX * plan->ranks;
-    LS_TRY(ls_memory_allocate(plan->share.count * sizeof *plan->lane_step, (void **)&plan->lane_step));
     LS_TRY(ls_memory_allocate(sizeof *plan->phase, (void **)&plan->phase));
     LS_TRY(ls_memory_allocate(2 * leaves * sizeof *plan->transfer, (void **)&plan->transfer));
     return ls_memory_allocate(leaves * sizeof *plan->add, (void **)&plan->add);
@@ -197,23 +240,27 @@ static LsStatus allocate_lists(LsPlan *plan)
 
 LsStatus ls_plan_compile(uint32_t lanes, uint32_t ranks, uint32_t rank, LsPlan *out)
 {
-    LS_TRY(check_shape(lanes, ranks, rank));
-    uint32_t unit = find_unit(lanes, ranks);
-    LsPlan plan = {
-        .lanes = lanes, .ranks = ranks, .rank = rank, .share = make_share(lanes, ranks, rank, unit)};
-    LsStatus status = allocate_lists(&plan);
-    if (status == LS_OK) {
-        plan_local_steps(&plan);
-        plan.slots = plan.lane_slots;
-        if (ranks > 1)
-            status = plan_direct_exchange(&plan, unit);
-    }
+    uint32_t unit;
+    LsPlan plan;
+    LsStatus status = ls_plan_begin(lanes, ranks, rank, &unit, &plan);
+    if (status == LS_OK)
+        status = allocate_lists(&plan);
+    if (status == LS_OK && ranks > 1)
+        status = plan_direct_exchange(&plan, unit);
+    if (status == LS_OK)
+        status = ls_plan_end(&plan);
     if (status != LS_OK) {
         ls_plan_free(&plan);
         return status;
     }
     *out = plan;
     return LS_OK;
+}
+
+LsStatus ls_plan_choose(uint32_t lanes, uint32_t ranks, uint32_t rank, LsPlan *out)
+{
+    return ranks > LS_DIRECT_RANKS_MAX ? ls_plan_compile_halving(lanes, ranks, rank, out)
+                                       : ls_plan_compile(lanes, ranks, rank, out);
 }
 
 void ls_plan_free(LsPlan *plan)
@@ -224,6 +271,7 @@ void ls_plan_free(LsPlan *plan)
     free(plan->phase);
     free(plan->transfer);
     free(plan->add);
+    free(plan->staging);
     *plan = (LsPlan){0};
 }
 
@@ -236,6 +284,14 @@ double ls_plan_send_ratio(const LsPlan *plan)
         if (plan->transfer[i].kind == LS_SEND)
             pieces += plan->transfer[i].pieces;
     return (double)pieces / (plan->ranks - 1);
+}
+
+size_t ls_plan_messages(const LsPlan *plan)
+{
+    size_t messages = 0;
+    for (size_t i = 0; i < plan->transfers; i++)
+        messages += plan->transfer[i].kind == LS_SEND;
+    return messages;
 }
 
 LsBlockRange ls_piece(size_t blocks, uint32_t ranks, uint32_t piece)

@@ -69,37 +69,12 @@ static float *place(const LsReducer *r, size_t b, uint32_t slot, uint32_t piece)
 
 // ---- Set-up ---------------------------------------------------------------------------------------------
 
-static void widen(LsPieceSpan *span, uint32_t first, uint32_t count)
-{
-    uint32_t end = first + count, old_end = span->first + span->count;
-    if (span->count == 0) {
-        *span = (LsPieceSpan){first, count};
-        return;
-    }
-    span->first = first < span->first ? first : span->first;
-    span->count = (end > old_end ? end : old_end) - span->first;
-}
-
-// The pieces that each staging slot ever holds.
 static void find_spans(LsReducer *r)
 {
-    const LsPlan *plan = r->plan;
-    if (r->fast) {
-        r->span[0] = (LsPieceSpan){plan->rank, 1};
-        return;
-    }
-    for (size_t i = 0; i < plan->transfers; i++) {
-        const LsTransfer *t = &plan->transfer[i];
-        if (t->slot >= plan->lane_slots)
-            widen(&r->span[t->slot - plan->lane_slots], t->first_piece, t->pieces);
-    }
-    for (size_t i = 0; i < plan->adds; i++) {
-        const LsPlanAdd *a = &plan->add[i];
-        if (a->into >= plan->lane_slots)
-            widen(&r->span[a->into - plan->lane_slots], a->first_piece, a->pieces);
-        if (a->from >= plan->lane_slots)
-            widen(&r->span[a->from - plan->lane_slots], a->first_piece, a->pieces);
-    }
+    if (r->fast)
+        r->span[0] = (LsPieceSpan){r->plan->rank, 1};
+    else
+        memcpy(r->span, r->plan->staging, r->staging_slots * sizeof *r->span);
 }
 
 // Every bucket has staging of its own, so that all of them can be under way at once.

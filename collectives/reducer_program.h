@@ -4,10 +4,6 @@
 
 #include "collectives/plan.h"
 
-typedef struct LsPieceSpan {
-    uint32_t first, count;
-} LsPieceSpan;
-
 // One tree over the pieces `span`: the values of the slots slot[0 … inputs) are added in pairs; the root goes
 // to output_slot.
 typedef struct LsTreeOp {

@@ -86,7 +86,7 @@ static void print_run(const DryRun *dry, int ranks, FILE *out)
 static LsStatus print_rank(const DryRun *dry, uint32_t ranks, uint32_t rank, FILE *out)
 {
     LsPlan plan;
-    LS_TRY(ls_plan_compile((uint32_t)dry->config->train.lanes, ranks, rank, &plan));
+    LS_TRY(ls_plan_choose((uint32_t)dry->config->train.lanes, ranks, rank, &plan));
     LsMemoryPlan memory = ls_memory_plan(&(LsMemoryQuestion){.config = dry->config,
         .info = dry->info,
         .model = dry->model,

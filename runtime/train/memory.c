@@ -8,10 +8,10 @@ static const size_t PRODUCT_WORKSPACE = (size_t)64 << 20;
 // Received partial sums: the plan's staging slots, or the library's own piece.
 static size_t staging_bytes(const LsMemoryQuestion *q)
 {
-    size_t shard = ls_shard_blocks(q->buckets, q->plan->ranks, q->plan->rank) * LS_BLOCK * sizeof(float);
-    if (q->config->collectives.reduction == LS_REDUCTION_FAST)
-        return shard;
-    return (q->plan->slots - q->plan->lane_slots) * shard;
+    size_t blocks = q->config->collectives.reduction == LS_REDUCTION_FAST
+                        ? ls_shard_blocks(q->buckets, q->plan->ranks, q->plan->rank)
+                        : ls_staging_blocks(q->buckets, q->plan);
+    return blocks * LS_BLOCK * sizeof(float);
 }
 
 // Of training, and of an evaluation.

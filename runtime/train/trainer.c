@@ -136,7 +136,7 @@ static LsStatus shape_batches(LsTrainer *t)
     t->microbatch = (size_t)(config->train.batch / (config->train.lanes * config->train.accumulation));
     t->block = ls_evaluation_rows(config, &t->shape);
     t->rows = t->microbatch > t->block ? t->microbatch : t->block;
-    return ls_plan_compile((uint32_t)config->train.lanes, (uint32_t)ls_comm_size(t->comm),
+    return ls_plan_choose((uint32_t)config->train.lanes, (uint32_t)ls_comm_size(t->comm),
         (uint32_t)ls_comm_rank(t->comm), &t->plan);
 }
 

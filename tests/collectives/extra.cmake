@@ -1,8 +1,5 @@
 # The communicator under mpirun, as root and as anybody, with more ranks than processors.
-target_sources(test_plan PRIVATE ${CMAKE_CURRENT_LIST_DIR}/halving_plan.c)
-target_sources(test_reducer_program PRIVATE ${CMAKE_CURRENT_LIST_DIR}/halving_plan.c)
 target_include_directories(test_reducer_program PRIVATE ${PROJECT_SOURCE_DIR}/collectives) # private headers
-target_sources(test_reducer PRIVATE ${CMAKE_CURRENT_LIST_DIR}/halving_plan.c)
 target_link_libraries(test_reducer PRIVATE lockstep_strict_device)
 
 set(mpi_environment OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1)

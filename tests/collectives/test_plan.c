@@ -11,7 +11,6 @@
 #include <string.h>
 
 #include "collectives/plan.h"
-#include "halving_plan.h"
 
 enum { LANES = 64 };
 
@@ -252,17 +251,28 @@ static void free_all(LsPlan *plan, uint32_t ranks)
         ls_plan_free(&plan[r]);
 }
 
-static void test_every_plan_computes_the_tree(void **state)
+static void every_plan_computes_the_tree(Compile compile)
 {
-    (void)state;
     LsPlan plan[LANES];
     for (uint32_t lanes = 1; lanes <= LANES; lanes *= 2)
         for (uint32_t ranks = 1; ranks <= lanes; ranks++) {
-            compile_all(ls_plan_compile, lanes, ranks, plan);
+            compile_all(compile, lanes, ranks, plan);
             if (!compute_tree(plan, ranks))
                 fail_msg("L = %u, W = %u: %s", lanes, ranks, reason);
             free_all(plan, ranks);
         }
+}
+
+static void test_every_plan_computes_the_tree(void **state)
+{
+    (void)state;
+    every_plan_computes_the_tree(ls_plan_compile);
+}
+
+static void test_recursive_halving_computes_the_tree(void **state)
+{
+    (void)state;
+    every_plan_computes_the_tree(ls_plan_compile_halving);
 }
 
 static void test_staging_holds_the_own_piece_alone(void **state)
@@ -281,19 +291,7 @@ static void test_staging_holds_the_own_piece_alone(void **state)
     }
 }
 
-static void test_recursive_halving_computes_the_tree(void **state)
-{
-    (void)state;
-    LsPlan plan[LANES];
-    for (uint32_t ranks = 1; ranks <= LANES; ranks *= 2) {
-        compile_all(halving_plan_compile, LANES, ranks, plan);
-        if (!compute_tree(plan, ranks))
-            fail_msg("W = %u: %s", ranks, reason);
-        free_all(plan, ranks);
-    }
-}
-
-// Each of these breaks one plan of L = 8, W = 3 in its own way.
+// Each of these breaks one plan of L = 8, W = 3 in its own way: a direct exchange or a recursive halving.
 static void swap_operands(LsPlan *plan)
 {
     LsPlanAdd *a = &plan->add[0];
@@ -362,16 +360,18 @@ static void test_a_broken_plan_is_detected(void **state)
     static void (*const breaks[])(LsPlan *) = {swap_operands, swap_additions, swap_targets,
         receive_into_live_slot, receive_twice, leave_out_addition, leave_out_transfer, take_wrong_piece,
         leave_bounds, swap_lanes, take_wrong_result};
-    for (size_t i = 0; i < sizeof breaks / sizeof *breaks; i++)
-        for (uint32_t broken = 0; broken < 3; broken++) {
-            LsPlan plan[3];
-            compile_all(ls_plan_compile, 8, 3, plan);
-            assert_true(compute_tree(plan, 3));
-            breaks[i](&plan[broken]);
-            if (compute_tree(plan, 3))
-                fail_msg("break %zu of rank %u went unnoticed", i, broken);
-            free_all(plan, 3);
-        }
+    static const Compile compile[] = {ls_plan_compile, ls_plan_compile_halving};
+    for (size_t c = 0; c < sizeof compile / sizeof *compile; c++)
+        for (size_t i = 0; i < sizeof breaks / sizeof *breaks; i++)
+            for (uint32_t broken = 0; broken < 3; broken++) {
+                LsPlan plan[3];
+                compile_all(compile[c], 8, 3, plan);
+                assert_true(compute_tree(plan, 3));
+                breaks[i](&plan[broken]);
+                if (compute_tree(plan, 3))
+                    fail_msg("plan %zu: break %zu of rank %u went unnoticed", c, i, broken);
+                free_all(plan, 3);
+            }
 }
 
 static void test_bytes_sent(void **state)

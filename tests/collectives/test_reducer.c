@@ -17,7 +17,6 @@
 #include "base/rng.h"
 #include "collectives/comm.h"
 #include "device/tensor.h"
-#include "halving_plan.h"
 #include "strict_device.h"
 
 enum { LANES = 8, PURPOSE = 1000, TIMEOUT_SECONDS = 60, ROUNDS = 3 };
@@ -240,10 +239,8 @@ static void test_exact_reduction(void **state)
 static void test_plan_of_several_phases(void **state)
 {
     (void)state;
-    if (ranks & (ranks - 1))
-        skip(); // recursive halving needs a power of two
-    reduce_and_compare_bits(halving_plan_compile, 37, 8);
-    reduce_and_compare_bits(halving_plan_compile, 5, 1);
+    reduce_and_compare_bits(ls_plan_compile_halving, 37, 8);
+    reduce_and_compare_bits(ls_plan_compile_halving, 5, 1);
 }
 
 // The reducer is destroyed as soon as finish has returned, while the device may still be at work for it.
@@ -316,6 +313,12 @@ static void test_staging_size(void **state)
     set_up(&s, ls_plan_compile, 37, 8, LS_REDUCTION_EXACT);
     size_t shard = ls_shard_blocks(&s.buckets, ranks, rank) * LS_BLOCK * sizeof(float);
     assert_int_equal(ls_reducer_bytes(s.reducer), (s.plan.slots - s.plan.lane_slots) * shard);
+    assert_int_equal(
+        ls_reducer_bytes(s.reducer), ls_staging_blocks(&s.buckets, &s.plan) * LS_BLOCK * sizeof(float));
+    tear_down(&s);
+    set_up(&s, ls_plan_compile_halving, 37, 8, LS_REDUCTION_EXACT);
+    assert_int_equal(
+        ls_reducer_bytes(s.reducer), ls_staging_blocks(&s.buckets, &s.plan) * LS_BLOCK * sizeof(float));
     tear_down(&s);
 }
 

@@ -31,4 +31,7 @@ LsBlockRange ls_bucket_piece(const LsBuckets *buckets, size_t b, uint32_t ranks,
 size_t ls_shard_blocks(const LsBuckets *buckets, uint32_t ranks, uint32_t rank);
 size_t ls_shard_offset(const LsBuckets *buckets, size_t b, uint32_t ranks, uint32_t rank);
 
+// Blocks of staging that the plan needs when every bucket has its own.
+size_t ls_staging_blocks(const LsBuckets *buckets, const LsPlan *plan);
+
 #endif

@@ -18,7 +18,11 @@
 
 #include "base/status.h"
 
-enum { LS_LANES_MAX = 4096, LS_SUBTREES_MAX = 3 };
+enum {
+    LS_LANES_MAX = 4096,
+    LS_SUBTREES_MAX = 3,
+    LS_DIRECT_RANKS_MAX = 32, // see ls_plan_choose
+};
 
 // One maximal aligned subtree of a rank's lanes, node(first, first + count): count is a power of two that
 // divides first.
@@ -64,6 +68,10 @@ typedef struct LsPlanPhase {
     size_t first_add, adds;           // in LsPlan.add
 } LsPlanPhase;
 
+typedef struct LsPieceSpan {
+    uint32_t first, count;
+} LsPieceSpan;
+
 typedef struct LsPlan {
     uint32_t lanes, ranks, rank;
     LsLaneShare share;
@@ -76,17 +84,38 @@ typedef struct LsPlan {
     LsPlanPhase *phase;
     LsTransfer *transfer;
     LsPlanAdd *add;
+    LsPieceSpan *staging; // [slots - lane_slots] the pieces that slot lane_slots + s ever holds
 } LsPlan;
 
-// Compiles the plan of one rank: direct exchange (one phase, every rank sends its subtrees' partials of a
-// piece to the piece's owner). The plan is freed by ls_plan_free. A staging slot holds only the rank's own
-// piece.
+// The direct exchange: one phase, in which every rank sends its subtrees' partial sums of a piece to the
+// piece's owner. For a bucket, a rank sends a message to each of the others for each of its subtrees: W - 1
+// to 3 (W - 1) messages, and a ring's bytes (see ls_plan_send_ratio) as many times. A staging slot holds only
+// the rank's own piece. Freed by ls_plan_free.
 LsStatus ls_plan_compile(uint32_t lanes, uint32_t ranks, uint32_t rank, LsPlan *out);
+
+// Recursive halving along the tree (the reduce-scatter of Thakur, Rabenseifner, Gropp, 2005, with the
+// exchanges between neighbours in the tree first, as its additions want them): one phase for each level at
+// which sums cross ranks. The sum of a node lies in parts with the ranks that have lanes of it; to add up two
+// nodes, each of their ranks keeps a part of what it holds and gets the other node's values there. At the
+// root every rank gets its own piece. For a bucket, a rank sends log2 W + 1 messages and W / (W - 1) times a
+// ring's bytes when W is a power of two; at any other W up to 3 log2 W messages and, with ranks of several
+// subtrees, up to 3.5 times a ring's bytes, about what the direct exchange sends. Freed by ls_plan_free.
+LsStatus ls_plan_compile_halving(uint32_t lanes, uint32_t ranks, uint32_t rank, LsPlan *out);
+
+// The plan to take where sums travel as messages: the direct exchange for up to LS_DIRECT_RANKS_MAX ranks,
+// recursive halving for more. Up to there, messages of a bucket of usual size are large enough (25 MiB / 32 =
+// 0.8 MiB) and one phase waits once. Beyond, it is the number of messages that costs: time to post and match
+// each, and memory for each, in every bucket.
+LsStatus ls_plan_choose(uint32_t lanes, uint32_t ranks, uint32_t rank, LsPlan *out);
+
 void ls_plan_free(LsPlan *plan);
 
 // Bytes the rank sends for a bucket, as a multiple of what a ring reduce-scatter sends ((W-1)/W of the
 // bucket); 1.0 for W = 1.
 double ls_plan_send_ratio(const LsPlan *plan);
+
+// Messages the rank sends for a bucket.
+size_t ls_plan_messages(const LsPlan *plan);
 
 // Piece `piece` of `blocks` blocks cut for `ranks` owners: the range [first, first + count), floor(piece *
 // blocks / ranks) on.
