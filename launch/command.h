@@ -37,7 +37,8 @@ extern const LsCommand ls_command_train, ls_command_launch, ls_command_eval, ls_
     ls_command_checkpoint_prune, ls_command_checkpoint_average, ls_command_config_show,
     ls_command_config_validate, ls_command_config_options, ls_command_doctor, ls_command_version,
     ls_command_tokenizer_train, ls_command_tokenizer_encode, ls_command_tokenizer_decode, ls_command_status,
-    ls_command_import_text, ls_command_import_tokens, ls_command_export, ls_command_import;
+    ls_command_import_text, ls_command_import_tokens, ls_command_export, ls_command_import,
+    ls_command_bench_predict;
 
 // Meets the other ranks: opens the communicator (with the configuration's backend and deadline, or the
 // defaults when `config` is NULL) and agrees on `mine`, what this rank's preparations came to. Called also
@@ -69,7 +70,7 @@ typedef enum LsFlagType {
     LS_FLAG_CHOICE, // int: the text's place in `choices`
 } LsFlagType;
 
-enum { LS_TEXTS_MAX = 256, LS_FLAGS_MAX = 24 };
+enum { LS_TEXTS_MAX = 256, LS_FLAGS_MAX = 32 };
 
 typedef struct LsTextList {
     size_t count;

@@ -34,6 +34,7 @@ static const LsCommand *const commands[] = {
     &ls_command_config_show,
     &ls_command_config_validate,
     &ls_command_config_options,
+    &ls_command_bench_predict,
     &ls_command_doctor,
     &ls_command_version,
 };
