@@ -41,6 +41,10 @@ typedef struct LsTransportOps {
     LsStatus (*gather)(LsTransport *transport, const void *mine, void *all, size_t bytes);
     LsStatus (*gather_shards)(LsTransport *transport, const LsBuckets *buckets, void *flat, size_t element);
 
+    // See ls_comm_library; NULL: the backend's own does it, because it can reach the memory.
+    LsStatus (*library)(
+        LsTransport *transport, LsLibraryCall call, const float *from, float *to, size_t elements);
+
     // For up to `transfers` transfers of float blocks. Destroy only what is not under way.
     LsStatus (*exchange_create)(LsTransport *transport, size_t transfers, LsExchange **out);
     void (*exchange_destroy)(LsExchange *exchange);
@@ -78,6 +82,9 @@ typedef struct LsCommOps {
     LsStatus (*barrier)(LsComm *comm);
     LsStatus (*broadcast)(LsComm *comm, void *data, size_t bytes, int root);
     LsStatus (*all_gather)(LsComm *comm, const void *mine, void *all, const size_t *sizes);
+
+    // Host memory; see ls_comm_library.
+    LsStatus (*library)(LsComm *comm, LsLibraryCall call, const float *from, float *to, size_t elements);
 
     LsStatus (*wait)(LsComm *comm, const LsWait *wait);
 } LsCommOps;

@@ -240,6 +240,30 @@ LsStatus ls_comm_gather_shards(LsComm *comm, const LsBuckets *buckets, void *fla
     return leave_communication(comm, status);
 }
 
+// ---- The library's own collectives ----------------------------------------------------------------------
+
+static LsStatus call_library(LsComm *comm, LsLibraryCall call, const float *from, float *to, size_t elements)
+{
+    LsTransport *transport = comm->transport;
+    if (transport->ops->library)
+        return transport->ops->library(transport, call, from, to, elements);
+    return comm->ops->library(comm, call, from, to, elements);
+}
+
+LsStatus ls_comm_library(LsComm *comm, LsLibraryCall call, const float *from, float *to, size_t elements)
+{
+    LS_TRY(check_attached(comm));
+    if (call == LS_LIBRARY_REDUCE_SCATTER && elements % (size_t)comm->size != 0)
+        return LS_FAIL(
+            LS_CONFIG, "%zu elements cannot be scattered evenly over %d ranks", elements, comm->size);
+    if (comm->size == 1)
+        return from == to ? LS_OK : comm->device->ops->copy(comm->device, to, from, elements * sizeof *to);
+    LsStatus status = enter_communication(comm);
+    if (status == LS_OK)
+        status = call_library(comm, call, from, to, elements);
+    return leave_communication(comm, status);
+}
+
 // ---- Waiting --------------------------------------------------------------------------------------------
 
 typedef struct MarkerWait {

@@ -256,6 +256,7 @@ static const LsCommOps mpi_ops = {
     .barrier = mpi_barrier,
     .broadcast = mpi_broadcast,
     .all_gather = mpi_all_gather,
+    .library = ls_mpi_library,
     .wait = ls_mpi_wait,
 };
 

@@ -54,6 +54,9 @@ LsStatus ls_mpi_wait_requests(MpiComm *mpi, MPI_Request *requests, int count, co
 // Another communicator of all ranks; collective. `what` as in LsWait.
 LsStatus ls_mpi_duplicate(MpiComm *mpi, const char *what, MPI_Comm *out);
 
+// The backend's `library`.
+LsStatus ls_mpi_library(LsComm *comm, LsLibraryCall call, const float *from, float *to, size_t elements);
+
 // Posts and withdraws the receive for questions.
 void ls_mpi_listen(MpiComm *mpi);
 void ls_mpi_stop_listening(MpiComm *mpi);

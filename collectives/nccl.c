@@ -154,6 +154,7 @@ static const LsTransportOps nccl_ops = {
     .release = nccl_release,
     .gather = ls_nccl_gather,
     .gather_shards = ls_nccl_gather_shards,
+    .library = ls_nccl_library,
     .exchange_create = ls_nccl_exchange_create,
     .exchange_destroy = ls_nccl_exchange_destroy,
     .exchange_add = ls_nccl_exchange_add,

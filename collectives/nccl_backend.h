@@ -11,6 +11,7 @@ _Static_assert(NCCL_VERSION_CODE >= NCCL_VERSION(2, 19, 0), "NCCL 2.19 or newer 
 // NCCL's functions, of the library that ls_nccl_require has loaded: a machine without GPUs need not have it.
 #define LS_NCCL_FUNCTIONS(X)                                                                                 \
     X(AllGather)                                                                                             \
+    X(AllReduce)                                                                                             \
     X(Broadcast)                                                                                             \
     X(CommAbort)                                                                                             \
     X(CommDeregister)                                                                                        \
@@ -61,6 +62,8 @@ LsStatus ls_nccl_settle(NcclTransport *t, ncclResult_t result, const char *call,
 
 LsStatus ls_nccl_gather(LsTransport *transport, const void *mine, void *all, size_t bytes);
 LsStatus ls_nccl_gather_shards(LsTransport *transport, const LsBuckets *buckets, void *flat, size_t element);
+LsStatus ls_nccl_library(
+    LsTransport *transport, LsLibraryCall call, const float *from, float *to, size_t elements);
 
 LsStatus ls_nccl_exchange_create(LsTransport *transport, size_t transfers, LsExchange **out);
 void ls_nccl_exchange_destroy(LsExchange *exchange);

@@ -187,3 +187,28 @@ LsStatus ls_nccl_gather_shards(LsTransport *transport, const LsBuckets *buckets,
                 t, buckets->bucket[b], (char *)flat + buckets->bucket[b].first_block * block, block);
     return ls_nccl_settle(t, ls_nccl.GroupEnd(), "ncclGroupEnd", "NCCL to start gathering the parameters");
 }
+
+// ---- The library's own collectives ----------------------------------------------------------------------
+
+static ncclResult_t call_library(
+    NcclTransport *t, LsLibraryCall call, const float *from, float *to, size_t elements)
+{
+    switch (call) {
+    case LS_LIBRARY_ALL_REDUCE:
+        return ls_nccl.AllReduce(from, to, elements, ncclFloat32, ncclSum, t->nccl, t->stream);
+    case LS_LIBRARY_REDUCE_SCATTER:
+        return ls_nccl.ReduceScatter(
+            from, to, elements / (size_t)t->base.comm->size, ncclFloat32, ncclSum, t->nccl, t->stream);
+    case LS_LIBRARY_ALL_GATHER:
+        break;
+    }
+    return ls_nccl.AllGather(from, to, elements, ncclFloat32, t->nccl, t->stream);
+}
+
+LsStatus ls_nccl_library(
+    LsTransport *transport, LsLibraryCall call, const float *from, float *to, size_t elements)
+{
+    NcclTransport *t = nccl_transport(transport);
+    return ls_nccl_settle(t, call_library(t, call, from, to, elements), "a collective call of NCCL",
+        "NCCL to start a collective call");
+}

@@ -267,6 +267,27 @@ static LsStatus staged_gather_shards(
     return LS_OK;
 }
 
+// ---- The library's own collectives ----------------------------------------------------------------------
+
+static LsStatus staged_library(
+    LsTransport *transport, LsLibraryCall call, const float *from, float *to, size_t elements)
+{
+    StagedTransport *staged = (StagedTransport *)transport;
+    LsDevice *device = transport->device;
+    LsComm *comm = transport->comm;
+    size_t ranks = (size_t)comm->size, results = elements;
+    if (call == LS_LIBRARY_REDUCE_SCATTER)
+        results = elements / ranks;
+    else if (call == LS_LIBRARY_ALL_GATHER && !ls_size_multiply(elements, ranks, &results))
+        return LS_FAIL(LS_INTERNAL, "cannot gather %zu elements from %d ranks", elements, comm->size);
+    LS_TRY(reserve(staged, (elements + results) * sizeof(float)));
+    float *input = (float *)(void *)staged->pinned, *result = input + elements;
+    LS_TRY(device->ops->copy_out(device, input, from, elements * sizeof(float)));
+    LS_TRY(wait_until_copied_out(staged));
+    LS_TRY(comm->ops->library(comm, call, input, result, elements));
+    return device->ops->copy_in(device, to, result, results * sizeof(float));
+}
+
 // ---- Opening --------------------------------------------------------------------------------------------
 
 static void staged_close(LsTransport *transport)
@@ -286,6 +307,7 @@ static const LsTransportOps staged_ops = {
     .close = staged_close,
     .gather = staged_gather,
     .gather_shards = staged_gather_shards,
+    .library = staged_library,
     .exchange_create = staged_exchange_create,
     .exchange_destroy = staged_exchange_destroy,
     .exchange_add = staged_exchange_add,

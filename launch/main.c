@@ -35,6 +35,9 @@ static const LsCommand *const commands[] = {
     &ls_command_config_validate,
     &ls_command_config_options,
     &ls_command_bench_predict,
+    &ls_command_bench_all_reduce,
+    &ls_command_bench_reduce_scatter,
+    &ls_command_bench_all_gather,
     &ls_command_doctor,
     &ls_command_version,
 };

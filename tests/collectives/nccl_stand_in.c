@@ -244,6 +244,9 @@ static void test_sums(void **state)
     assert_int_equal(ncclGroupEnd(), ncclInProgress);
     assert_int_equal(settle(nccl), ncclSuccess);
     assert_ring_sums(piece, rank, (size_t)rank * N);
+    assert_int_equal(ncclAllReduce(from, from, N, ncclFloat, ncclSum, nccl, stream), ncclInProgress);
+    assert_int_equal(settle(nccl), ncclSuccess);
+    assert_ring_sums(from, 0, 0);
     assert_int_equal(
         ncclReduceScatter(from, piece, N, ncclBfloat16, ncclSum, nccl, stream), ncclInvalidArgument);
     cudaFree(piece);

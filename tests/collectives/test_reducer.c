@@ -438,6 +438,37 @@ static void test_gather_between_reductions(void **state)
     }
 }
 
+// ---- The library's own ----------------------------------------------------------------------------------
+
+// Small whole numbers: their sums are the same in any order.
+static void test_library_calls(void **state)
+{
+    (void)state;
+    size_t n = 1000 * ranks, bytes = n * sizeof(float);
+    float *host = allocate(bytes * ranks), *from = allocate_on_device(bytes);
+    float *to = allocate_on_device(bytes * ranks);
+    for (size_t i = 0; i < n; i++)
+        host[i] = (float)(i % 50 + rank);
+    upload(from, host, bytes);
+    for (size_t i = 0; i < n * ranks; i++)
+        host[i] = (float)(i % n % 50 + i / n);
+    assert_int_equal(ls_comm_library(comm, LS_LIBRARY_ALL_GATHER, from, to, n), LS_OK);
+    assert_on_device(to, host, bytes * ranks);
+    for (size_t i = 0; i < n; i++)
+        host[i] = (float)(i % 50 * ranks + ranks * (ranks - 1) / 2);
+    assert_int_equal(ls_comm_library(comm, LS_LIBRARY_REDUCE_SCATTER, from, to, n), LS_OK);
+    assert_on_device(to, host + rank * 1000, 1000 * sizeof(float));
+    assert_int_equal(ls_comm_library(comm, LS_LIBRARY_ALL_REDUCE, from, to, n), LS_OK);
+    assert_on_device(to, host, bytes);
+    assert_int_equal(ls_comm_library(comm, LS_LIBRARY_ALL_REDUCE, from, from, n), LS_OK);
+    assert_on_device(from, host, bytes);
+    assert_int_equal(
+        ls_comm_library(comm, LS_LIBRARY_REDUCE_SCATTER, from, to, 1), ranks == 1 ? LS_OK : LS_CONFIG);
+    ls_comm_release(comm, to);
+    ls_comm_release(comm, from);
+    free(host);
+}
+
 // ---- Devices --------------------------------------------------------------------------------------------
 
 static LsStatus open_ref(LsDevice **out)
@@ -523,6 +554,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_gather_shards),
     cmocka_unit_test(test_gather_device),
     cmocka_unit_test(test_gather_between_reductions),
+    cmocka_unit_test(test_library_calls),
 };
 
 // With an argument: on that platform alone.

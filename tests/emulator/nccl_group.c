@@ -220,3 +220,13 @@ ncclResult_t ncclReduceScatter(const void *sendbuff, void *recvbuff, size_t recv
     return add("ncclReduceScatter", comm, stream, datatype,
         (Operation){.kind = OPERATION_REDUCE_SCATTER, .from = sendbuff, .to = recvbuff, .bytes = recvcount});
 }
+
+ncclResult_t ncclAllReduce(const void *sendbuff, void *recvbuff, size_t count, ncclDataType_t datatype,
+    ncclRedOp_t op, ncclComm_t comm, cudaStream_t stream)
+{
+    ncclResult_t result = check_sum("ncclAllReduce", datatype, op);
+    if (result != ncclSuccess)
+        return result;
+    return add("ncclAllReduce", comm, stream, datatype,
+        (Operation){.kind = OPERATION_ALL_REDUCE, .from = sendbuff, .to = recvbuff, .bytes = count});
+}

@@ -14,7 +14,8 @@ typedef enum OperationKind {
     OPERATION_ALL_GATHER,
     OPERATION_BROADCAST,
     OPERATION_REDUCE,
-    OPERATION_REDUCE_SCATTER
+    OPERATION_REDUCE_SCATTER,
+    OPERATION_ALL_REDUCE
 } OperationKind;
 
 typedef struct Operation {

@@ -82,7 +82,7 @@ static void start_operation(Group *group, const Operation *o)
     require(o, o->to, ls_nccl_writes(group->comm, o));
     for (int peer = 0; peer < ranks; peer++) {
         bool other = peer != rank, chosen = peer == o->root;
-        if (o->kind == OPERATION_ALL_GATHER && other) {
+        if ((o->kind == OPERATION_ALL_GATHER || o->kind == OPERATION_ALL_REDUCE) && other) {
             post(group, o, peer, false, o->from);
             post(group, o, peer, true, NULL);
         } else if (o->kind == OPERATION_REDUCE_SCATTER && other) {
@@ -135,9 +135,9 @@ static const char *contribution(const Group *group, const Operation *o, int rank
 }
 
 // Adds along a ring that ends at the owner: an order of the library's own, with bits of its own.
-static void add_up(const Group *group, const Operation *o)
+static void add_up(const Group *group, const Operation *o, int owner)
 {
-    int ranks = group->comm->ranks, owner = group->comm->rank;
+    int ranks = group->comm->ranks;
     float *sum = malloc(o->bytes);
     if (!sum)
         ls_emulator_fault("no memory for a sum");
@@ -162,7 +162,9 @@ static void finish_operation(const Group *group, const Operation *o)
     else if (o->kind == OPERATION_BROADCAST && rank == o->root)
         memmove(o->to, o->from, o->bytes);
     else if (o->kind == OPERATION_REDUCE_SCATTER || (o->kind == OPERATION_REDUCE && rank == o->root))
-        add_up(group, o);
+        add_up(group, o, rank);
+    else if (o->kind == OPERATION_ALL_REDUCE)
+        add_up(group, o, 0); // in the same order on all ranks
 }
 
 static void finish(Group *group)
@@ -175,7 +177,8 @@ static void finish(Group *group)
     for (size_t i = 0; i < group->messages; i++) {
         const Message *m = &group->message[i];
         const Operation *o = m->operation;
-        if (!m->incoming || o->kind == OPERATION_REDUCE || o->kind == OPERATION_REDUCE_SCATTER)
+        if (!m->incoming || o->kind == OPERATION_REDUCE || o->kind == OPERATION_REDUCE_SCATTER ||
+            o->kind == OPERATION_ALL_REDUCE)
             continue;
         size_t place = o->kind == OPERATION_ALL_GATHER ? (size_t)m->peer * o->bytes : 0;
         memcpy(o->to + place, data_of(m), o->bytes);

@@ -11,10 +11,13 @@ foreach(source IN LISTS end_to_end_tests)
   endif()
 endforeach()
 
-# Wrong and slow products. The sanitizers' runtime has to come before every other library, so such builds go without.
+# Wrong and slow products, wrong sums. The sanitizers' runtime has to come before every other library, so such builds go without.
 if(NOT LOCKSTEP_SANITIZE)
   add_library(wrong_products MODULE end_to_end/wrong_products.c)
   target_include_directories(wrong_products PRIVATE $<TARGET_PROPERTY:DNNL::dnnl,INTERFACE_INCLUDE_DIRECTORIES>)
   target_link_libraries(wrong_products PRIVATE lockstep_flags ${CMAKE_DL_LIBS})
   set_property(TEST end_to_end/test_guard APPEND PROPERTY ENVIRONMENT "WRONG_PRODUCTS_LIBRARY=$<TARGET_FILE:wrong_products>")
+  add_library(wrong_sums MODULE end_to_end/wrong_sums.c)
+  target_link_libraries(wrong_sums PRIVATE lockstep_flags MPI::MPI_C)
+  set_property(TEST end_to_end/test_bench APPEND PROPERTY ENVIRONMENT "WRONG_SUMS_LIBRARY=$<TARGET_FILE:wrong_sums>")
 endif()

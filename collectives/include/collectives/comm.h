@@ -94,6 +94,20 @@ LsStatus ls_comm_wait_marker(LsComm *comm, LsMarker *marker, const char *what);
 // this comes first where other ranks may still owe it data.
 LsStatus ls_comm_drain(LsComm *comm);
 
+// ---- The library's own collectives ----------------------------------------------------------------------
+
+typedef enum LsLibraryCall {
+    LS_LIBRARY_ALL_REDUCE,     // `to`: [elements] the sum over all ranks; `from` may be `to`
+    LS_LIBRARY_REDUCE_SCATTER, // `to`: [elements / ranks] this rank's part of the sum
+    LS_LIBRARY_ALL_GATHER      // `to`: [elements × ranks] what every rank has, rank after rank
+} LsLibraryCall;
+
+// What MPI or NCCL does by itself with `elements` floats of each rank in device memory: for benchmarks, which
+// compare with it; training has no use for it, since the sums' bits depend on the number of ranks. Ordered as
+// ls_comm_gather_device. A call of MPI blocks and has no deadline. LS_CONFIG: more elements than the library
+// can count, or for a reduce-scatter a number that the ranks do not divide.
+LsStatus ls_comm_library(LsComm *comm, LsLibraryCall call, const float *from, float *to, size_t elements);
+
 // ---- Gradients and parameters ---------------------------------------------------------------------------
 
 // What a reduction needs, fixed at set-up.

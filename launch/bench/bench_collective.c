@@ -1,0 +1,363 @@
+// lockstep bench allreduce, reduce_scatter, all_gather: sizes from -b to -e, the contenders in turn.
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/memory.h"
+#include "collective.h"
+
+typedef struct Arguments {
+    const char *config, *begin, *end, *backend, *json;
+    LsTextList settings;
+    int64_t factor, iterations, warm_up, windows, lanes;
+    bool unchecked;
+} Arguments;
+
+typedef struct Bench {
+    Arguments arguments;
+    LsConfig config;
+    size_t begin, end; // bytes
+    LsCollectiveOptions options;
+    LsDevice *device; // owned
+    json_t *rows;
+    size_t wrong; // results, in all
+    bool speaks;
+} Bench;
+
+// What one contender did at one size.
+typedef struct Series {
+    double *seconds; // [windows] of one call
+    bool *disturbed; // [windows]
+    size_t windows, undisturbed;
+    size_t wrong; // results, of all ranks
+} Series;
+
+static const struct {
+    const char *reduction, *memory;
+} names[LS_CONTENDERS] = {
+    [LS_CONTENDER_EXACT] = {"exact", "communicator"},
+    [LS_CONTENDER_COPIED] = {"exact", "copied in"},
+    [LS_CONTENDER_FAST] = {"fast", "communicator"},
+    [LS_CONTENDER_LIBRARY] = {"library", "ordinary"},
+};
+
+// ---- Arguments ------------------------------------------------------------------------------------------
+
+static LsStatus read_arguments(LsInvocation *invocation, Arguments *a)
+{
+    const LsFlag flags[] = {
+        {"begin", 'b', LS_FLAG_TEXT, &a->begin, "SIZE", "Smallest message, in bytes or with K, M, G (4K).", 0,
+            NULL},
+        {"end", 'e', LS_FLAG_TEXT, &a->end, "SIZE", "Largest message (16M).", 0, NULL},
+        {"factor", 'f', LS_FLAG_COUNT, &a->factor, "N", "Each message is so many times the one before (4).",
+            2, NULL},
+        {"iterations", 'n', LS_FLAG_COUNT, &a->iterations, "N",
+            "Calls in a row that make one window of time (20).", 1, NULL},
+        {"warm-up", 'w', LS_FLAG_COUNT, &a->warm_up, "N", "Calls before that, which do not count (5).", 0,
+            NULL},
+        {"windows", 0, LS_FLAG_COUNT, &a->windows, "N",
+            "Windows of each contender, in turn; the median counts (7).", 1, NULL},
+        {"lanes", 0, LS_FLAG_COUNT, &a->lanes, "L",
+            "Lanes that are added up, a power of two; by default as few as the ranks need.", 1, NULL},
+        {"backend", 0, LS_FLAG_TEXT, &a->backend, "NAME", "What carries the memory: collectives.backend.", 0,
+            NULL},
+        {"no-check", 0, LS_FLAG_SWITCH, &a->unchecked, NULL, "Leaves out the check of every result.", 0,
+            NULL},
+        {"config", 'c', LS_FLAG_TEXT, &a->config, "FILE",
+            "Configuration whose runtime and collectives sections count.", 0, NULL},
+        {"set", 0, LS_FLAG_LIST, &a->settings, "A.B=V", "Sets one option; may be repeated.", 0, NULL},
+        {"json", 0, LS_FLAG_TEXT, &a->json, "FILE", "Writes the results as JSON.", 0, NULL},
+    };
+    *a = (Arguments){.begin = "4K", .end = "16M", .factor = 4, .iterations = 20, .warm_up = 5, .windows = 7};
+    return ls_arguments_read(invocation, LS_FLAG_TABLE(flags), 0, 0);
+}
+
+enum { COUNT_MAX = 1000000 };
+
+static LsStatus check_arguments(const Arguments *a, Bench *bench)
+{
+    LS_TRY(ls_bench_size("-b", a->begin, &bench->begin));
+    LS_TRY(ls_bench_size("-e", a->end, &bench->end));
+    if (bench->begin % sizeof(float) != 0)
+        return LS_FAIL(LS_USAGE, "-b %s: messages are of 4-byte numbers", a->begin);
+    if (bench->end < bench->begin)
+        return LS_FAIL(LS_USAGE, "-e %s is below -b %s", a->end, a->begin);
+    if (a->iterations > COUNT_MAX || a->windows > COUNT_MAX || a->warm_up > COUNT_MAX)
+        return LS_FAIL(LS_USAGE, "-n, -w and --windows take at most %d", COUNT_MAX);
+    return LS_OK;
+}
+
+static LsStatus prepare(LsInvocation *invocation, Bench *bench)
+{
+    Arguments *a = &bench->arguments;
+    LS_TRY(read_arguments(invocation, a));
+    if (invocation->helped)
+        return LS_OK;
+    LS_TRY(check_arguments(a, bench));
+    LS_TRY(ls_launch_configure(a->config, &a->settings, &bench->config));
+    return a->backend ? ls_config_set(&bench->config, "collectives.backend", a->backend, "--backend") : LS_OK;
+}
+
+static LsStatus choose_lanes(Bench *bench)
+{
+    int64_t lanes = bench->arguments.lanes, ranks = ls_comm_size(bench->options.comm);
+    if (lanes == 0)
+        for (lanes = 1; lanes < ranks;)
+            lanes *= 2;
+    if (lanes > LS_LANES_MAX)
+        return LS_FAIL(LS_CONFIG, "--lanes %lld: at most %d", (long long)lanes, LS_LANES_MAX);
+    LsLaneShare share;
+    bench->options.lanes = (uint32_t)lanes;
+    return ls_lane_share((uint32_t)lanes, (uint32_t)ranks, 0, &share);
+}
+
+// ---- Windows --------------------------------------------------------------------------------------------
+
+static LsStatus run_window(Bench *bench, LsCollective *c, LsContender contender, LsWindow *out)
+{
+    LS_TRY(ls_collective_fill(c, contender));
+    LsProbe before = ls_bench_probe();
+    LS_TRY(ls_comm_barrier(bench->options.comm));
+    double start = ls_clock_seconds();
+    for (int64_t i = 0; i < bench->arguments.iterations; i++)
+        LS_TRY(ls_collective_run(c, contender));
+    LS_TRY(ls_collective_wait(c));
+    double seconds = ls_clock_seconds() - start;
+    LsProbe after = ls_bench_probe();
+    *out = (LsWindow){seconds, ls_bench_disturbed(&before, &after, seconds)};
+    return LS_OK;
+}
+
+// In the middle of collective calls a failure cannot be told to the others: it ends the job.
+static void require(Bench *bench, LsStatus status)
+{
+    if (status != LS_OK)
+        ls_comm_abort(bench->options.comm, status, ls_status_message());
+}
+
+// The slowest rank's time counts.
+static void add_window(Bench *bench, LsCollective *c, LsContender contender, Series *series)
+{
+    LsWindow window = {0};
+    require(bench, run_window(bench, c, contender, &window));
+    require(bench, ls_bench_slowest(bench->options.comm, &window));
+    series->seconds[series->windows] = window.seconds / (double)bench->arguments.iterations;
+    series->disturbed[series->windows] = window.disturbed;
+    series->windows++;
+    series->undisturbed += !window.disturbed;
+}
+
+static void check_results(Bench *bench, LsCollective *c, LsContender contender, Series *series)
+{
+    size_t mine = 0;
+    require(bench, ls_collective_fill(c, contender));
+    require(bench, ls_comm_barrier(bench->options.comm));
+    require(bench, ls_collective_run(c, contender));
+    require(bench, ls_collective_check(c, contender, &mine));
+    require(bench, ls_bench_total(bench->options.comm, mine, &series->wrong));
+}
+
+static void warm_up(Bench *bench, LsCollective *c, LsContender contender)
+{
+    require(bench, ls_collective_fill(c, contender));
+    for (int64_t i = 0; i < bench->arguments.warm_up; i++)
+        require(bench, ls_collective_run(c, contender));
+    require(bench, ls_collective_wait(c));
+}
+
+// The contenders take turns, so that all see the same neighbours.
+static void run_contenders(Bench *bench, LsCollective *c, Series *series)
+{
+    size_t wanted = (size_t)bench->arguments.windows;
+    for (int k = 0; k < LS_CONTENDERS; k++) {
+        if (!ls_collective_has(c, (LsContender)k))
+            continue;
+        if (!bench->arguments.unchecked)
+            check_results(bench, c, (LsContender)k, &series[k]);
+        warm_up(bench, c, (LsContender)k);
+    }
+    for (size_t round = 0; round < wanted * LS_BENCH_TRIES; round++)
+        for (int k = 0; k < LS_CONTENDERS; k++)
+            if (ls_collective_has(c, (LsContender)k) && series[k].undisturbed < wanted)
+                add_window(bench, c, (LsContender)k, &series[k]);
+}
+
+// ---- Results --------------------------------------------------------------------------------------------
+
+// What a link carries of each byte where the algorithm is the best there is, as nccl-tests counts it.
+static double bus_factor(LsLibraryCall call, int ranks)
+{
+    double share = (double)(ranks - 1) / ranks;
+    return call == LS_LIBRARY_ALL_REDUCE ? 2 * share : share;
+}
+
+static void print_head(const Bench *bench, double sent)
+{
+    const LsCollectiveOptions *o = &bench->options;
+    printf("# %d ranks, %d of them on %s; %s; %u lanes: the busiest rank sends %.2f times a ring's bytes\n",
+        ls_comm_size(o->comm), ls_comm_local_size(o->comm), ls_comm_host(o->comm), ls_comm_name(o->comm),
+        o->lanes, sent);
+    printf("# %lld calls a window, %lld windows of each in turn; GB/s of 10^9 bytes; wrong: results of all "
+           "ranks\n",
+        (long long)bench->arguments.iterations, (long long)bench->arguments.windows);
+    printf("#%11s  %-8s %-13s %11s  %-23s %8s %8s %7s %9s %9s\n", "bytes", "by", "memory", "us",
+        "(lowest to highest)", "algbw", "busbw", "wrong", "x library", "discarded");
+}
+
+typedef struct Row {
+    size_t bytes;
+    LsContender contender;
+    LsSpread spread;
+    size_t wrong;
+    double library; // seconds
+} Row;
+
+static void print_row(const Bench *bench, const Row *row)
+{
+    char range[64], wrong[24];
+    const LsSpread *spread = &row->spread;
+    double algbw = (double)row->bytes / spread->median * 1e-9;
+    snprintf(range, sizeof range, "(%.1f to %.1f)", spread->lowest * 1e6, spread->highest * 1e6);
+    snprintf(wrong, sizeof wrong, "%zu", row->wrong);
+    printf("%12zu  %-8s %-13s %11.1f  %-23s %8.2f %8.2f %7s %9.2f %8zu%s\n", row->bytes,
+        names[row->contender].reduction, names[row->contender].memory, spread->median * 1e6, range, algbw,
+        algbw * bus_factor(bench->options.call, ls_comm_size(bench->options.comm)),
+        bench->arguments.unchecked ? "-" : wrong, row->library / spread->median, spread->discarded,
+        spread->disturbed ? "!" : "");
+    fflush(stdout);
+}
+
+static json_t *describe_row(const Bench *bench, const Row *row)
+{
+    double algbw = (double)row->bytes / row->spread.median * 1e-9;
+    double factor = bus_factor(bench->options.call, ls_comm_size(bench->options.comm));
+    return json_pack("{s:I, s:I, s:s, s:s, s:o, s:o, s:o, s:o, s:o}", "bytes", (json_int_t)row->bytes,
+        "elements", (json_int_t)(row->bytes / sizeof(float)), "by", names[row->contender].reduction, "memory",
+        names[row->contender].memory, "seconds", ls_bench_spread_json(&row->spread, 1), "algbw",
+        ls_json_number(algbw), "busbw", ls_json_number(algbw * factor), "wrong",
+        bench->arguments.unchecked ? json_null() : json_integer((json_int_t)row->wrong), "times_library",
+        ls_json_number(row->library / row->spread.median));
+}
+
+static LsStatus report_size(Bench *bench, size_t bytes, const Series *series)
+{
+    LsSpread library;
+    LS_TRY(ls_bench_spread(series[LS_CONTENDER_LIBRARY].seconds, series[LS_CONTENDER_LIBRARY].disturbed,
+        series[LS_CONTENDER_LIBRARY].windows, &library));
+    for (int k = 0; k < LS_CONTENDERS; k++) {
+        if (series[k].windows == 0)
+            continue;
+        Row row = {
+            .bytes = bytes, .contender = (LsContender)k, .wrong = series[k].wrong, .library = library.median};
+        LS_TRY(ls_bench_spread(series[k].seconds, series[k].disturbed, series[k].windows, &row.spread));
+        bench->wrong += series[k].wrong;
+        if (!bench->speaks)
+            continue;
+        print_row(bench, &row);
+        json_array_append_new(bench->rows, describe_row(bench, &row));
+    }
+    return LS_OK;
+}
+
+// ---- The sweep ------------------------------------------------------------------------------------------
+
+static LsStatus run_size(Bench *bench, size_t bytes)
+{
+    LsCollective c;
+    Series series[LS_CONTENDERS] = {{0}};
+    size_t most = (size_t)bench->arguments.windows * LS_BENCH_TRIES;
+    LsStatus status = LS_OK;
+    for (int k = 0; k < LS_CONTENDERS && status == LS_OK; k++) {
+        status = ls_memory_allocate(most * sizeof(double), (void **)&series[k].seconds);
+        if (status == LS_OK)
+            status = ls_memory_allocate(most * sizeof(bool), (void **)&series[k].disturbed);
+    }
+    status = ls_comm_agree(bench->options.comm, status);
+    if (status == LS_OK)
+        status = ls_collective_create(&bench->options, bytes, &c);
+    if (status == LS_OK) {
+        run_contenders(bench, &c, series);
+        ls_collective_destroy(&c);
+        status = report_size(bench, bytes, series);
+    }
+    for (int k = 0; k < LS_CONTENDERS; k++) {
+        free(series[k].seconds);
+        free(series[k].disturbed);
+    }
+    return status;
+}
+
+// Of the busiest rank, for each byte that a ring's reduce-scatter sends.
+static LsStatus find_sent(Bench *bench, double *sent)
+{
+    *sent = 1;
+    int ranks = ls_comm_size(bench->options.comm);
+    for (int r = 0; bench->options.call != LS_LIBRARY_ALL_GATHER && r < ranks; r++) {
+        LsPlan plan;
+        LS_TRY(ls_plan_compile(bench->options.lanes, (uint32_t)ranks, (uint32_t)r, &plan));
+        double ratio = ls_plan_send_ratio(&plan);
+        *sent = ratio > *sent ? ratio : *sent;
+        ls_plan_free(&plan);
+    }
+    return LS_OK;
+}
+
+static LsStatus sweep(Bench *bench, LsInvocation *invocation)
+{
+    double sent;
+    LS_TRY(find_sent(bench, &sent));
+    if (bench->speaks)
+        print_head(bench, sent);
+    bench->rows = json_array();
+    LsStatus status = LS_OK;
+    for (size_t bytes = bench->begin; status == LS_OK && bytes <= bench->end;) {
+        status = run_size(bench, bytes);
+        if (!ls_size_multiply(bytes, (size_t)bench->arguments.factor, &bytes))
+            break;
+    }
+    if (status == LS_OK && bench->speaks) {
+        json_t *report = ls_bench_report(invocation, bench->device);
+        if (report)
+            json_object_update_new(report,
+                json_pack("{s:s, s:i, s:o, s:I, s:I, s:O}", "backend", ls_comm_name(bench->options.comm),
+                    "lanes", (int)bench->options.lanes, "sent_ratio", ls_json_number(sent), "iterations",
+                    (json_int_t)bench->arguments.iterations, "warm_up", (json_int_t)bench->arguments.warm_up,
+                    "rows", bench->rows));
+        status = ls_bench_report_write(report, bench->arguments.json);
+    }
+    json_decref(bench->rows);
+    return ls_comm_agree(bench->options.comm, status);
+}
+
+static LsStatus attach(Bench *bench, LsComm *comm)
+{
+    const LsConfig *config = &bench->config;
+    LsStatus status = ls_device_open_configured(config, ls_comm_local_rank(comm), 0, &bench->device);
+    LS_TRY(ls_comm_agree(comm, status));
+    bench->options.comm = comm;
+    bench->options.device = bench->device;
+    bench->options.bucket_bytes = (size_t)(config->collectives.bucket_mb * 1024 * 1024);
+    LS_TRY(choose_lanes(bench));
+    return ls_comm_attach(comm, bench->device, config->collectives.backend);
+}
+
+LsStatus ls_bench_collective(LsInvocation *invocation, LsLibraryCall call)
+{
+    Bench bench = {.options = {.call = call}};
+    LsStatus prepared = prepare(invocation, &bench);
+    if (invocation->helped)
+        return LS_OK;
+    LS_TRY(ls_invocation_join(invocation, prepared, &bench.config));
+    bench.speaks = ls_invocation_speaks(invocation);
+    LsStatus status = attach(&bench, invocation->comm);
+    if (status == LS_OK) {
+        status = sweep(&bench, invocation);
+        ls_comm_detach(invocation->comm);
+    }
+    ls_device_close(bench.device);
+    LS_TRY(status);
+    if (bench.wrong > 0)
+        return LS_FAIL(LS_INTERNAL, "%zu results were wrong", bench.wrong);
+    return LS_OK;
+}
