@@ -25,10 +25,15 @@ size_t ls_arenas_slots(const LsConfig *config, const LsPlan *plan)
     return config->collectives.reduction == LS_REDUCTION_FAST ? 1 : plan->lane_slots;
 }
 
-// Cuts this rank's shard into runs; returns their number. run NULL: only counts, and *trained becomes the
+static bool holds_whole_state(const LsConfig *config)
+{
+    return config->optimizer.shard == LS_SHARD_NONE;
+}
+
+// Cuts the shard of `rank` into runs; returns their number. run NULL: only counts, and *trained becomes the
 // number of blocks that are trained.
 static size_t cut_shard(const LsParameters *parameters, const LsBuckets *buckets, uint32_t ranks,
-    uint32_t rank, LsShardRun *run, size_t *trained)
+    uint32_t rank, bool whole, LsShardRun *run, size_t *trained)
 {
     LsShardRun current = {0};
     size_t runs = 0, packed = 0;
@@ -41,8 +46,11 @@ static size_t cut_shard(const LsParameters *parameters, const LsBuckets *buckets
             bool frozen = parameters->list[tensor.index].frozen;
             count = tensor.count;
             if (block == piece.first || frozen != current.frozen) {
-                current =
-                    (LsShardRun){.flat = block, .packed = packed, .trained = *trained, .frozen = frozen};
+                current = (LsShardRun){.flat = block,
+                    .packed = packed,
+                    .master = whole ? block : packed,
+                    .moments = whole ? block : *trained,
+                    .frozen = frozen};
                 runs++;
             }
             current.count += count;
@@ -57,18 +65,18 @@ static size_t cut_shard(const LsParameters *parameters, const LsBuckets *buckets
 LsArenaBytes ls_arenas_bytes(const LsConfig *config, LsDtype type, const LsParameters *parameters,
     const LsBuckets *buckets, const LsPlan *plan)
 {
-    size_t whole = parameters->blocks * LS_BLOCK;
+    size_t whole = parameters->blocks * LS_BLOCK, trained;
     size_t shard_blocks = ls_shard_blocks(buckets, plan->ranks, plan->rank);
     size_t shard = shard_blocks * LS_BLOCK * sizeof(float);
-    size_t trained;
-    cut_shard(parameters, buckets, plan->ranks, plan->rank, NULL, &trained);
-    size_t moments = moments_of(config);
+    cut_shard(parameters, buckets, plan->ranks, plan->rank, false, NULL, &trained);
+    size_t masters = holds_whole_state(config) ? parameters->blocks : shard_blocks;
+    size_t moments = holds_whole_state(config) ? parameters->blocks : trained;
+    size_t arrays = moments_of(config), block = LS_BLOCK * sizeof(float);
     return (LsArenaBytes){
         .weights = whole * ls_dtype_size(type),
         .gradients = whole * sizeof(float) * ls_arenas_slots(config, plan),
-        .optimizer =
-            trained * LS_BLOCK * sizeof(float) * moments + (type == LS_F32 ? 0 : shard) + shard_blocks,
-        .host = (shard + LS_PAGE) * (moments + 1) * (size_t)config->checkpoint.in_flight,
+        .optimizer = moments * block * arrays + (type == LS_F32 ? 0 : masters * block) + masters,
+        .host = (shard + LS_PAGE) * (arrays + 1) * (size_t)config->checkpoint.in_flight,
     };
 }
 
@@ -94,9 +102,20 @@ static LsStatus allocate_whole_model(LsArenas *arenas)
 static LsStatus allocate_runs(LsArenas *arenas, size_t *trained)
 {
     const LsParameters *parameters = arenas->parameters;
-    arenas->runs = cut_shard(parameters, arenas->buckets, arenas->ranks, arenas->rank, NULL, trained);
+    const LsBuckets *buckets = arenas->buckets;
+    uint32_t ranks = arenas->ranks, rank = arenas->rank;
+    arenas->runs = cut_shard(parameters, buckets, ranks, rank, arenas->whole, NULL, trained);
     LS_TRY(ls_memory_allocate((arenas->runs + 1) * sizeof *arenas->run, (void **)&arenas->run));
-    cut_shard(parameters, arenas->buckets, arenas->ranks, arenas->rank, arenas->run, trained);
+    cut_shard(parameters, buckets, ranks, rank, arenas->whole, arenas->run, trained);
+    arenas->updates = arenas->runs;
+    arenas->update = arenas->run;
+    if (!arenas->whole)
+        return LS_OK;
+    arenas->update = NULL;
+    arenas->updates = cut_shard(parameters, buckets, 1, 0, true, NULL, trained);
+    LS_TRY(ls_memory_allocate(arenas->updates * sizeof *arenas->update, (void **)&arenas->update));
+    cut_shard(parameters, buckets, 1, 0, true, arenas->update, trained);
+    *trained = parameters->blocks;
     return LS_OK;
 }
 
@@ -114,14 +133,14 @@ static LsStatus allocate_sets(LsArenas *arenas, size_t bytes)
     return LS_OK;
 }
 
-static LsStatus allocate_shard(LsArenas *arenas, size_t moments)
+static LsStatus allocate_state(LsArenas *arenas, size_t moments)
 {
     size_t trained;
     LS_TRY(allocate_runs(arenas, &trained));
-    size_t bytes = arenas->shard_blocks * LS_BLOCK * sizeof(float);
+    size_t masters = arenas->whole ? arenas->parameters->blocks : arenas->shard_blocks;
     void *memory = NULL;
     if (arenas->type != LS_F32) {
-        LS_TRY(allocate_zeroed(arenas, bytes, &memory));
+        LS_TRY(allocate_zeroed(arenas, masters * LS_BLOCK * sizeof(float), &memory));
         arenas->master = memory;
     }
     for (size_t m = 0; m < moments; m++) {
@@ -129,24 +148,23 @@ static LsStatus allocate_shard(LsArenas *arenas, size_t moments)
         arenas->moment[m] = memory;
     }
     arenas->arrays = 1 + moments;
-    LS_TRY(allocate_sets(arenas, bytes));
-    LS_TRY(allocate_zeroed(arenas, arenas->shard_blocks, &memory));
+    LS_TRY(allocate_sets(arenas, arenas->shard_blocks * LS_BLOCK * sizeof(float)));
+    LS_TRY(allocate_zeroed(arenas, masters, &memory));
     arenas->decay = memory;
     return LS_OK;
 }
 
-// Packs the decay flags of this rank's blocks.
+// The decay flags of the blocks that are updated here.
 static LsStatus upload_decay(LsArenas *arenas)
 {
     uint8_t *whole = NULL;
     LS_TRY(ls_memory_allocate(arenas->parameters->blocks, (void **)&whole));
     ls_parameters_block_decay(arenas->parameters, whole);
     LsStatus status = LS_OK;
-    for (size_t b = 0; b < arenas->buckets->count && status == LS_OK; b++) {
-        LsBlockRange piece = ls_bucket_piece(arenas->buckets, b, arenas->ranks, arenas->rank);
-        size_t place = ls_shard_offset(arenas->buckets, b, arenas->ranks, arenas->rank);
+    for (size_t u = 0; u < arenas->updates && status == LS_OK; u++) {
+        const LsShardRun *run = &arenas->update[u];
         status = arenas->device->ops->copy_in(
-            arenas->device, arenas->decay + place, whole + piece.first, piece.count);
+            arenas->device, arenas->decay + run->master, whole + run->flat, run->count);
     }
     if (status == LS_OK)
         status = arenas->device->ops->synchronize(arenas->device);
@@ -170,7 +188,7 @@ static void cut_all_pieces(LsArenas *arenas, bool count)
 {
     arenas->pieces = 0;
     for (size_t r = 0; r < arenas->runs; r++) {
-        LsRunView run = ls_arenas_run(arenas, r);
+        LsRunView run = ls_arenas_run(arenas, &arenas->run[r]);
         const float *from[LS_STATE_ARRAYS] = {run.master, run.moment1, run.moment2};
         for (size_t a = 0; a < arenas->arrays; a++)
             if (from[a])
@@ -190,7 +208,7 @@ static LsStatus cut_pieces(LsArenas *arenas)
 static LsStatus allocate_all(LsArenas *arenas, size_t moments)
 {
     LS_TRY(allocate_whole_model(arenas));
-    LS_TRY(allocate_shard(arenas, moments));
+    LS_TRY(allocate_state(arenas, moments));
     if (!arenas->device->discrete)
         LS_TRY(cut_pieces(arenas));
     return upload_decay(arenas);
@@ -209,6 +227,7 @@ LsStatus ls_arenas_create(const LsConfig *config, LsComm *comm, LsModel *model, 
         .type = ls_device_compute_type(model->device),
         .slots = ls_arenas_slots(config, plan),
         .sets = (size_t)config->checkpoint.in_flight,
+        .whole = holds_whole_state(config),
         .shard_blocks = ls_shard_blocks(buckets, plan->ranks, plan->rank),
     };
     LsStatus status = allocate_all(&arenas, moments_of(config));
@@ -239,23 +258,24 @@ void ls_arenas_destroy(LsArenas *arenas)
             ls_comm_release(arenas->comm, arenas->gradient[s]);
     if (arenas->weights)
         ls_comm_release(arenas->comm, arenas->weights);
+    if (arenas->update != arenas->run)
+        free(arenas->update);
     free(arenas->run);
     memset(arenas, 0, sizeof *arenas);
 }
 
-LsRunView ls_arenas_run(const LsArenas *arenas, size_t r)
+LsRunView ls_arenas_run(const LsArenas *arenas, const LsShardRun *run)
 {
-    const LsShardRun *run = &arenas->run[r];
-    size_t flat = run->flat * LS_BLOCK, packed = run->packed * LS_BLOCK, trained = run->trained * LS_BLOCK;
+    size_t flat = run->flat * LS_BLOCK, master = run->master * LS_BLOCK, moments = run->moments * LS_BLOCK;
     char *weights = (char *)arenas->weights + flat * ls_dtype_size(arenas->type);
     return (LsRunView){
         .elements = run->count * LS_BLOCK,
-        .master = arenas->master ? arenas->master + packed : (float *)(void *)weights,
+        .master = arenas->master ? arenas->master + master : (float *)(void *)weights,
         .gradient = arenas->gradient[0] + flat,
-        .moment1 = arenas->moment[0] && !run->frozen ? arenas->moment[0] + trained : NULL,
-        .moment2 = arenas->moment[1] && !run->frozen ? arenas->moment[1] + trained : NULL,
+        .moment1 = arenas->moment[0] && !run->frozen ? arenas->moment[0] + moments : NULL,
+        .moment2 = arenas->moment[1] && !run->frozen ? arenas->moment[1] + moments : NULL,
         .weights = arenas->master ? weights : NULL,
-        .decay = arenas->decay + run->packed,
+        .decay = arenas->decay + run->master,
     };
 }
 
@@ -263,7 +283,7 @@ LsStatus ls_arenas_snapshot(LsArenas *arenas, size_t set)
 {
     LsDevice *device = arenas->device;
     for (size_t r = 0; r < arenas->runs; r++) {
-        LsRunView run = ls_arenas_run(arenas, r);
+        LsRunView run = ls_arenas_run(arenas, &arenas->run[r]);
         const float *from[LS_STATE_ARRAYS] = {run.master, run.moment1, run.moment2};
         for (size_t a = 0; a < arenas->arrays; a++)
             if (from[a])
@@ -277,7 +297,7 @@ LsStatus ls_arenas_snapshot(LsArenas *arenas, size_t set)
 static LsStatus restore_run(LsArenas *arenas, size_t r)
 {
     LsDevice *device = arenas->device;
-    LsRunView run = ls_arenas_run(arenas, r);
+    LsRunView run = ls_arenas_run(arenas, &arenas->run[r]);
     float *to[LS_STATE_ARRAYS] = {run.master, run.moment1, run.moment2};
     for (size_t a = 0; a < arenas->arrays; a++)
         if (to[a])
@@ -302,5 +322,13 @@ LsStatus ls_arenas_restore(LsArenas *arenas)
         for (size_t a = 0; a < arenas->arrays; a++)
             memcpy(arenas->set[s][a].shard, arenas->array[a].shard,
                 arenas->shard_blocks * LS_BLOCK * sizeof(float));
-    return ls_comm_gather_shards(arenas->comm, arenas->buckets, arenas->weights, ls_dtype_size(arenas->type));
+    LS_TRY(
+        ls_comm_gather_shards(arenas->comm, arenas->buckets, arenas->weights, ls_dtype_size(arenas->type)));
+    if (!arenas->whole)
+        return LS_OK;
+    float *others[] = {arenas->master, arenas->moment[0], arenas->moment[1]};
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        if (others[i])
+            LS_TRY(ls_comm_gather_shards(arenas->comm, arenas->buckets, others[i], sizeof(float)));
+    return LS_OK;
 }

@@ -2,7 +2,8 @@
 //
 // Whole model on every rank: weights (compute type) and gradient slots (F32). This rank's shard, packed
 // bucket after bucket: master weights and the optimizer's moments (F32; ZeRO-1, Rajbhandari et al., SC 2020).
-// In FP32 the weights are their own master, so the shard of them lies in `weights`.
+// In FP32 the weights are their own master, so the shard of them lies in `weights`. With optimizer.shard none
+// every rank has masters and moments of the whole model, at their places in the flat buffer.
 #ifndef LOCKSTEP_TRAIN_ARENAS_H
 #define LOCKSTEP_TRAIN_ARENAS_H
 
@@ -19,7 +20,8 @@ enum { LS_LANE_SLOTS_MAX = 16 };
 typedef struct LsShardRun {
     size_t flat;    // first block in the flat buffer
     size_t packed;  // its place in the packed shard
-    size_t trained; // blocks of the shard in front of it that are trained: its place among the moments
+    size_t master;  // its place among the masters and decay flags
+    size_t moments; // its place among the moments, which what is frozen has not, except where they are whole
     size_t count;
     bool frozen;
 } LsShardRun;
@@ -33,13 +35,16 @@ typedef struct LsArenas {
     LsDtype type; // of weights
     size_t slots; // gradient buffers
     size_t shard_blocks;
+    bool whole; // masters, moments and decay flags are of the whole model
     size_t runs;
     LsShardRun *run; // [runs] all of the shard, in its order
+    size_t updates;
+    LsShardRun *update; // [updates] what the optimizer updates here: `run` itself, or the whole model
     void *weights;
     float *gradient[LS_LANE_SLOTS_MAX];
     float *master;    // NULL in FP32
-    float *moment[2]; // of what is trained; NULL where the optimizer has none
-    uint8_t *decay;   // [shard_blocks] device
+    float *moment[2]; // NULL where the optimizer has none
+    uint8_t *decay;   // device
     // Host copies of the shard, one per group: what checkpoints read, and the first set of those that they
     // write.
     LsStateArray array[LS_STATE_ARRAYS];
@@ -72,7 +77,7 @@ typedef struct LsRunView {
     void *weights;
     uint8_t *decay;
 } LsRunView;
-LsRunView ls_arenas_run(const LsArenas *arenas, size_t run);
+LsRunView ls_arenas_run(const LsArenas *arenas, const LsShardRun *run);
 
 // Enqueues device → host copies of master weights and moments, into a set; in it, moments of what is frozen
 // stay as they were read.

@@ -18,10 +18,10 @@ static LsStatus finish_reduction(LsTrainer *t)
 
 static LsStatus sum_squares(LsTrainer *t)
 {
-    if (t->pieces == 0)
+    if (t->squares == 0)
         return LS_OK;
     return t->device->ops->block_squares(
-        t->device, &(LsBlockSquares){.count = t->pieces, .piece = t->squares});
+        t->device, &(LsBlockSquares){.count = t->squares, .piece = t->square});
 }
 
 static LsVotes votes_of_this_rank(LsTrainer *t)
@@ -89,14 +89,14 @@ static LsStatus send_outcome(LsTrainer *t)
     return t->device->ops->marker_record(t->device, outcomes->arrived[slot]);
 }
 
-static LsStatus update_shard(LsTrainer *t)
+static LsStatus update(LsTrainer *t)
 {
     const LsConfig *config = t->config;
-    if (t->pieces == 0)
+    if (t->updates == 0)
         return LS_OK;
     return t->device->ops->optimizer_step(
-        t->device, &(LsOptimizerStep){.count = t->pieces,
-                       .piece = t->updates,
+        t->device, &(LsOptimizerStep){.count = t->updates,
+                       .piece = t->update,
                        .kind = config->optimizer.kind,
                        .type = t->arenas.type,
                        .momentum = (float)config->optimizer.momentum,
@@ -108,13 +108,15 @@ static LsStatus update_shard(LsTrainer *t)
                        .control = &t->outcomes.device->control});
 }
 
-static LsStatus gather_weights(LsTrainer *t)
+// From their owners to all ranks: the finished sums of gradients, which every rank updates everything with,
+// or what the owners have made of them.
+static LsStatus gather(LsTrainer *t, void *flat, size_t element)
 {
     double start = ls_clock_seconds();
     ls_trace_begin(t->trace, "gather");
     ls_trainer_at(t, LS_PHASE_EXCHANGE);
-    LsStatus status =
-        ls_comm_gather_shards(t->comm, &t->buckets, t->arenas.weights, ls_dtype_size(t->arenas.type));
+    LsStatus status = ls_comm_gather_shards(t->comm, &t->buckets, flat, element);
+    ls_trainer_at(t, LS_PHASE_COMPUTE);
     ls_trace_end(t->trace);
     t->times.comm += ls_clock_seconds() - start;
     return status;
@@ -122,16 +124,19 @@ static LsStatus gather_weights(LsTrainer *t)
 
 static LsStatus decide_and_update(LsTrainer *t)
 {
+    bool whole = t->arenas.whole;
     LS_TRY(sum_squares(t));
     LS_TRY(exchange(t));
     LS_TRY(decide(t));
     LS_TRY(send_outcome(t));
+    if (whole)
+        LS_TRY(gather(t, t->arenas.gradient[0], sizeof(float)));
     LS_TRY(ls_trainer_save_copied(t)); // what the optimizer overwrites
     ls_trace_begin(t->trace, "optimizer");
-    LsStatus status = update_shard(t);
+    LsStatus status = update(t);
     ls_trace_end(t->trace);
     LS_TRY(status);
-    return gather_weights(t);
+    return whole ? LS_OK : gather(t, t->arenas.weights, ls_dtype_size(t->arenas.type));
 }
 
 // Past the lanes, ranks are in the middle of collective calls and a failure cannot be told to the others

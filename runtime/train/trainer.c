@@ -217,27 +217,30 @@ static LsStatus build_model(LsTrainer *t)
     return ls_feed_create(t->comm, t->batch, t->device, &t->feed);
 }
 
-// The shard's pieces as the ops of a step take them, all in one call. What is frozen is left out: its sums of
-// squares in the exchange are zero from the beginning and stay so.
+// What the ops of a step take, all in one call: sums of squares of this rank's shard, and updates. What is
+// frozen is left out: its sums of squares in the exchange are zero from the beginning and stay so.
 static LsStatus list_pieces(LsTrainer *t)
 {
     const LsArenas *arenas = &t->arenas;
-    LS_TRY(ls_memory_allocate((arenas->runs + 1) * sizeof *t->squares, (void **)&t->squares));
-    LS_TRY(ls_memory_allocate((arenas->runs + 1) * sizeof *t->updates, (void **)&t->updates));
+    LS_TRY(ls_memory_allocate((arenas->runs + 1) * sizeof *t->square, (void **)&t->square));
+    LS_TRY(ls_memory_allocate((arenas->updates + 1) * sizeof *t->update, (void **)&t->update));
     for (size_t r = 0; r < arenas->runs; r++) {
-        LsRunView run = ls_arenas_run(arenas, r);
-        if (arenas->run[r].frozen)
-            continue;
-        t->squares[t->pieces] = (LsSquaresPiece){.n = run.elements,
-            .x = run.gradient,
-            .sums = ls_exchange_block_squares(&t->exchange, arenas->run[r].packed)};
-        t->updates[t->pieces++] = (LsOptimizerPiece){.n = run.elements,
-            .master = run.master,
-            .gradient = run.gradient,
-            .moment1 = run.moment1,
-            .moment2 = run.moment2,
-            .weights = run.weights,
-            .block_decay = run.decay};
+        LsRunView run = ls_arenas_run(arenas, &arenas->run[r]);
+        if (!arenas->run[r].frozen)
+            t->square[t->squares++] = (LsSquaresPiece){.n = run.elements,
+                .x = run.gradient,
+                .sums = ls_exchange_block_squares(&t->exchange, arenas->run[r].packed)};
+    }
+    for (size_t u = 0; u < arenas->updates; u++) {
+        LsRunView run = ls_arenas_run(arenas, &arenas->update[u]);
+        if (!arenas->update[u].frozen)
+            t->update[t->updates++] = (LsOptimizerPiece){.n = run.elements,
+                .master = run.master,
+                .gradient = run.gradient,
+                .moment1 = run.moment1,
+                .moment2 = run.moment2,
+                .weights = run.weights,
+                .block_decay = run.decay};
     }
     return LS_OK;
 }
@@ -450,8 +453,8 @@ static void tear_down(LsTrainer *t)
     release_device(t);
     ls_trace_destroy(t->trace);
     free(t->algorithms);
-    free(t->updates);
-    free(t->squares);
+    free(t->update);
+    free(t->square);
     ls_buckets_free(&t->buckets);
     ls_plan_free(&t->plan);
     free(t->quick);

@@ -92,9 +92,9 @@ typedef struct LsTrainer {
     LsBuckets buckets;
     LsMemoryPlan memory;
     LsArenas arenas;
-    size_t pieces; // of this rank's shard, those that are trained
-    LsSquaresPiece *squares;
-    LsOptimizerPiece *updates;
+    size_t squares, updates; // of what is trained
+    LsSquaresPiece *square;
+    LsOptimizerPiece *update;
     LsReducer *reducer;
     LsExchange exchange;
     LsOutcomes outcomes;

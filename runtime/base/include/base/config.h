@@ -30,7 +30,7 @@ typedef enum LsLossKind {
     LS_LOSS_MSE
 } LsLossKind;
 typedef enum LsOptimizerKind { LS_OPTIMIZER_SGD, LS_OPTIMIZER_ADAMW } LsOptimizerKind;
-typedef enum LsOptimizerShard { LS_SHARD_STATE } LsOptimizerShard; // ZeRO-1
+typedef enum LsOptimizerShard { LS_SHARD_NONE, LS_SHARD_STATE } LsOptimizerShard; // ZeRO-0 and 1
 typedef enum LsScheduleKind {
     LS_SCHEDULE_CONSTANT,
     LS_SCHEDULE_COSINE,
@@ -106,7 +106,7 @@ typedef struct LsConfig {
         double epsilon;
         double weight_decay;
         double clip_norm; // 0: no clipping
-        int shard;
+        int shard;        // LsOptimizerShard
     } optimizer;
     struct {
         int kind;

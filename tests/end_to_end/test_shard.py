@@ -1,0 +1,105 @@
+"""optimizer.shard: the same bits in every mode on any number of ranks, also across a resume in another mode, and the
+memory that --dry-run prints."""
+
+import re
+import subprocess
+import sys
+import unittest
+
+import harness
+from harness import CONFIG, Case, import_images
+
+MODES = ("none", "state")
+
+# Runs a command and prints the largest resident set that any of its processes had, in MiB.
+MEASURE = """
+import resource, subprocess, sys
+code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
+sys.exit(code)
+"""
+
+
+class SameBits(Case):
+    def setUp(self):
+        super().setUp()
+        import_images(self)
+        self.write("config.yaml", CONFIG)
+
+    def train(self, run, ranks, mode, *options):
+        """Steps 1 to 20, or on from where the run is."""
+        settings = ["collectives.bucket_mb=0.0625", "model.hidden=[200,30]", "model.dropout=0.1", "optimizer.clip_norm=1",
+                    "checkpoint.every=10", "schedule.kind=constant", "schedule.warmup_steps=0",
+                    "train.max_steps=20", f"optimizer.shard={mode}", *options]
+        self.run_lockstep("train", "-c", "config.yaml", "--run-dir", run,
+                          *(word for setting in settings for word in ("--set", setting)), ranks=ranks)
+
+    def test_modes_and_ranks(self):
+        self.train("alone", 1, "state")
+        expected = self.hash("alone"), self.losses("alone")
+        for mode in MODES:
+            for ranks in range(1, 6):
+                with self.subTest(mode=mode, ranks=ranks):
+                    run = f"{mode}-{ranks}"
+                    self.train(run, ranks, mode)
+                    self.assertEqual((self.hash(run), self.losses(run)), expected)
+
+    def test_resume_in_another_mode(self):
+        self.train("whole", 2, "state")
+        expected = self.hash("whole"), self.losses("whole")
+        self.train("part", 3, "none", "train.max_steps=5")
+        for step, (ranks, mode) in enumerate(((2, "state"), (1, "none"), (5, "state"), (4, "none")), 2):
+            self.train("part", ranks, mode, f"train.max_steps={5 * step if step < 5 else 20}")
+        self.assertEqual((self.hash("part"), self.losses("part")), expected)
+
+    def test_masters_of_their_own(self):
+        """Other types than FP32 have master weights besides, momentum has one moment, and a layer may be frozen."""
+        options = ("runtime.precision=bf16", "optimizer.kind=sgd", "train.freeze=layers.1.*")
+        self.train("alone", 1, "state", *options)
+        for ranks, mode in ((1, "none"), (3, "none"), (3, "state")):
+            run = f"{mode}-{ranks}"
+            self.train(run, ranks, mode, *options, "train.max_steps=10")
+            self.train(run, ranks, mode, *options)
+            self.assertEqual(self.hash(run), self.hash("alone"))
+
+
+class Memory(Case):
+    """What a rank uses is what --dry-run said, within 5 %. A smaller model is taken off: program and libraries. It is
+    large enough to need more than the start does, whose memory is given back."""
+
+    def setUp(self):
+        super().setUp()
+        import_images(self)
+        self.write("config.yaml", CONFIG)
+
+    def arguments(self, mode, hidden):
+        options = (f"model.hidden={hidden}", f"optimizer.shard={mode}", "train.max_steps=6", "eval.every=0",
+                   "checkpoint.every=0", "collectives.backend=mpi", "collectives.bucket_mb=4", "runtime.precision=fp32")
+        return ["train", "-c", "config.yaml", "--resume", "never", "--run-dir", "run",
+                *(word for option in options for word in ("--set", option))]
+
+    def planned(self, arguments, ranks):
+        """MiB of the rank that needs most."""
+        output = self.run_lockstep(*arguments, "--dry-run", "--ranks", ranks).stdout
+        rows = [list(map(float, row.split()[4:])) for row in re.findall(r"(?m)^ +\d+ +\d+-\d+.*$", output)]
+        self.assertEqual(len(rows), ranks, output)
+        return max(row[7] + row[8] for row in rows)
+
+    def used(self, arguments, ranks):
+        run = subprocess.run([sys.executable, "-c", MEASURE, *harness.command(arguments, ranks)], cwd=self.dir,
+                             env=harness.environment(), capture_output=True, text=True, timeout=harness.DEADLINE, check=True)
+        return float(run.stdout)
+
+    def test_memory_used(self):
+        for mode in MODES:
+            for ranks in (2, 4):
+                with self.subTest(mode=mode, ranks=ranks):
+                    large, small = self.arguments(mode, "[2600,2600]"), self.arguments(mode, "[1200,1200]")
+                    planned = self.planned(large, ranks) - self.planned(small, ranks)
+                    used = self.used(large, ranks) - self.used(small, ranks)
+                    print(f"{mode}, {ranks} ranks: {planned:.1f} MiB planned, {used:.1f} MiB used", file=sys.stderr)
+                    self.assertLess(abs(used - planned), 0.05 * planned)
+
+
+if __name__ == "__main__":
+    unittest.main()
