@@ -51,3 +51,27 @@ const LsCommand ls_command_bench_all_gather = {
     .several_ranks = true,
     .run = run_all_gather,
 };
+
+const LsCommand ls_command_bench_step = {
+    .name = "bench step",
+    .arguments = "-c FILE [-n N] [options]",
+    .summary = "measures a training step: time by phase, throughput, MFU, part of the roofline",
+    .about =
+        "Trains with the configuration, without evaluation or checkpoints, in a directory that is removed\n"
+        "afterwards. A window is one step, on GPUs ten. Runs alone or under mpirun; see\n"
+        "docs/benchmarking.md.",
+    .several_ranks = true,
+    .run = ls_bench_step,
+};
+
+const LsCommand ls_command_bench_scaling = {
+    .name = "bench scaling",
+    .arguments = "-c FILE [--ranks LIST] [--kind strong|weak] [options]",
+    .summary = "measures training on several numbers of ranks: throughput, efficiency, exposed communication",
+    .about =
+        "Starts `bench step` through mpirun for each number of ranks, round after round. Efficiency is the\n"
+        "throughput by that of the first number of ranks in the same round, by the ratio of the ranks.\n"
+        "With --predict it measures nothing: lockstep bench scaling --predict --help. See "
+        "docs/benchmarking.md.",
+    .run = ls_bench_scaling,
+};

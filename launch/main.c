@@ -38,6 +38,8 @@ static const LsCommand *const commands[] = {
     &ls_command_bench_all_reduce,
     &ls_command_bench_reduce_scatter,
     &ls_command_bench_all_gather,
+    &ls_command_bench_step,
+    &ls_command_bench_scaling,
     &ls_command_doctor,
     &ls_command_version,
 };

@@ -25,6 +25,7 @@
 #include "samples.h"
 #include "step_model.h"
 #include "step_table.h"
+#include "stopwatch.h"
 #include "tap.h"
 
 typedef struct Options {
@@ -93,11 +94,16 @@ static LsStatus measure_peaks(LsDevice *device, Options *options)
 
 // ---- Steps ----------------------------------------------------------------------------------------------
 
+static LsStatus put_mark(void *watch, size_t i)
+{
+    return stopwatch_mark(watch, i);
+}
+
 static LsStatus pass(Bench *bench, TapMode mode)
 {
-    LS_TRY(tap_pass(&bench->tap, mode, bench->watch));
+    LS_TRY(tap_pass(&bench->tap, mode, put_mark, bench->watch));
     LsStatus status = step_model_run(&bench->step);
-    LS_TRY(tap_pass(&bench->tap, TAP_OFF, NULL));
+    LS_TRY(tap_pass(&bench->tap, TAP_OFF, NULL, NULL));
     return status;
 }
 

@@ -34,6 +34,10 @@ typedef struct LsWindow {
 } LsWindow;
 LsStatus ls_bench_slowest(LsComm *comm, LsWindow *window); // collective
 
+// The same number of bytes of host memory from every rank, rank after rank, in memory that the caller frees;
+// collective.
+LsStatus ls_bench_gather(LsComm *comm, const void *mine, size_t bytes, void **all);
+
 // The sum over the ranks; collective.
 LsStatus ls_bench_total(LsComm *comm, size_t mine, size_t *out);
 
@@ -64,11 +68,19 @@ json_t *ls_bench_report(const LsInvocation *invocation, LsDevice *device);
 // Writes it as FILE (NULL: nowhere), and takes it.
 LsStatus ls_bench_report_write(json_t *report, const char *path);
 
+// A new folder for what a benchmark needs meanwhile, in `place` (NULL: TMPDIR or /tmp).
+LsStatus ls_bench_folder(const char *place, char folder[LS_PATH_MAX]);
+
+// Removes it and keeps the thread's newest failure; one to remove it is a warning.
+void ls_bench_folder_remove(const char *folder);
+
 // A size as nccl-tests has it: 4096, 4K, 25M, 1G (of 1024). LS_USAGE names the option.
 LsStatus ls_bench_size(const char *option, const char *text, size_t *out);
 
 // ---- The benchmarks -------------------------------------------------------------------------------------
 
 LsStatus ls_bench_collective(LsInvocation *invocation, LsLibraryCall call);
+LsStatus ls_bench_step(LsInvocation *invocation);
+LsStatus ls_bench_scaling(LsInvocation *invocation);
 
 #endif

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/memory.h"
 #include "bench.h"
 
@@ -72,6 +73,27 @@ LsStatus ls_bench_report_write(json_t *report, const char *path)
     LsStatus status = path ? ls_json_write(path, report) : LS_OK;
     json_decref(report);
     return status;
+}
+
+LsStatus ls_bench_folder(const char *place, char folder[LS_PATH_MAX])
+{
+    char name[LS_PATH_MAX];
+    if (!place)
+        place = getenv("TMPDIR");
+    LS_TRY(ls_path_join(name, place && *place ? place : "/tmp", "lockstep-bench-XXXXXX"));
+    if (!mkdtemp(name))
+        return ls_file_fail("create", name);
+    memcpy(folder, name, sizeof name);
+    return LS_OK;
+}
+
+void ls_bench_folder_remove(const char *folder)
+{
+    char message[2048];
+    snprintf(message, sizeof message, "%s", ls_status_message());
+    if (ls_directory_remove(folder) != LS_OK)
+        ls_warn("%s", ls_status_message());
+    ls_status_adopt(LS_OK, message);
 }
 
 LsStatus ls_bench_size(const char *option, const char *text, size_t *out)

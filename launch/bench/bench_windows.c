@@ -80,8 +80,7 @@ bool ls_bench_disturbed(const LsProbe *before, const LsProbe *after, double seco
 
 // ---- All ranks ------------------------------------------------------------------------------------------
 
-// `all` is freed by the caller.
-static LsStatus gather(LsComm *comm, const void *mine, size_t bytes, void **all)
+LsStatus ls_bench_gather(LsComm *comm, const void *mine, size_t bytes, void **all)
 {
     size_t ranks = (size_t)ls_comm_size(comm), *sizes;
     LS_TRY(ls_memory_allocate(ranks * sizeof *sizes, (void **)&sizes));
@@ -97,7 +96,7 @@ static LsStatus gather(LsComm *comm, const void *mine, size_t bytes, void **all)
 LsStatus ls_bench_slowest(LsComm *comm, LsWindow *window)
 {
     LsWindow *all = NULL;
-    LsStatus status = gather(comm, window, sizeof *window, (void **)&all);
+    LsStatus status = ls_bench_gather(comm, window, sizeof *window, (void **)&all);
     for (int r = 0; status == LS_OK && r < ls_comm_size(comm); r++) {
         window->seconds = all[r].seconds > window->seconds ? all[r].seconds : window->seconds;
         window->disturbed |= all[r].disturbed;
@@ -109,7 +108,7 @@ LsStatus ls_bench_slowest(LsComm *comm, LsWindow *window)
 LsStatus ls_bench_total(LsComm *comm, size_t mine, size_t *out)
 {
     size_t *all = NULL, total = 0;
-    LsStatus status = gather(comm, &mine, sizeof mine, (void **)&all);
+    LsStatus status = ls_bench_gather(comm, &mine, sizeof mine, (void **)&all);
     for (int r = 0; status == LS_OK && r < ls_comm_size(comm); r++)
         total += all[r];
     free(all);

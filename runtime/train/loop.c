@@ -19,16 +19,14 @@ static void restart_window(LsTrainer *t)
     t->times = (LsStepTimes){.start = ls_clock_seconds()};
 }
 
-static LsStatus log_steps(LsTrainer *t)
+static LsStepRecord describe_steps(const LsTrainer *t)
 {
-    if (!t->metrics)
-        return LS_OK;
     const LsStepControl *control = &t->state.control;
     double steps = (double)t->times.steps;
     double seconds = (ls_clock_seconds() - t->times.start) / steps;
     double rate = (double)t->config->train.batch / seconds;
     double peak = t->peak_flops * ls_comm_size(t->comm);
-    LsStepRecord record = {
+    return (LsStepRecord){
         .step = control->step,
         .loss = control->loss,
         .lr = control->learning_rate,
@@ -42,10 +40,17 @@ static LsStatus log_steps(LsTrainer *t)
         .slowest_ratio = t->pace.slowest_ratio,
         .mfu = peak > 0 ? t->model->flops_per_sample * rate / peak : -1,
     };
+}
+
+static LsStatus log_steps(LsTrainer *t)
+{
+    if (!t->metrics)
+        return LS_OK;
+    LsStepRecord record = describe_steps(t);
     LsProgress progress = {
         .total_steps = t->total_steps,
         .epoch = epoch_of(t),
-        .eta_seconds = seconds * (double)(t->total_steps - control->step),
+        .eta_seconds = record.step_seconds * (double)(t->total_steps - record.step),
         .memory_bytes = t->memory.device,
     };
     return ls_metrics_step(t->metrics, &record, &progress);
@@ -155,7 +160,7 @@ static bool due(int64_t every, int64_t step)
 
 static bool finished(const LsTrainer *t)
 {
-    return t->state.control.step >= t->total_steps || stopped_early(t);
+    return t->state.control.step >= t->total_steps || stopped_early(t) || t->rehearsed;
 }
 
 static bool save_is_due(const LsTrainer *t, int64_t step)
@@ -191,6 +196,18 @@ static LsStatus after_step(LsTrainer *t, uint32_t *stop)
     return LS_OK;
 }
 
+// What follows a step of a rehearsal.
+static LsStatus observe(LsTrainer *t)
+{
+    LsStepRecord record = describe_steps(t);
+    const LsStepObserver *observer = t->options->observer;
+    if (due(observer->every, record.step)) {
+        t->rehearsed = !observer->look(observer->context, &record);
+        restart_window(t);
+    }
+    return save_is_due(t, record.step) ? ls_trainer_save_begin(t) : LS_OK;
+}
+
 static LsStatus write_profile(LsTrainer *t)
 {
     char directory[LS_PATH_MAX];
@@ -204,8 +221,9 @@ static LsStatus write_profile(LsTrainer *t)
 static bool needed(const LsTrainer *t, int64_t step)
 {
     const LsConfig *config = t->config;
-    return !t->device->discrete || ls_check_due(t, step) || step >= t->total_steps ||
-           due(config->log.every, step) || due(config->eval.every, step) || save_is_due(t, step);
+    return !t->device->discrete || (t->options->observer && due(t->options->observer->every, step)) ||
+           ls_check_due(t, step) || step >= t->total_steps || due(config->log.every, step) ||
+           due(config->eval.every, step) || save_is_due(t, step);
 }
 
 // Takes over what the device has decided up to step `last`.
@@ -243,7 +261,7 @@ static LsStatus run_step(LsTrainer *t, uint32_t *stop)
     }
     bool known = t->state.control.step == t->issued && !t->went_back;
     if (known)
-        LS_TRY(after_step(t, stop));
+        LS_TRY(t->options->observer ? observe(t) : after_step(t, stop));
     ls_trainer_save_step(t);
     // The trace is whole after its last step, or when the run ends before that.
     bool whole = ls_trace_step(t->trace), ends = finished(t) || *stop;
@@ -292,9 +310,11 @@ LsStatus ls_trainer_run(LsTrainer *t)
     // From now on the run has what it goes on from, whatever becomes of the place where it lay. A run that
     // may be set back to its beginning has that, too.
     bool first = t->state.control.step == 0 && t->config->guard.action == LS_GUARD_ROLLBACK;
-    if (t->adopted || first)
+    if (!t->options->observer && (t->adopted || first))
         LS_TRY(ls_trainer_save(t));
     LS_TRY(run_steps(t));
+    if (t->options->observer)
+        return LS_OK;
     LS_TRY(evaluate_in_full(t));
     ls_trainer_at(t, LS_PHASE_SAVE);
     LS_TRY(ls_trainer_save_tidy(t));

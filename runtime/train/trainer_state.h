@@ -120,6 +120,7 @@ typedef struct LsTrainer {
     LsCheck check;
     LsPace pace;
     bool went_back;      // the guard has set the run back: what was to follow the step is void
+    bool rehearsed;      // the observer has seen enough
     int64_t total_steps; // the run ends after this one
     LsDataShape shape;
     size_t microbatch; // rows

@@ -6,26 +6,37 @@ import os
 import unittest
 
 import harness
-from harness import Case
+from harness import CONFIG, Case, import_images
 
 
-class Collectives(Case):
+class Bench(Case):
+    def check_spread(self, spread, least=0.0):
+        self.assertGreaterEqual(spread["lowest"], least)
+        self.assertLessEqual(spread["lowest"], spread["median"])
+        self.assertLessEqual(spread["median"], spread["highest"])
+        self.assertGreaterEqual(spread["windows"], 1)
+
+    def report(self):
+        return json.loads((self.dir / "out.json").read_text(encoding="utf-8"))
+
+    def assert_nothing_left(self):
+        self.assertEqual(list(self.dir.glob("lockstep-bench-*")), [])
+
+
+class Collectives(Bench):
     CALLS = ("allreduce", "reduce_scatter", "all_gather")
     QUICK = ("-n", "2", "-w", "1", "--windows", "1")
 
     def rows(self, call, *arguments, ranks=2, **options):
         self.run_lockstep("bench", call, *self.QUICK, "--json", "out.json", *arguments, ranks=ranks, **options)
-        report = json.loads((self.dir / "out.json").read_text(encoding="utf-8"))
+        report = self.report()
         self.assertEqual(report["benchmark"], call)
         self.assertEqual(report["machine"]["ranks"], max(ranks, 1))
         return report, report["rows"]
 
     def check_row(self, row):
         seconds = row["seconds"]
-        self.assertGreater(seconds["lowest"], 0)
-        self.assertLessEqual(seconds["lowest"], seconds["median"])
-        self.assertLessEqual(seconds["median"], seconds["highest"])
-        self.assertGreaterEqual(seconds["windows"], 1)
+        self.check_spread(seconds, 1e-12)
         self.assertAlmostEqual(row["algbw"], row["bytes"] / seconds["median"] / 1e9, delta=row["algbw"] * 1e-6)
         self.assertEqual(row["wrong"], 0, row)
 
@@ -74,7 +85,7 @@ class Collectives(Case):
         result = self.run_lockstep("bench", "allreduce", *self.QUICK, "-b", "4K", "-e", "4K", "--json", "out.json",
                                    ranks=2, code=1, env={"LD_PRELOAD": library})
         self.assert_refused(result, "1 results were wrong")
-        wrong = {row["by"]: row["wrong"] for row in json.loads((self.dir / "out.json").read_text())["rows"]}
+        wrong = {row["by"]: row["wrong"] for row in self.report()["rows"]}
         self.assertEqual(wrong, {"exact": 0, "fast": 0, "library": 1})
 
     def test_mistakes(self):
@@ -97,6 +108,95 @@ class Collectives(Case):
     def test_too_many_ranks(self):
         result = self.run_lockstep("bench", "allreduce", "--lanes", "2", ranks=3, code=78)
         self.assert_refused(result, "3 ranks", "2 lanes")
+
+
+class Training(Bench):
+    """What trains needs data, a configuration, and few steps."""
+
+    def setUp(self):
+        super().setUp()
+        import_images(self)
+        self.write("config.yaml", CONFIG)
+
+    def check_step(self, report, ranks):
+        self.assertEqual((report["benchmark"], report["machine"]["ranks"]), ("step", ranks))
+        for name in ("step_seconds", "data_seconds", "comm_seconds", "least_comm_seconds"):
+            self.check_spread(report[name])
+        step = report["step_seconds"]["median"]
+        self.assertAlmostEqual(report["samples_per_second"] * step, 64, places=3)
+        self.assertLessEqual(report["least_comm_seconds"]["median"], report["comm_seconds"]["median"])
+        phases = [phase["name"] for phase in report["phases"]]
+        for name in ("data", "forward", "backward", "reduce", "exchange", "optimizer", "gather"):
+            self.assertIn(name, phases)
+        self.assertEqual(phases[-1], "other")
+        for phase in report["phases"][:-1]:
+            self.check_spread(phase["seconds"])
+        roofline = report["roofline"]
+        self.assertGreater(roofline["seconds"], 0)
+        self.assertAlmostEqual(roofline["ratio"], roofline["seconds"] / step, delta=roofline["ratio"] * 1e-6)
+        self.assertGreater(report["mfu"], 0)
+        return roofline
+
+    def test_step(self):
+        rooflines = {}
+        for ranks in (0, 2):
+            result = self.run_lockstep("bench", "step", "-c", "config.yaml", "-n", "3", "-w", "2", "--folder", ".",
+                                       "--json", "out.json", ranks=ranks)
+            rooflines[ranks] = self.check_step(self.report(), max(ranks, 1))
+            self.assertRegex(result.stdout, r"(?m)^roofline \d")
+            self.assertRegex(result.stdout, r"(?m)^  backward +\d")
+            self.assert_nothing_left()
+        self.assertFalse((self.dir / "runs").exists())
+        # Of the products each of two ranks has half: 36 inputs, layers of 32 and 16, 4 classes; no gradient of the inputs.
+        self.assertAlmostEqual(rooflines[2]["flops"], rooflines[0]["flops"] / 2)
+        self.assertEqual(rooflines[0]["flops"], 2 * 64 * (2 * 36 * 32 + 3 * 32 * 16 + 3 * 16 * 4))
+
+    def test_windows_of_several_steps(self):
+        self.run_lockstep("bench", "step", "-c", "config.yaml", "-n", "2", "-w", "2", "--every", "3", "--folder", ".",
+                          "--json", "out.json")
+        self.assertEqual(self.report()["steps_of_a_window"], 3)
+        self.check_step(self.report(), 1)
+
+    def test_scaling(self):
+        for kind in ("strong", "weak"):
+            result = self.run_lockstep("bench", "scaling", "-c", "config.yaml", "--ranks", "1,2", "--kind", kind,
+                                       "--rounds", "2", "-n", "2", "-w", "2", "--folder", ".", "--json", "out.json",
+                                       "--launcher", f"{harness.MPIRUN} -np {{ranks}} --oversubscribe --bind-to none")
+            report = self.report()
+            self.assertEqual((report["benchmark"], report["kind"], report["base"]), ("scaling", kind, 1))
+            one, two = report["rows"]
+            self.assertEqual((one["ranks"], one["batch"], one["lanes"]), (1, 64, 8))
+            factor = 2 if kind == "weak" else 1
+            self.assertEqual((two["ranks"], two["batch"], two["lanes"]), (2, 64 * factor, 8 * factor))
+            self.assertEqual((one["efficiency"]["lowest"], one["efficiency"]["highest"]), (1, 1))
+            for row in (one, two):
+                self.assertEqual((row["balance"], row["step_seconds"]["windows"]), (1, 2))
+                self.assertGreaterEqual(row["windows"], 2)
+                for name in ("step_seconds", "samples_per_second", "efficiency"):
+                    self.check_spread(row[name], 1e-12)
+            self.assertRegex(result.stdout, r"(?m)^ +2 +\d+ +\d+ +1\.000 ")
+            self.assert_nothing_left()
+
+    def test_mistakes(self):
+        step, scaling = ["step", "-c", "config.yaml"], ["scaling", "-c", "config.yaml"]
+        for arguments, code, words in (
+                (["step"], 2, ["-c FILE is missing"]),
+                (["scaling"], 2, ["-c FILE is missing"]),
+                (step + ["-w", "1"], 2, ["--warm-up 1"]),
+                (step + ["--set", "train.batch=63"], 78, ["train.batch"]),
+                (step + ["--set", "data.path=nothing.h5"], 66, ["nothing.h5"]),
+                (step + ["--folder", "nowhere"], 66, ["nowhere"]),
+                (scaling + ["--ranks", "1,x"], 2, ["--ranks 1,x"]),
+                (scaling + ["--ranks", "0"], 2, ["--ranks 0"]),
+                (scaling + ["--ranks", "1,2,"], 2, ["--ranks 1,2,"]),
+                (scaling + ["--ranks", "1,9"], 78, ["9 ranks", "8 lanes"]),
+                (scaling + ["--ranks", "1,3", "--kind", "weak"], 2, ["powers of two", "3"]),
+                (scaling + ["--kind", "steady"], 2, ["strong, weak"]),
+                (scaling + ["--launcher", "no-such-program"], 69, ["no-such-program", "--launcher"]),
+                (scaling + ["--ranks", "1", "--set", "data.path=nothing.h5"], 66, ["run on 1 rank", "nothing.h5"])):
+            self.assert_refused(self.run_lockstep("bench", *arguments, code=code), *words)
+        self.assert_refused(self.run_lockstep("bench", *step, ranks=9, code=78), "9 ranks", "8 lanes")
+        self.assert_refused(self.run_lockstep("bench", *scaling, ranks=2, code=2), "without mpirun")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,17 @@ typedef struct LsStopSignal {
     volatile int continued;  // SIGCONTs so far
 } LsStopSignal;
 
+// Benchmarks look at a run while it goes on: a rehearsal, which makes no evaluation, no log line, and no
+// checkpoint but those that are due every so many steps.
+struct LsStepRecord;
+typedef struct LsStepObserver {
+    int64_t every; // steps; at least 1
+    // On every rank, behind every so many steps: means over them, times as this rank has them. What is done
+    // here is in no step's time. False, on all ranks alike, ends the run.
+    bool (*look)(void *context, const struct LsStepRecord *record);
+    void *context;
+} LsStepObserver;
+
 typedef struct LsTrainOptions {
     const LsConfig *config; // validated
     const char *run_dir;
@@ -28,6 +39,7 @@ typedef struct LsTrainOptions {
     bool quiet;                      // no progress line
     LsPulse *pulse;                  // lent; NULL: nobody watches
     const LsStopSignal *stop_signal; // NULL: no signal asks to stop
+    const LsStepObserver *observer;  // NULL: this is no rehearsal
 } LsTrainOptions;
 
 // Trains to the end. LS_OK: done. LS_STOPPED: asked to stop, a durable checkpoint is there. LS_DIVERGED and

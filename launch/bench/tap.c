@@ -26,7 +26,7 @@ static LsStatus mark(Tap *tap)
 {
     if (tap->marked == tap->count)
         return LS_FAIL(LS_INTERNAL, "this step has more ops than the one that was listed, %zu", tap->count);
-    return stopwatch_mark(tap->watch, ++tap->marked);
+    return tap->mark(tap->watch, ++tap->marked);
 }
 
 // Does what the device's own op does, and notes it unless it is part of another one. `work` is worked out
@@ -230,12 +230,13 @@ void tap_detach(Tap *tap)
     *tap = (Tap){0};
 }
 
-LsStatus tap_pass(Tap *tap, TapMode mode, Stopwatch *watch)
+LsStatus tap_pass(Tap *tap, TapMode mode, TapMark mark, void *watch)
 {
     tap->mode = mode;
+    tap->mark = mark;
     tap->watch = watch;
     tap->marked = 0;
     if (mode == TAP_LIST)
         tap->count = 0;
-    return mode == TAP_MARK ? stopwatch_mark(watch, 0) : LS_OK;
+    return mode == TAP_MARK ? mark(watch, 0) : LS_OK;
 }

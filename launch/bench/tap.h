@@ -7,13 +7,15 @@
 #define LOCKSTEP_BENCH_TAP_H
 
 #include "op_work.h"
-#include "stopwatch.h"
 
 typedef enum TapMode {
     TAP_OFF,  // ops pass unseen
     TAP_LIST, // tap->call becomes their list
-    TAP_MARK  // the same ops are marked on the watch: 0 at once, i + 1 behind call i
+    TAP_MARK  // the same ops are marked: 0 at once, i + 1 behind call i
 } TapMode;
+
+// Puts mark `i` at this place of the device's stream.
+typedef LsStatus (*TapMark)(void *watch, size_t i);
 
 typedef struct Tap {
     LsDeviceOps ops; // first: the device's table while attached
@@ -22,7 +24,8 @@ typedef struct Tap {
     bool dry;  // nothing is done, memory is not there: to list what would be
     int depth; // of ops within ops
     TapMode mode;
-    Stopwatch *watch;
+    TapMark mark;
+    void *watch;
     size_t marked; // calls of this pass
     OpWork *call;  // as listed
     size_t count, capacity;
@@ -31,7 +34,8 @@ typedef struct Tap {
 void tap_attach(Tap *tap, LsDevice *device, bool dry);
 void tap_detach(Tap *tap);
 
-// What comes next is a pass from its beginning. The watch is lent until the next one; NULL unless marking.
-LsStatus tap_pass(Tap *tap, TapMode mode, Stopwatch *watch);
+// What comes next is a pass from its beginning. The watch is lent until the next one; both NULL unless
+// marking.
+LsStatus tap_pass(Tap *tap, TapMode mode, TapMark mark, void *watch);
 
 #endif

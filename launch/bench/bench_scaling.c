@@ -1,0 +1,328 @@
+// lockstep bench scaling: the same training on several numbers of ranks, each started through mpirun.
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "launcher.h"
+
+enum { COUNTS_MAX = 32, ROUNDS_MAX = 1000 };
+
+typedef enum Kind { STRONG, WEAK } Kind;
+static const char *const kinds[] = {"strong", "weak", NULL};
+
+typedef struct Arguments {
+    const char *config, *ranks, *launcher, *folder, *json;
+    LsTextList settings;
+    int64_t windows, warm_up, every, rounds;
+    int kind;
+} Arguments;
+
+// What one number of ranks did; arrays by round.
+typedef struct Count {
+    int ranks;
+    int64_t batch, lanes;
+    double balance; // lanes of an even share over those of the busiest rank
+    double *seconds, *samples, *efficiency, *comm, *least_comm, *mfu;
+    int64_t windows, discarded;
+    bool disturbed;
+} Count;
+
+typedef struct Bench {
+    Arguments arguments;
+    LsConfig config;
+    Count count[COUNTS_MAX];
+    size_t counts;
+    bool *unusable; // [rounds] all false: a round's numbers are medians of undisturbed windows already
+    char folder[LS_PATH_MAX];
+} Bench;
+
+// ---- Arguments ------------------------------------------------------------------------------------------
+
+static LsStatus read_arguments(LsInvocation *invocation, Arguments *a)
+{
+    const LsFlag flags[] = {
+        {"config", 'c', LS_FLAG_TEXT, &a->config, "FILE", "Configuration file.", 0, NULL},
+        {"set", 0, LS_FLAG_LIST, &a->settings, "A.B=V", "Sets one option; may be repeated.", 0, NULL},
+        {"ranks", 0, LS_FLAG_TEXT, &a->ranks, "LIST", "Numbers of ranks; the first one is the base (1,2).", 0,
+            NULL},
+        {"kind", 0, LS_FLAG_CHOICE, &a->kind, "KIND",
+            "strong: the same batch on all (default); weak: batch and lanes grow with the ranks.", 0, kinds},
+        {"rounds", 0, LS_FLAG_COUNT, &a->rounds, "N", "Times that all take their turn (3).", 1, NULL},
+        {"windows", 'n', LS_FLAG_COUNT, &a->windows, "N", "Undisturbed windows wanted of each run (20).", 1,
+            NULL},
+        {"warm-up", 'w', LS_FLAG_COUNT, &a->warm_up, "N", "Windows before that, which do not count (3).", 2,
+            NULL},
+        {"every", 0, LS_FLAG_COUNT, &a->every, "K", "Steps of a window, as bench step has it.", 1, NULL},
+        {"launcher", 0, LS_FLAG_TEXT, &a->launcher, "COMMAND",
+            "What starts {ranks} ranks (mpirun -np {ranks} --bind-to core).", 0, NULL},
+        {"folder", 0, LS_FLAG_TEXT, &a->folder, "DIR",
+            "Where the runs have their directories meanwhile, seen by all hosts (TMPDIR or /tmp).", 0, NULL},
+        {"json", 0, LS_FLAG_TEXT, &a->json, "FILE", "Writes the results as JSON.", 0, NULL},
+    };
+    LS_TRY(ls_arguments_read(invocation, LS_FLAG_TABLE(flags), 0, 0));
+    if (invocation->helped)
+        return LS_OK;
+    if (!a->config)
+        return LS_FAIL(LS_USAGE, "-c FILE is missing; see lockstep bench scaling --help");
+    if (a->rounds > ROUNDS_MAX)
+        return LS_FAIL(LS_USAGE, "--rounds %lld: at most %d", (long long)a->rounds, ROUNDS_MAX);
+    return LS_OK;
+}
+
+static LsStatus read_ranks(Bench *bench)
+{
+    const char *text = bench->arguments.ranks;
+    for (const char *place = text;;) {
+        char *end;
+        errno = 0;
+        long ranks = strtol(place, &end, 10);
+        if (errno || end == place || ranks < 1 || ranks > LS_LANES_MAX || (*end && *end != ',') ||
+            bench->counts == COUNTS_MAX)
+            return LS_FAIL(LS_USAGE, "--ranks %s: expected up to %d numbers from 1 to %d, such as 1,2,4",
+                text, COUNTS_MAX, LS_LANES_MAX);
+        bench->count[bench->counts++].ranks = (int)ranks;
+        if (!*end)
+            return LS_OK;
+        place = end + 1;
+    }
+}
+
+static LsStatus shape_count(const Bench *bench, Count *count)
+{
+    int base = bench->count[0].ranks, factor = count->ranks / base;
+    bool weak = bench->arguments.kind == WEAK;
+    if (weak && (count->ranks % base != 0 || (factor & (factor - 1)) != 0))
+        return LS_FAIL(LS_USAGE,
+            "--ranks: weak scaling multiplies the first number, %d, by powers of two; %d is none of these",
+            base, count->ranks);
+    count->batch = bench->config.train.batch * (weak ? factor : 1);
+    count->lanes = bench->config.train.lanes * (weak ? factor : 1);
+    uint32_t most = 0;
+    for (int r = 0; r < count->ranks; r++) {
+        LsLaneShare share;
+        if (count->lanes > LS_LANES_MAX)
+            return LS_FAIL(LS_CONFIG, "%lld lanes on %d ranks: at most %d", (long long)count->lanes,
+                count->ranks, LS_LANES_MAX);
+        LS_TRY(ls_lane_share((uint32_t)count->lanes, (uint32_t)count->ranks, (uint32_t)r, &share));
+        most = share.count > most ? share.count : most;
+    }
+    count->balance = (double)count->lanes / ((double)most * count->ranks);
+    return LS_OK;
+}
+
+static LsStatus allocate_count(const Bench *bench, Count *count)
+{
+    double **arrays[] = {
+        &count->seconds, &count->samples, &count->efficiency, &count->comm, &count->least_comm, &count->mfu};
+    size_t bytes = (size_t)bench->arguments.rounds * sizeof(double);
+    for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
+        LS_TRY(ls_memory_allocate(bytes, (void **)arrays[i]));
+    return LS_OK;
+}
+
+static LsStatus prepare(LsInvocation *invocation, Bench *bench)
+{
+    Arguments *a = &bench->arguments;
+    LS_TRY(read_arguments(invocation, a));
+    if (invocation->helped)
+        return LS_OK;
+    LS_TRY(read_ranks(bench));
+    LS_TRY(ls_launch_configure(a->config, &a->settings, &bench->config));
+    LS_TRY(ls_config_validate(&bench->config));
+    for (size_t i = 0; i < bench->counts; i++) {
+        LS_TRY(shape_count(bench, &bench->count[i]));
+        LS_TRY(allocate_count(bench, &bench->count[i]));
+    }
+    return ls_memory_allocate((size_t)a->rounds * sizeof(bool), (void **)&bench->unusable);
+}
+
+// ---- Runs -----------------------------------------------------------------------------------------------
+
+static LsStatus compose(const Bench *bench, const Count *count, const char *json, LsWords *words)
+{
+    const Arguments *a = &bench->arguments;
+    LS_TRY(ls_words_launch(words, a->launcher, count->ranks));
+    const char *const head[] = {"bench", "step", "-c", a->config, "--folder", bench->folder, "--json", json};
+    for (size_t i = 0; i < sizeof head / sizeof *head; i++)
+        ls_words_add(words, head[i]);
+    ls_words_add(words, "-n");
+    ls_words_format(words, "%lld", (long long)a->windows);
+    ls_words_add(words, "-w");
+    ls_words_format(words, "%lld", (long long)a->warm_up);
+    if (a->every > 0) {
+        ls_words_add(words, "--every");
+        ls_words_format(words, "%lld", (long long)a->every);
+    }
+    for (size_t i = 0; i < a->settings.count; i++) {
+        ls_words_add(words, "--set");
+        ls_words_add(words, a->settings.text[i]);
+    }
+    ls_words_add(words, "--set");
+    ls_words_format(words, "train.batch=%lld", (long long)count->batch);
+    ls_words_add(words, "--set");
+    ls_words_format(words, "train.lanes=%lld", (long long)count->lanes);
+    return LS_OK;
+}
+
+static double number(const json_t *report, const char *name, const char *member)
+{
+    const json_t *value = json_object_get(report, name);
+    return json_number_value(member ? json_object_get(value, member) : value);
+}
+
+static LsStatus take_report(const char *path, size_t round, Count *count, json_t **machine)
+{
+    json_t *report;
+    LS_TRY(ls_json_read(path, (size_t)1 << 24, LS_INTERNAL, &report));
+    const json_t *seconds = json_object_get(report, "step_seconds");
+    count->seconds[round] = number(report, "step_seconds", "median");
+    count->samples[round] = number(report, "samples_per_second", NULL);
+    count->comm[round] = number(report, "comm_seconds", "median");
+    count->least_comm[round] = number(report, "least_comm_seconds", "median");
+    count->mfu[round] = number(report, "mfu", NULL);
+    count->windows += (int64_t)json_integer_value(json_object_get(seconds, "windows"));
+    count->discarded += (int64_t)json_integer_value(json_object_get(seconds, "discarded"));
+    count->disturbed |= json_is_true(json_object_get(seconds, "disturbed"));
+    json_decref(*machine);
+    *machine = json_incref(json_object_get(report, "machine"));
+    json_decref(report);
+    return count->seconds[round] > 0 ? LS_OK : LS_FAIL(LS_INTERNAL, "%s has no step's time", path);
+}
+
+static LsStatus run_count(Bench *bench, Count *count, size_t round, json_t **machine)
+{
+    char json[LS_PATH_MAX], what[64];
+    LsWords words = {0};
+    snprintf(what, sizeof what, "the run on %d rank%s", count->ranks, count->ranks == 1 ? "" : "s");
+    LS_TRY(ls_path_join(json, bench->folder, "step.json"));
+    LS_TRY(compose(bench, count, json, &words));
+    LS_TRY(ls_words_run(&words, what, bench->folder));
+    LS_TRY(take_report(json, round, count, machine));
+    const Count *base = &bench->count[0];
+    count->efficiency[round] =
+        count->samples[round] / base->samples[round] * (double)base->ranks / count->ranks;
+    return LS_OK;
+}
+
+// ---- Results --------------------------------------------------------------------------------------------
+
+static void print_head(const Bench *bench)
+{
+    const Arguments *a = &bench->arguments;
+    printf("# %s scaling, %lld rounds of all in turn, %lld windows a run; medians of the rounds (lowest to "
+           "highest)\n",
+        kinds[a->kind], (long long)a->rounds, (long long)a->windows);
+    printf("#%5s %8s %6s %8s %11s %-21s %11s %10s %-16s %10s %6s %9s\n", "ranks", "batch", "lanes", "balance",
+        "ms a step", "", "samples/s", "efficiency", "", "exposed ms", "%", "discarded");
+}
+
+static LsStatus report_count(const Bench *bench, const Count *count, json_t *rows)
+{
+    LsSpread seconds, samples, efficiency, comm, least, mfu;
+    size_t rounds = (size_t)bench->arguments.rounds;
+    const struct {
+        const double *values;
+        LsSpread *spread;
+    } all[] = {{count->seconds, &seconds}, {count->samples, &samples}, {count->efficiency, &efficiency},
+        {count->comm, &comm}, {count->least_comm, &least}, {count->mfu, &mfu}};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        LS_TRY(ls_bench_spread(all[i].values, bench->unusable, rounds, all[i].spread));
+    char times[48], part[48];
+    snprintf(times, sizeof times, "(%.2f to %.2f)", seconds.lowest * 1e3, seconds.highest * 1e3);
+    snprintf(part, sizeof part, "(%.3f to %.3f)", efficiency.lowest, efficiency.highest);
+    printf("%6d %8lld %6lld %8.3f %11.3f %-21s %11.1f %10.3f %-16s %10.3f %6.1f %8lld%s\n", count->ranks,
+        (long long)count->batch, (long long)count->lanes, count->balance, seconds.median * 1e3, times,
+        samples.median, efficiency.median, part, comm.median * 1e3, 100 * comm.median / seconds.median,
+        (long long)count->discarded, count->disturbed ? "!" : "");
+    fflush(stdout);
+    json_t *row = json_pack("{s:i, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:b}", "ranks",
+        count->ranks, "batch", (json_int_t)count->batch, "lanes", (json_int_t)count->lanes, "balance",
+        ls_json_number(count->balance), "step_seconds", ls_bench_spread_json(&seconds, 1),
+        "samples_per_second", ls_bench_spread_json(&samples, 1), "efficiency",
+        ls_bench_spread_json(&efficiency, 1), "comm_seconds", ls_bench_spread_json(&comm, 1),
+        "least_comm_seconds", ls_bench_spread_json(&least, 1), "mfu",
+        mfu.median > 0 ? ls_bench_spread_json(&mfu, 1) : json_null(), "windows", (json_int_t)count->windows,
+        "discarded", (json_int_t)count->discarded, "disturbed", count->disturbed);
+    return json_array_append_new(rows, row) == 0 ? LS_OK : LS_FAIL(LS_INTERNAL, "no memory for the report");
+}
+
+// The machine is as the last run saw it.
+static LsStatus report(LsInvocation *invocation, Bench *bench, json_t *machine)
+{
+    json_t *rows = json_array(), *object = ls_bench_report(invocation, NULL);
+    LsStatus status = LS_OK;
+    print_head(bench);
+    for (size_t i = 0; status == LS_OK && i < bench->counts; i++)
+        status = report_count(bench, &bench->count[i], rows);
+    json_object_set(object, "machine", machine);
+    json_object_update_new(
+        object, json_pack("{s:s, s:i, s:I, s:s, s:O}", "kind", kinds[bench->arguments.kind], "base",
+                    bench->count[0].ranks, "rounds", (json_int_t)bench->arguments.rounds, "configuration",
+                    bench->arguments.config, "rows", rows));
+    json_decref(rows);
+    if (status != LS_OK) {
+        json_decref(object);
+        return status;
+    }
+    return ls_bench_report_write(object, bench->arguments.json);
+}
+
+static LsStatus run_rounds(LsInvocation *invocation, Bench *bench)
+{
+    json_t *machine = NULL;
+    LsStatus status = LS_OK;
+    for (int64_t round = 0; status == LS_OK && round < bench->arguments.rounds; round++) {
+        for (size_t i = 0; status == LS_OK && i < bench->counts; i++)
+            status = run_count(bench, &bench->count[i], (size_t)round, &machine);
+        if (status == LS_OK)
+            fprintf(stderr, "round %lld/%lld\n", (long long)round + 1, (long long)bench->arguments.rounds);
+    }
+    if (status == LS_OK)
+        status = report(invocation, bench, machine);
+    json_decref(machine);
+    return status;
+}
+
+static void free_counts(Bench *bench)
+{
+    for (size_t i = 0; i < bench->counts; i++) {
+        Count *count = &bench->count[i];
+        free(count->mfu);
+        free(count->least_comm);
+        free(count->comm);
+        free(count->efficiency);
+        free(count->samples);
+        free(count->seconds);
+    }
+    free(bench->unusable);
+}
+
+// The prediction is a command of its own, wherever the option stands.
+static bool predicts(const LsInvocation *invocation)
+{
+    for (int i = 1; i < invocation->argc; i++)
+        if (strcmp(invocation->argv[i], "--predict") == 0)
+            return true;
+    return false;
+}
+
+LsStatus ls_bench_scaling(LsInvocation *invocation)
+{
+    if (predicts(invocation)) {
+        invocation->command = &ls_command_bench_predict;
+        return invocation->command->run(invocation);
+    }
+    Bench bench = {.arguments = {.ranks = "1,2", .rounds = 3, .windows = 20, .warm_up = 3}};
+    LsStatus status = prepare(invocation, &bench);
+    if (!invocation->helped && status == LS_OK) {
+        status = ls_bench_folder(bench.arguments.folder, bench.folder);
+        if (status == LS_OK) {
+            status = run_rounds(invocation, &bench);
+            ls_bench_folder_remove(bench.folder);
+        }
+    }
+    free_counts(&bench);
+    return status;
+}
