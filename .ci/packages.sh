@@ -10,7 +10,7 @@ build_packages=(gcc libc6-dev cmake ninja-build pkg-config libopenmpi-dev openmp
 # Testing.
 # shellcheck disable=SC2034
 test_packages=(g++ clang clang-format shellcheck python3 python3-numpy python3-h5py
-    hdf5-tools dataset-fashion-mnist iproute2 openssh-client python3-yaml)
+    hdf5-tools dataset-fashion-mnist iproute2 openssh-client python3-yaml libsimgrid-dev)
 # What only the tests that take long need: containers, and what knows the objects of Kubernetes.
 # shellcheck disable=SC2034
 long_packages=(buildah podman runc debootstrap python3-kubernetes)

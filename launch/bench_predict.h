@@ -37,13 +37,14 @@ LsStatus ls_predict_model_work(const LsPredictModel *model, uint32_t ranks, doub
 
 // One line of the answer.
 typedef struct LsPrediction {
-    uint32_t nodes, ranks; // ranks: of all nodes
+    uint32_t nodes, ranks, lanes; // ranks: of all nodes
     LsAlgorithm algorithm;
     char impossible[256]; // why there is no such run; "": all below is known
     LsTimeline timeline;
-    double slowdown;   // by stragglers
-    double rate;       // samples a second
-    double efficiency; // of the ranks, each compared with one rank alone
+    double exchange_bytes; // of each rank
+    double slowdown;       // by stragglers
+    double rate;           // samples a second
+    double efficiency;     // of the ranks, each compared with one rank alone
     LsGoodput goodput;
     double epoch_hours[2], epoch_cost[2]; // on demand, spot; 0: not known
 } LsPrediction;

@@ -183,16 +183,17 @@ static json_t *prediction_json(const LsPrediction *p)
         json_object_set_new(row, "impossible", json_string(p->impossible));
         return row;
     }
-    json_t *more = json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:[o, o], s:[o, o], s:o}",
-        "step_seconds", ls_json_number(p->timeline.step), "computing_seconds",
-        ls_json_number(p->timeline.computing), "exposed_seconds", ls_json_number(p->timeline.exposed),
-        "communication_seconds", ls_json_number(p->timeline.busy), "slowdown", ls_json_number(p->slowdown),
-        "samples_per_second", ls_json_number(p->rate), "efficiency", ls_json_number(p->efficiency),
-        "checkpoint_interval_seconds", ls_json_number(p->goodput.interval), "goodput",
-        ls_json_number(p->goodput.on_demand), "goodput_spot", ls_json_number(p->goodput.spot), "epoch_hours",
-        ls_json_number(p->epoch_hours[0]), ls_json_number(p->epoch_hours[1]), "epoch_cost",
-        ls_json_number(p->epoch_cost[0]), ls_json_number(p->epoch_cost[1]), "timeline",
-        timeline_json(&p->timeline));
+    json_t *more = json_pack(
+        "{s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:[o, o], s:[o, o], s:o}", "lanes",
+        (json_int_t)p->lanes, "exchange_bytes", ls_json_number(p->exchange_bytes), "step_seconds",
+        ls_json_number(p->timeline.step), "computing_seconds", ls_json_number(p->timeline.computing),
+        "exposed_seconds", ls_json_number(p->timeline.exposed), "communication_seconds",
+        ls_json_number(p->timeline.busy), "slowdown", ls_json_number(p->slowdown), "samples_per_second",
+        ls_json_number(p->rate), "efficiency", ls_json_number(p->efficiency), "checkpoint_interval_seconds",
+        ls_json_number(p->goodput.interval), "goodput", ls_json_number(p->goodput.on_demand), "goodput_spot",
+        ls_json_number(p->goodput.spot), "epoch_hours", ls_json_number(p->epoch_hours[0]),
+        ls_json_number(p->epoch_hours[1]), "epoch_cost", ls_json_number(p->epoch_cost[0]),
+        ls_json_number(p->epoch_cost[1]), "timeline", timeline_json(&p->timeline));
     if (json_object_update(row, more) != 0) {
         json_decref(row);
         row = NULL;

@@ -191,6 +191,8 @@ static LsStatus predict(const Arguments *a, Sweep *sweep, double alone, LsPredic
         return LS_OK;
     }
     LS_TRY(status);
+    p->lanes = work.lanes;
+    p->exchange_bytes = work.exchange_bytes;
     p->rate = samples / p->timeline.step;
     p->efficiency = p->rate * alone / p->ranks;
     p->goodput = ls_goodput(&sweep->report.risk, p->nodes);

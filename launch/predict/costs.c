@@ -9,9 +9,15 @@ const char *const ls_algorithm_names[LS_ALGORITHMS + 1] = {
 
 // ---- Plans ----------------------------------------------------------------------------------------------
 
+// As many ranks as a power of two do alike, since lanes are one too.
+static bool alike(uint32_t ranks)
+{
+    return (ranks & (ranks - 1)) == 0;
+}
+
 static LsStatus add_plan(LsCosts *costs, uint32_t lanes, uint32_t peers, uint32_t rank)
 {
-    LS_TRY(ls_plan_compile(lanes, peers, rank, &costs->plan[costs->plans]));
+    LS_TRY(ls_plan_choose(lanes, peers, rank, &costs->plan[costs->plans]));
     costs->plans++;
     return LS_OK;
 }
@@ -20,9 +26,7 @@ static LsStatus add_plan(LsCosts *costs, uint32_t lanes, uint32_t peers, uint32_
 static LsStatus find_most_subtrees(uint32_t lanes, uint32_t ranks, uint32_t *subtrees, uint32_t *rank)
 {
     *subtrees = *rank = 0;
-    // Where every rank has as many lanes all are alike.
-    uint32_t looked_at = lanes % ranks == 0 && (ranks & (ranks - 1)) == 0 ? 1 : ranks;
-    for (uint32_t r = 0; r < looked_at && *subtrees < LS_SUBTREES_MAX; r++) {
+    for (uint32_t r = 0; r < (alike(ranks) ? 1 : ranks) && *subtrees < LS_SUBTREES_MAX; r++) {
         LsLaneShare share;
         LS_TRY(ls_lane_share(lanes, ranks, r, &share));
         if (share.subtrees > *subtrees) {
@@ -40,12 +44,14 @@ static LsStatus compile_plans(LsCosts *costs, uint32_t lanes)
     LS_TRY(find_most_subtrees(lanes, ranks, &subtrees, &busiest));
     costs->subtrees = subtrees;
     uint32_t peers = cluster->nodes > 1 ? cluster->nodes : ranks;
+    if (alike(peers))
+        return add_plan(costs, lanes, peers, peers - 1); // it has the largest pieces
+    if (peers <= LS_PLAYED_RANKS)
+        return ls_play_create(lanes, peers, &costs->play);
     LS_TRY(find_most_subtrees(lanes, peers, &subtrees, &busiest));
-    LS_TRY(add_plan(costs, lanes, peers, 0));
-    if (peers > 1)
-        LS_TRY(add_plan(costs, lanes, peers, peers - 1));
-    if (busiest > 0 && busiest < peers - 1)
-        LS_TRY(add_plan(costs, lanes, peers, busiest));
+    LS_TRY(add_plan(costs, lanes, peers, busiest));
+    for (uint32_t i = 0; i < LS_SAMPLED_RANKS - 1; i++)
+        LS_TRY(add_plan(costs, lanes, peers, i * (peers - 1) / (LS_SAMPLED_RANKS - 2)));
     return LS_OK;
 }
 
@@ -72,6 +78,7 @@ void ls_costs_free(LsCosts *costs)
     for (size_t i = 0; i < costs->plans; i++)
         ls_plan_free(&costs->plan[i]);
     costs->plans = 0;
+    ls_play_free(&costs->play);
 }
 
 // ---- One level: the ranks of a node, or the nodes -------------------------------------------------------
@@ -156,9 +163,12 @@ typedef struct Flow {
     double messages, bytes;
 } Flow;
 
+// The sender works on a message while the link carries the one before.
 static double flow_seconds(const LsLink *link, Flow flow)
 {
-    return flow.messages * link->message + flow.bytes / link->bandwidth;
+    if (flow.messages == 0)
+        return 0;
+    return fmax(flow.messages * link->message, link->message + flow.bytes / link->bandwidth);
 }
 
 static double phase_seconds(
@@ -181,11 +191,18 @@ static double phase_seconds(
 
 static double plan_seconds(const LsCosts *costs, const LsLink *link, size_t blocks, double block_bytes)
 {
+    if (costs->play.ranks > 0)
+        return ls_play_seconds(&costs->play, link, blocks, block_bytes);
     double seconds = 0;
-    for (size_t phase = 0; phase < costs->plan[0].phases; phase++) {
+    bool more = true;
+    for (size_t phase = 0; more; phase++) {
         double slowest = 0;
+        more = false;
         for (size_t i = 0; i < costs->plans; i++)
-            slowest = fmax(slowest, phase_seconds(&costs->plan[i], phase, link, blocks, block_bytes));
+            if (phase < costs->plan[i].phases) {
+                more = true;
+                slowest = fmax(slowest, phase_seconds(&costs->plan[i], phase, link, blocks, block_bytes));
+            }
         seconds += slowest;
     }
     return seconds;

@@ -2,20 +2,21 @@
 #ifndef LOCKSTEP_PREDICT_COSTS_H
 #define LOCKSTEP_PREDICT_COSTS_H
 
-#include "collectives/plan.h"
-#include "predict/predict.h"
+#include "play.h"
 
-// Plans of the ranks that may be the last to finish, of all of them: the first, which has the smallest
-// pieces and many lanes; the last, with the largest pieces; and one with the most subtrees.
-enum { LS_COSTS_RANKS = 3 };
+// Of more ranks that are not alike only some are looked at.
+enum { LS_PLAYED_RANKS = 512, LS_SAMPLED_RANKS = 9 };
 
 typedef struct LsCosts {
     LsCluster cluster;
     LsAlgorithm algorithm;
     double ranks;    // of all nodes
     double subtrees; // LS_EXACT: the most that a rank has
-    size_t plans;    // LS_EXACT: plans of nodes, or of the ranks of a single one
-    LsPlan plan[LS_COSTS_RANKS];
+    // LS_EXACT: the plans of nodes, or of the ranks of a single one. All of them are played where they
+    // differ, else one of them or, of very many, a sample tells how long each phase takes.
+    LsPlay play;
+    size_t plans;
+    LsPlan plan[LS_SAMPLED_RANKS];
 } LsCosts;
 
 // LS_CONFIG: LS_EXACT for more ranks than lanes. Freed by ls_costs_free.

@@ -56,13 +56,14 @@ static void add_forward(Schedule *s, const LsWork *work, const LsCosts *costs, d
 
 static void add_backward(Schedule *s, const LsWork *work, const LsCosts *costs, double slowdown)
 {
-    double done = 0;
+    double done = 0, reduce = 0;
     s->backwards = s->segments;
     s->reduces = s->jobs;
     for (size_t b = 0; b < work->count; b++) {
+        if (b == 0 || work->bucket[b].blocks != work->bucket[b - 1].blocks) // most are of one size
+            reduce = ls_costs_reduce(costs, work->bucket[b].blocks, work->gradient_bytes);
         add_segment(s, slowdown * (work->bucket[b].ready - done), NOTHING);
-        add_job(s, ls_costs_reduce(costs, work->bucket[b].blocks, work->gradient_bytes),
-            (ptrdiff_t)s->segments - 1);
+        add_job(s, reduce, (ptrdiff_t)s->segments - 1);
         done = work->bucket[b].ready;
     }
     add_segment(s, slowdown * (work->backward - done), NOTHING); // what no gradient waits for

@@ -117,7 +117,7 @@ static void exact_moves_what_the_plan_says(void **state)
         double most = 0;
         for (uint32_t r = 0; r < ranks; r++) {
             LsPlan plan;
-            assert_int_equal(ls_plan_compile(64, ranks, r, &plan), LS_OK);
+            assert_int_equal(ls_plan_choose(64, ranks, r, &plan), LS_OK);
             double moved[2] = {0};
             for (size_t i = 0; i < plan.transfers; i++)
                 moved[plan.transfer[i].kind] += plan.transfer[i].pieces * 8 * B4;

@@ -15,8 +15,8 @@
 
 #include "base/status.h"
 
-// A message of n bytes is there `latency` + `message` + n / `bandwidth` after its send; messages of one
-// sender follow each other at distances of `message` + n / `bandwidth`.
+// A message of n bytes is there `latency` + `message` + n / `bandwidth` after its send; messages that a rank
+// sends at once follow each other at distances of the larger of `message` and n / `bandwidth`.
 typedef struct LsLink {
     double latency;   // seconds on the way
     double message;   // seconds that each message keeps its sender busy, beside its bytes
@@ -42,7 +42,7 @@ typedef enum LsAlgorithm {
     LS_TREE, // recursive halving, and doubling to gather: log2 W rounds (Thakur, Rabenseifner, Gropp 2005;
              // Bruck et al. 1997 where W is no power of two), first inside the nodes, then between them
     LS_HIERARCHICAL, // a ring inside each node, then one between the nodes for each shard
-    LS_EXACT,        // the lane plan (collectives/plan.h): inside each node, then between the shards' owners;
+    LS_EXACT,        // the lane plan (ls_plan_choose): inside each node, then between the shards' owners;
                      // weights are gathered as by LS_TREE
     LS_ALGORITHMS
 } LsAlgorithm;
