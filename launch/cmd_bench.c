@@ -75,3 +75,24 @@ const LsCommand ls_command_bench_scaling = {
         "docs/benchmarking.md.",
     .run = ls_bench_scaling,
 };
+
+const LsCommand ls_command_bench_data = {
+    .name = "bench data",
+    .arguments = "-c FILE [-n N] [options]",
+    .summary = "measures the loader: samples and bytes a second when nothing is computed",
+    .about = "Brings the microbatches of a run with this configuration, each rank its own, and computes\n"
+             "nothing. Runs alone or under mpirun; see docs/benchmarking.md.",
+    .several_ranks = true,
+    .run = ls_bench_data,
+};
+
+const LsCommand ls_command_bench_checkpoint = {
+    .name = "bench checkpoint",
+    .arguments = "-c FILE [--saves N] [--every K] [options]",
+    .summary = "measures checkpoints: how fast they are written and verified, what they cost training",
+    .about = "Trains with the configuration and saves every K steps, into a directory that is removed "
+             "afterwards;\n"
+             "then verifies the newest checkpoint. Runs alone or under mpirun; see docs/benchmarking.md.",
+    .several_ranks = true,
+    .run = ls_bench_checkpoint,
+};

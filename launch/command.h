@@ -39,7 +39,8 @@ extern const LsCommand ls_command_train, ls_command_launch, ls_command_eval, ls_
     ls_command_tokenizer_train, ls_command_tokenizer_encode, ls_command_tokenizer_decode, ls_command_status,
     ls_command_import_text, ls_command_import_tokens, ls_command_export, ls_command_import,
     ls_command_bench_predict, ls_command_bench_all_reduce, ls_command_bench_reduce_scatter,
-    ls_command_bench_all_gather, ls_command_bench_step, ls_command_bench_scaling;
+    ls_command_bench_all_gather, ls_command_bench_step, ls_command_bench_scaling, ls_command_bench_data,
+    ls_command_bench_checkpoint;
 
 // Meets the other ranks: opens the communicator (with the configuration's backend and deadline, or the
 // defaults when `config` is NULL) and agrees on `mine`, what this rank's preparations came to. Called also

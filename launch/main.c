@@ -40,6 +40,8 @@ static const LsCommand *const commands[] = {
     &ls_command_bench_all_gather,
     &ls_command_bench_step,
     &ls_command_bench_scaling,
+    &ls_command_bench_data,
+    &ls_command_bench_checkpoint,
     &ls_command_doctor,
     &ls_command_version,
 };

@@ -82,5 +82,7 @@ LsStatus ls_bench_size(const char *option, const char *text, size_t *out);
 LsStatus ls_bench_collective(LsInvocation *invocation, LsLibraryCall call);
 LsStatus ls_bench_step(LsInvocation *invocation);
 LsStatus ls_bench_scaling(LsInvocation *invocation);
+LsStatus ls_bench_data(LsInvocation *invocation);
+LsStatus ls_bench_checkpoint(LsInvocation *invocation);
 
 #endif

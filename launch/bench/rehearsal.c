@@ -74,7 +74,8 @@ static bool look(void *context, const LsStepRecord *record)
             ls_comm_abort(options->comm, status, ls_status_message());
     }
     o->before = ls_bench_probe();
-    return o->rehearsal->windows < o->most && o->rehearsal->undisturbed < (size_t)options->wanted;
+    return o->rehearsal->windows < o->most &&
+           (options->fixed || o->rehearsal->undisturbed < (size_t)options->wanted);
 }
 
 // ---- The run --------------------------------------------------------------------------------------------
@@ -131,7 +132,7 @@ static LsStatus train(const LsRehearsalOptions *options, LsRehearsal *rehearsal,
 LsStatus ls_rehearse(const LsRehearsalOptions *options, LsRehearsal *out)
 {
     *out = (LsRehearsal){.comm = options->comm};
-    size_t most = (size_t)options->wanted * LS_BENCH_TRIES;
+    size_t most = (size_t)options->wanted * (options->fixed ? 1 : LS_BENCH_TRIES);
     LsStatus status = ls_memory_allocate((most ? most : 1) * sizeof *out->window, (void **)&out->window);
     LS_TRY(ls_comm_agree(options->comm, status));
     return train(options, out, most);

@@ -24,6 +24,7 @@ typedef struct LsRehearsalOptions {
     int64_t every;          // steps of a window
     int64_t wanted;         // windows that are not disturbed; up to LS_BENCH_TRIES times as many are tried
     int64_t save_every;     // steps, 0: no checkpoints
+    bool fixed;             // ends after `wanted` windows, disturbed or not
     bool profiled;          // writes profile/ into the run's directory
     // Behind each step of the warm-up, where windows have one step; NULL: nobody wants to know.
     void (*warmed)(void *context, int64_t step);

@@ -136,9 +136,6 @@ typedef struct LsTrainer {
     char failure[LS_FAILURE_MAX];
 } LsTrainer;
 
-// The configuration's data set, which must have a training split. Closed by the caller.
-LsStatus ls_train_open_data(const LsConfig *config, LsDataset **out);
-
 // Gives arenas, control and state their first values: from a checkpoint, from train.init_from, or fresh.
 LsStatus ls_trainer_resume(LsTrainer *trainer);
 

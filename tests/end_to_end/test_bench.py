@@ -160,7 +160,7 @@ class Training(Bench):
     def test_scaling(self):
         for kind in ("strong", "weak"):
             result = self.run_lockstep("bench", "scaling", "-c", "config.yaml", "--ranks", "1,2", "--kind", kind,
-                                       "--rounds", "2", "-n", "2", "-w", "2", "--folder", ".", "--json", "out.json",
+                                       "--rounds", "2" if kind == "strong" else "1", "-n", "2", "-w", "2", "--folder", ".", "--json", "out.json",
                                        "--launcher", f"{harness.MPIRUN} -np {{ranks}} --oversubscribe --bind-to none")
             report = self.report()
             self.assertEqual((report["benchmark"], report["kind"], report["base"]), ("scaling", kind, 1))
@@ -170,11 +170,41 @@ class Training(Bench):
             self.assertEqual((two["ranks"], two["batch"], two["lanes"]), (2, 64 * factor, 8 * factor))
             self.assertEqual((one["efficiency"]["lowest"], one["efficiency"]["highest"]), (1, 1))
             for row in (one, two):
-                self.assertEqual((row["balance"], row["step_seconds"]["windows"]), (1, 2))
+                self.assertEqual((row["balance"], row["step_seconds"]["windows"]), (1, report["rounds"]))
                 self.assertGreaterEqual(row["windows"], 2)
                 for name in ("step_seconds", "samples_per_second", "efficiency"):
                     self.check_spread(row[name], 1e-12)
             self.assertRegex(result.stdout, r"(?m)^ +2 +\d+ +\d+ +1\.000 ")
+            self.assert_nothing_left()
+
+    def test_data(self):
+        for ranks in (0, 2):
+            result = self.run_lockstep("bench", "data", "-c", "config.yaml", "-n", "2", "--steps", "10", "--json", "out.json",
+                                       ranks=ranks)
+            report = self.report()
+            self.assertEqual((report["benchmark"], report["machine"]["ranks"]), ("data", max(ranks, 1)))
+            self.check_spread(report["batch_seconds"], 1e-12)
+            rate = report["samples_per_second"]
+            self.assertAlmostEqual(rate * report["batch_seconds"]["median"], 64, places=3)
+            self.assertAlmostEqual(report["bytes_per_second"] / rate, 6 * 6 + 4)
+            self.assertIsNone(report["tokens_per_second"])
+            self.assertRegex(result.stdout, r"(?m)^\d+ samples/s")
+
+    def test_checkpoint(self):
+        for ranks in (0, 2):
+            result = self.run_lockstep("bench", "checkpoint", "-c", "config.yaml", "--saves", "2", "--every", "30", "--folder",
+                                       ".", "--json", "out.json", ranks=ranks)
+            report = self.report()
+            self.assertEqual((report["benchmark"], report["every"]), ("checkpoint", 30))
+            self.assertIn(report["saves"], (1, 2))  # a slow disk may keep the last one beyond the last step
+            self.assertGreater(report["bytes"], 3 * 4 * 36 * 32)
+            for name in ("durable_seconds", "write_seconds", "verify_seconds"):
+                self.check_spread(report[name], 1e-12)
+            self.check_spread(report["waited_seconds"])
+            self.check_spread(report["stall_seconds"], float("-inf"))
+            rate = report["write_bytes_per_second"] * report["write_seconds"]["median"]
+            self.assertAlmostEqual(rate / report["bytes"], 1)
+            self.assertRegex(result.stdout, r"(?m)^  verified +\d")
             self.assert_nothing_left()
 
     def test_mistakes(self):
@@ -182,6 +212,11 @@ class Training(Bench):
         for arguments, code, words in (
                 (["step"], 2, ["-c FILE is missing"]),
                 (["scaling"], 2, ["-c FILE is missing"]),
+                (["data"], 2, ["-c FILE is missing"]),
+                (["checkpoint"], 2, ["-c FILE is missing"]),
+                (["data", "-c", "config.yaml", "--set", "data.path=nothing.h5"], 66, ["nothing.h5"]),
+                (["checkpoint", "-c", "config.yaml", "--every", "2"], 2, ["--every 2", "at least 5"]),
+                (["checkpoint", "-c", "config.yaml", "--saves", "1001"], 2, ["--saves"]),
                 (step + ["-w", "1"], 2, ["--warm-up 1"]),
                 (step + ["--set", "train.batch=63"], 78, ["train.batch"]),
                 (step + ["--set", "data.path=nothing.h5"], 66, ["nothing.h5"]),
@@ -195,7 +230,9 @@ class Training(Bench):
                 (scaling + ["--launcher", "no-such-program"], 69, ["no-such-program", "--launcher"]),
                 (scaling + ["--ranks", "1", "--set", "data.path=nothing.h5"], 66, ["run on 1 rank", "nothing.h5"])):
             self.assert_refused(self.run_lockstep("bench", *arguments, code=code), *words)
-        self.assert_refused(self.run_lockstep("bench", *step, ranks=9, code=78), "9 ranks", "8 lanes")
+        for command in ("step", "data"):
+            self.assert_refused(
+                self.run_lockstep("bench", command, "-c", "config.yaml", ranks=9, code=78), "9 ranks", "8 lanes")
         self.assert_refused(self.run_lockstep("bench", *scaling, ranks=2, code=2), "without mpirun")
 
 

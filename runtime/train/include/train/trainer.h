@@ -8,6 +8,7 @@
 
 #include "base/config.h"
 #include "collectives/comm.h"
+#include "data/dataset.h"
 #include "train/checkpoint.h"
 #include "train/pulse.h"
 
@@ -45,6 +46,9 @@ typedef struct LsTrainOptions {
 // Trains to the end. LS_OK: done. LS_STOPPED: asked to stop, a durable checkpoint is there. LS_DIVERGED and
 // other failures as they come; status.json says so in every case.
 LsStatus ls_train(const LsTrainOptions *options);
+
+// The configuration's data set, which must have a training split. Closed by the caller.
+LsStatus ls_train_open_data(const LsConfig *config, LsDataset **out);
 
 // Prints what a run would do on `ranks` ranks: lanes per rank and balance, rows per product, bytes sent,
 // memory by purpose. No run directory, no MPI traffic.
