@@ -1,12 +1,48 @@
 """lockstep bench: every benchmark from end to end on small inputs, what its JSON has, and what it says to mistakes. No time is
 asserted, only that there is one."""
 
+import html.parser
 import json
 import os
+import re
+import subprocess
+import sys
 import unittest
+import xml.etree.ElementTree
 
 import harness
 from harness import CONFIG, Case, import_images
+
+
+def need_emulated_gpu(test):
+    doctor = json.loads(harness.finish(harness.start(["doctor", "--json"])).stdout)
+    if not any("Emulated GPU" in check["found"] for check in doctor["checks"]):
+        test.skipTest("needs the emulated GPU")
+
+
+class Balanced(html.parser.HTMLParser):
+    """Refuses a page whose tags do not match."""
+
+    EMPTY = ("meta",)
+
+    def __init__(self):
+        super().__init__()
+        self.open = []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop() == tag, f"</{tag}> in {self.open}"
+
+    def check(self, page):
+        self.feed(page)
+        self.close()
+        assert not self.open, self.open
 
 
 class Bench(Case):
@@ -18,6 +54,24 @@ class Bench(Case):
 
     def report(self):
         return json.loads((self.dir / "out.json").read_text(encoding="utf-8"))
+
+    def make_page(self, *files, code=0):
+        """The HTML page of benchmarks/report."""
+        result = subprocess.run([sys.executable, "-B", harness.ROOT / "benchmarks" / "report", *files, "-o", "out.html"],
+                                cwd=self.dir, capture_output=True, text=True, timeout=harness.DEADLINE, check=False)
+        self.assertEqual(result.returncode, code, result.stderr)
+        return (self.dir / "out.html").read_text(encoding="utf-8") if code == 0 else result.stderr
+
+    def check_page(self, charts):
+        """The page of the newest report: whole, with so many charts, and with nothing from elsewhere."""
+        page = self.make_page("out.json")
+        Balanced().check(page)
+        found = re.findall(r"<svg.*?</svg>", page, re.S)
+        self.assertEqual(len(found), charts)
+        for chart in found:
+            texts = xml.etree.ElementTree.fromstring(chart).iter("{http://www.w3.org/2000/svg}text")
+            self.assertNotIn("nan", "".join(text.text or "" for text in texts))
+        self.assertEqual(set(re.findall(r"https?://[^\"]*", page)), {"http://www.w3.org/2000/svg"} if charts else set())
 
     def assert_nothing_left(self):
         self.assertEqual(list(self.dir.glob("lockstep-bench-*")), [])
@@ -54,6 +108,7 @@ class Collectives(Bench):
             if call != "all_gather":
                 wanted[1:1] = [("exact", "copied in"), ("fast", "communicator")]
             self.assertEqual(kinds, wanted)
+            self.check_page(2)
 
     def test_alone(self):
         _, rows = self.rows("allreduce", "-b", "4K", "-e", "4K", ranks=0)
@@ -67,9 +122,7 @@ class Collectives(Bench):
         self.assertRegex(result.stdout, r"(?m)^ +4096 +library +ordinary ")
 
     def test_emulated_gpus(self):
-        doctor = json.loads(harness.finish(harness.start(["doctor", "--json"])).stdout)
-        if not any("Emulated GPU" in check["found"] for check in doctor["checks"]):
-            self.skipTest("needs the emulated GPU")
+        need_emulated_gpu(self)
         for gpus, backend in (("1", "mpi"), ("2", "nccl")):
             for call in self.CALLS:
                 report, rows = self.rows(call, "-b", "4K", "-e", "20000", "-f", "4", "--set", "runtime.device=cuda",
@@ -110,13 +163,38 @@ class Collectives(Bench):
         self.assert_refused(result, "3 ranks", "2 lanes")
 
 
+class Page(Bench):
+    def test_predictions(self):
+        self.run_lockstep("bench", "scaling", "--predict", "--parameters", "1000000", "--samples", "8", "--sample-seconds",
+                          "0.001", "--nodes", "8,4096", "--json", "out.json")
+        self.check_page(2)
+        page = self.make_page("out.json", "out.json")
+        self.assertEqual(page.count("nothing of this was measured"), 2)
+
+    def test_mistakes(self):
+        self.write("text.json", "no JSON")
+        self.write("list.json", "[]")
+        self.write("other.json", '{"benchmark": "speed"}')
+        self.write("part.json", '{"benchmark": "step", "step_seconds": {"median": 1}}')
+        for name, words in (("missing.json", "No such file"), ("text.json", "Expecting value"), ("list.json", "not a JSON object"),
+                            ("other.json", '"speed"'), ("part.json", "not a whole report of bench step")):
+            message = self.make_page(name, code=1)
+            self.assertIn(words, message)
+            self.assertTrue(message.startswith(f"report: {name}: ") and message.count("\n") == 1, message)
+        self.assertFalse((self.dir / "out.html").exists())
+
+
+# Of a step's products: 36 inputs, layers of 32 and 16, 4 classes; there is no gradient of the inputs.
+FLOPS = 2 * 64 * (2 * 36 * 32 + 3 * 32 * 16 + 3 * 16 * 4)
+
+
 class Training(Bench):
     """What trains needs data, a configuration, and few steps."""
 
     def setUp(self):
         super().setUp()
         import_images(self)
-        self.write("config.yaml", CONFIG)
+        self.write("config.yaml", CONFIG.replace("precision: fp32", "precision: fp32, device: cpu"))
 
     def check_step(self, report, ranks):
         self.assertEqual((report["benchmark"], report["machine"]["ranks"]), ("step", ranks))
@@ -143,13 +221,21 @@ class Training(Bench):
             result = self.run_lockstep("bench", "step", "-c", "config.yaml", "-n", "3", "-w", "2", "--folder", ".",
                                        "--json", "out.json", ranks=ranks)
             rooflines[ranks] = self.check_step(self.report(), max(ranks, 1))
+            self.check_page(1)
             self.assertRegex(result.stdout, r"(?m)^roofline \d")
             self.assertRegex(result.stdout, r"(?m)^  backward +\d")
             self.assert_nothing_left()
         self.assertFalse((self.dir / "runs").exists())
-        # Of the products each of two ranks has half: 36 inputs, layers of 32 and 16, 4 classes; no gradient of the inputs.
-        self.assertAlmostEqual(rooflines[2]["flops"], rooflines[0]["flops"] / 2)
-        self.assertEqual(rooflines[0]["flops"], 2 * 64 * (2 * 36 * 32 + 3 * 32 * 16 + 3 * 16 * 4))
+        self.assertEqual(rooflines[0]["flops"], FLOPS)
+        self.assertEqual(rooflines[2]["flops"], FLOPS / 2)
+
+    def test_step_of_graphs_on_an_emulated_gpu(self):
+        need_emulated_gpu(self)
+        self.run_lockstep("bench", "step", "-c", "config.yaml", "--set", "runtime.device=cuda", "-n", "2", "-w", "2",
+                          "--every", "2", "--folder", ".", "--json", "out.json")
+        report = self.report()
+        self.assertIn("replay", [phase["name"] for phase in report["phases"]])
+        self.assertEqual(report["roofline"]["flops"], FLOPS)  # listed without graphs
 
     def test_windows_of_several_steps(self):
         self.run_lockstep("bench", "step", "-c", "config.yaml", "-n", "2", "-w", "2", "--every", "3", "--folder", ".",
@@ -175,6 +261,7 @@ class Training(Bench):
                 for name in ("step_seconds", "samples_per_second", "efficiency"):
                     self.check_spread(row[name], 1e-12)
             self.assertRegex(result.stdout, r"(?m)^ +2 +\d+ +\d+ +1\.000 ")
+            self.check_page(3)
             self.assert_nothing_left()
 
     def test_data(self):
@@ -189,6 +276,7 @@ class Training(Bench):
             self.assertAlmostEqual(report["bytes_per_second"] / rate, 6 * 6 + 4)
             self.assertIsNone(report["tokens_per_second"])
             self.assertRegex(result.stdout, r"(?m)^\d+ samples/s")
+            self.check_page(0)
 
     def test_checkpoint(self):
         for ranks in (0, 2):
@@ -205,6 +293,7 @@ class Training(Bench):
             rate = report["write_bytes_per_second"] * report["write_seconds"]["median"]
             self.assertAlmostEqual(rate / report["bytes"], 1)
             self.assertRegex(result.stdout, r"(?m)^  verified +\d")
+            self.check_page(1)
             self.assert_nothing_left()
 
     def test_mistakes(self):
