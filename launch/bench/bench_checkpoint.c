@@ -149,9 +149,10 @@ static LsStatus read_events(Bench *bench)
         json_decref(event);
     }
     free(text);
-    return bench->saves.count > 0
+    return bench->saves.count == (size_t)bench->arguments.saves
                ? LS_OK
-               : LS_FAIL(LS_USAGE, "no checkpoint was durable before the last step; raise --every");
+               : LS_FAIL(LS_INTERNAL, "%s tells of %zu checkpoints, and %lld were begun", path,
+                     bench->saves.count, (long long)bench->arguments.saves);
 }
 
 static LsStatus allocate_saves(Bench *bench)

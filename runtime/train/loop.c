@@ -205,7 +205,7 @@ static LsStatus observe(LsTrainer *t)
         t->rehearsed = !observer->look(observer->context, &record);
         restart_window(t);
     }
-    return save_is_due(t, record.step) ? ls_trainer_save_begin(t) : LS_OK;
+    return save_is_due(t, record.step) && !t->rehearsed ? ls_trainer_save_begin(t) : LS_OK;
 }
 
 static LsStatus write_profile(LsTrainer *t)
@@ -314,7 +314,7 @@ LsStatus ls_trainer_run(LsTrainer *t)
         LS_TRY(ls_trainer_save(t));
     LS_TRY(run_steps(t));
     if (t->options->observer)
-        return LS_OK;
+        return ls_trainer_save_wait(t);
     LS_TRY(evaluate_in_full(t));
     ls_trainer_at(t, LS_PHASE_SAVE);
     LS_TRY(ls_trainer_save_tidy(t));
