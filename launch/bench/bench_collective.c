@@ -1,4 +1,5 @@
 // lockstep bench allreduce, reduce_scatter, all_gather: sizes from -b to -e, the contenders in turn.
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +13,7 @@ typedef struct Arguments {
     LsTextList settings;
     int64_t factor, iterations, warm_up, windows, lanes;
     bool unchecked;
+    int only; // LsContender, LS_CONTENDERS: all
 } Arguments;
 
 typedef struct Bench {
@@ -42,6 +44,8 @@ static const struct {
     [LS_CONTENDER_LIBRARY] = {"library", "ordinary"},
 };
 
+static const char *const words[] = {"exact", "copied", "fast", "library", "all", NULL};
+
 // ---- Arguments ------------------------------------------------------------------------------------------
 
 static LsStatus read_arguments(LsInvocation *invocation, Arguments *a)
@@ -62,6 +66,8 @@ static LsStatus read_arguments(LsInvocation *invocation, Arguments *a)
             "Lanes that are added up, a power of two; by default as few as the ranks need.", 1, NULL},
         {"backend", 0, LS_FLAG_TEXT, &a->backend, "NAME", "What carries the memory: collectives.backend.", 0,
             NULL},
+        {"only", 0, LS_FLAG_CHOICE, &a->only, "NAME",
+            "exact, copied (exact, copied in), fast, library, or all (default).", 0, words},
         {"no-check", 0, LS_FLAG_SWITCH, &a->unchecked, NULL, "Leaves out the check of every result.", 0,
             NULL},
         {"config", 'c', LS_FLAG_TEXT, &a->config, "FILE",
@@ -69,7 +75,13 @@ static LsStatus read_arguments(LsInvocation *invocation, Arguments *a)
         {"set", 0, LS_FLAG_LIST, &a->settings, "A.B=V", "Sets one option; may be repeated.", 0, NULL},
         {"json", 0, LS_FLAG_TEXT, &a->json, "FILE", "Writes the results as JSON.", 0, NULL},
     };
-    *a = (Arguments){.begin = "4K", .end = "16M", .factor = 4, .iterations = 20, .warm_up = 5, .windows = 7};
+    *a = (Arguments){.begin = "4K",
+        .end = "16M",
+        .factor = 4,
+        .iterations = 20,
+        .warm_up = 5,
+        .windows = 7,
+        .only = LS_CONTENDERS};
     return ls_arguments_read(invocation, LS_FLAG_TABLE(flags), 0, 0);
 }
 
@@ -81,6 +93,9 @@ static LsStatus check_arguments(const Arguments *a, Bench *bench)
     LS_TRY(ls_bench_size("-e", a->end, &bench->end));
     if (bench->begin % sizeof(float) != 0)
         return LS_FAIL(LS_USAGE, "-b %s: messages are of 4-byte numbers", a->begin);
+    bool reduces = bench->options.call != LS_LIBRARY_ALL_GATHER;
+    if (!reduces && (a->only == LS_CONTENDER_FAST || a->only == LS_CONTENDER_COPIED))
+        return LS_FAIL(LS_USAGE, "--only %s: all_gather has exact and library alone", words[a->only]);
     if (bench->end < bench->begin)
         return LS_FAIL(LS_USAGE, "-e %s is below -b %s", a->end, a->begin);
     if (a->iterations > COUNT_MAX || a->windows > COUNT_MAX || a->warm_up > COUNT_MAX)
@@ -166,12 +181,18 @@ static void warm_up(Bench *bench, LsCollective *c, LsContender contender)
     require(bench, ls_collective_wait(c));
 }
 
+static bool has(const Bench *bench, const LsCollective *c, int contender)
+{
+    int only = bench->arguments.only;
+    return (only == LS_CONTENDERS || only == contender) && ls_collective_has(c, (LsContender)contender);
+}
+
 // The contenders take turns, so that all see the same neighbours.
 static void run_contenders(Bench *bench, LsCollective *c, Series *series)
 {
     size_t wanted = (size_t)bench->arguments.windows;
     for (int k = 0; k < LS_CONTENDERS; k++) {
-        if (!ls_collective_has(c, (LsContender)k))
+        if (!has(bench, c, k))
             continue;
         if (!bench->arguments.unchecked)
             check_results(bench, c, (LsContender)k, &series[k]);
@@ -179,7 +200,7 @@ static void run_contenders(Bench *bench, LsCollective *c, Series *series)
     }
     for (size_t round = 0; round < wanted * LS_BENCH_TRIES; round++)
         for (int k = 0; k < LS_CONTENDERS; k++)
-            if (ls_collective_has(c, (LsContender)k) && series[k].undisturbed < wanted)
+            if (has(bench, c, k) && series[k].undisturbed < wanted)
                 add_window(bench, c, (LsContender)k, &series[k]);
 }
 
@@ -210,7 +231,7 @@ typedef struct Row {
     LsContender contender;
     LsSpread spread;
     size_t wrong;
-    double library; // seconds
+    double library; // seconds; NAN: it took no part
 } Row;
 
 static void print_row(const Bench *bench, const Row *row)
@@ -242,9 +263,10 @@ static json_t *describe_row(const Bench *bench, const Row *row)
 
 static LsStatus report_size(Bench *bench, size_t bytes, const Series *series)
 {
-    LsSpread library;
-    LS_TRY(ls_bench_spread(series[LS_CONTENDER_LIBRARY].seconds, series[LS_CONTENDER_LIBRARY].disturbed,
-        series[LS_CONTENDER_LIBRARY].windows, &library));
+    LsSpread library = {.median = NAN};
+    const Series *its = &series[LS_CONTENDER_LIBRARY];
+    if (its->windows > 0)
+        LS_TRY(ls_bench_spread(its->seconds, its->disturbed, its->windows, &library));
     for (int k = 0; k < LS_CONTENDERS; k++) {
         if (series[k].windows == 0)
             continue;

@@ -115,6 +115,14 @@ class Collectives(Bench):
         for row in rows:
             self.check_row(row)
 
+    def test_one_contender(self):
+        for name, by in (("copied", "exact"), ("fast", "fast")):
+            _, rows = self.rows("allreduce", "-b", "4K", "-e", "4K", "--only", name, ranks=0)
+            self.assertEqual([(row["by"], row["times_library"]) for row in rows], [(by, None)])
+            self.check_page(1)
+        self.assert_refused(
+            self.run_lockstep("bench", "all_gather", "--only", "fast", code=2), "--only fast", "all_gather")
+
     def test_the_table(self):
         result = self.run_lockstep("bench", "allreduce", *self.QUICK, "-b", "4K", "-e", "4K", ranks=2)
         self.assertRegex(result.stdout, r"(?m)^# 2 ranks, 2 of them on .* 2 lanes: the busiest rank sends 1\.00 times")
