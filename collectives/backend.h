@@ -22,16 +22,43 @@ typedef struct LsWait {
 // there, and whatever was in the compute stream before has been waited for there.
 //
 // `host` (mpi_transport.c) takes host-reachable memory to MPI directly. `staged` (staged.c) wraps it for
-// discrete devices: device → pinned memory → MPI → pinned memory → device. `nccl` (nccl.c) enqueues on the
-// communication stream.
+// discrete devices: device → pinned memory → MPI → pinned memory → device. `shared` (shared.c) is for ranks
+// of one machine whose devices work in host memory: they read each other's in place. `nccl` (nccl.c) enqueues
+// on the communication stream.
 typedef struct LsTransport LsTransport;
 
 // A set of concurrent transfers, prepared once and started any number of times. It is either any number of
 // sends and receives or one reduce-scatter.
 typedef struct LsExchange LsExchange;
 
+// Memory that every rank passed to `view`, as this process sees it, read-only.
+typedef struct LsView {
+    const void *mine;
+    const void **place;    // [ranks] NULL for a rank that passed NULL
+    struct LsSegment *map; // [ranks]
+    size_t ranks;
+    struct LsView *next; // for the transport
+} LsView;
+
+// What a transport offers besides whose ranks can read each other's memory in place. `tag` < `tags`.
+typedef struct LsSharingOps {
+    size_t tags;
+    bool (*owns)(LsTransport *transport, const void *memory); // came from `allocate`
+    // Collective. mine: in memory that the transport owns, or NULL. `unview` comes before its release.
+    LsStatus (*view)(LsTransport *transport, const void *mine, size_t bytes, LsView **out);
+    void (*unview)(LsView *view);
+    // A reduction: each rank posts that its contribution `tag` is final, reads those of the others that are,
+    // and after any number of reductions posts once that it has read all, before which no other rank may
+    // change its contributions.
+    void (*post_final)(LsTransport *transport, size_t tag);
+    bool (*is_final)(LsTransport *transport, size_t tag, int rank);
+    void (*post_read)(LsTransport *transport);
+    bool (*has_read)(LsTransport *transport, int rank);
+} LsSharingOps;
+
 typedef struct LsTransportOps {
-    const char *name; // for people: "mpi" or "nccl"
+    const char *name;            // for people: "mpi", "shared" or "nccl"
+    const LsSharingOps *sharing; // NULL: messages only
     void (*close)(LsTransport *transport);
 
     // Memory that the transport moves well; NULL: the device's own.
@@ -107,6 +134,8 @@ LsStatus ls_mpi_open(const LsCommOptions *options, LsComm **out);
 // The transports' constructors. `host` is given a communicator of the mpi backend.
 LsStatus ls_host_transport_open(LsComm *comm, LsDevice *device, LsTransport **out);
 LsStatus ls_staged_transport_open(LsComm *comm, LsDevice *device, LsTransport **out);
+// LS_UNAVAILABLE, on all ranks alike, when some cannot reach others' memory.
+LsStatus ls_shared_transport_open(LsComm *comm, LsDevice *device, LsTransport **out);
 LsStatus ls_nccl_transport_open(
     LsComm *comm, LsDevice *device, LsTransport **out); // LS_UNAVAILABLE without NCCL
 LsStatus ls_nccl_require(void); // LS_UNAVAILABLE where this build or machine has no NCCL

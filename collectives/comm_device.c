@@ -91,7 +91,7 @@ static LsStatus judge(const Processor *all, int ranks, int kind, bool *nccl)
 static LsStatus choose(LsComm *comm, LsDevice *device, int kind, bool *nccl)
 {
     *nccl = false;
-    if (kind == LS_COMM_MPI)
+    if (kind == LS_COMM_MPI || kind == LS_COMM_SHARED)
         return LS_OK;
     size_t ranks = (size_t)comm->size;
     Processor *all = NULL;
@@ -111,14 +111,41 @@ static LsStatus choose(LsComm *comm, LsDevice *device, int kind, bool *nccl)
     return status;
 }
 
+// LS_UNAVAILABLE, on all ranks, where these cannot share memory.
+static LsStatus open_shared(LsComm *comm, LsTransport **out)
+{
+    LsStatus status = LS_OK;
+    if (comm->local_size < comm->size)
+        status = LS_FAIL(LS_UNAVAILABLE, "ranks on several hosts share no memory");
+    else if (!comm->device->plain)
+        status = LS_FAIL(
+            LS_UNAVAILABLE, "the memory of the device `%s` cannot be shared", comm->device->ops->name);
+    LS_TRY(ls_comm_agree(comm, status));
+    return ls_shared_transport_open(comm, comm->device, out);
+}
+
+static LsStatus open_host(LsComm *comm, int kind, LsTransport **out)
+{
+    if (kind == LS_COMM_SHARED)
+        return open_shared(comm, out);
+    if (comm->device->discrete)
+        return ls_staged_transport_open(comm, comm->device, out);
+    if (kind == LS_COMM_AUTO && comm->local_size == comm->size) {
+        LsStatus status = open_shared(comm, out);
+        if (status != LS_UNAVAILABLE)
+            return status;
+        ls_debug("gradients travel through MPI: %s", ls_status_message());
+    }
+    return ls_host_transport_open(comm, comm->device, out);
+}
+
 static LsStatus open_transport(LsComm *comm, int kind)
 {
     bool nccl;
     LsTransport *transport = NULL;
     LS_TRY(choose(comm, comm->device, kind, &nccl));
-    LsStatus status = nccl                     ? ls_nccl_transport_open(comm, comm->device, &transport)
-                      : comm->device->discrete ? ls_staged_transport_open(comm, comm->device, &transport)
-                                               : ls_host_transport_open(comm, comm->device, &transport);
+    LsStatus status =
+        nccl ? ls_nccl_transport_open(comm, comm->device, &transport) : open_host(comm, kind, &transport);
     if (status == LS_OK)
         comm->transport = transport;
     return ls_comm_agree(comm, status);

@@ -15,6 +15,7 @@
 #include "backend.h"
 #include "base/memory.h"
 #include "device/tensor.h"
+#include "reducer_peers.h"
 #include "reducer_program.h"
 
 struct LsReducer {
@@ -26,6 +27,8 @@ struct LsReducer {
     bool fast;
     size_t phases; // of a bucket
     LsReducerProgram program;
+    LsReducerPeers peers; // of a transport that shares memory: received pieces are read where they are
+    bool read_posted;     // the others may change what this rank has read
 
     // Staging: slot s >= lane_slots holds the pieces span[s - lane_slots] of every bucket, bucket b's from
     // element offset[b * staging_slots + s - lane_slots] on.
@@ -63,6 +66,8 @@ static float *place(const LsReducer *r, size_t b, uint32_t slot, uint32_t piece)
     if (slot < r->plan->lane_slots)
         return r->slot[slot] + (bucket.first_block + first) * LS_BLOCK;
     size_t s = slot - r->plan->lane_slots;
+    if (r->peers.transport) // read-only
+        return (float *)r->peers.source[s] + (bucket.first_block + first) * LS_BLOCK;
     size_t span_first = ls_piece(bucket.blocks, r->plan->ranks, r->span[s].first).first;
     return r->staging + r->offset[b * r->staging_slots + s] + (first - span_first) * LS_BLOCK;
 }
@@ -81,7 +86,7 @@ static void find_spans(LsReducer *r)
 static LsStatus create_staging(LsReducer *r)
 {
     r->staging_slots = r->fast ? 1 : r->plan->slots - r->plan->lane_slots;
-    if (r->plan->ranks == 1 || r->staging_slots == 0)
+    if (r->plan->ranks == 1 || r->staging_slots == 0 || r->peers.transport)
         return LS_OK;
     size_t entries, bytes, elements = 0;
     if (!ls_size_multiply(r->staging_slots, r->buckets->count, &entries) ||
@@ -142,7 +147,7 @@ static LsStatus create_exchanges(LsReducer *r)
             LsExchange **exchange = &r->exchange[b * r->phases + p];
             if (r->fast)
                 LS_TRY(prepare_reduce_scatter(r, b, exchange));
-            else if (r->plan->phase[p].transfers > 0)
+            else if (r->plan->phase[p].transfers > 0 && !r->peers.transport)
                 LS_TRY(prepare_phase(r, b, &r->plan->phase[p], exchange));
         }
     return LS_OK;
@@ -182,6 +187,9 @@ LsStatus ls_reducer_create(LsComm *comm, const LsReducerOptions *options, LsRedu
     r->fast = options->reduction == LS_REDUCTION_FAST;
     r->phases = !r->fast ? plan->phases : comm->size > 1 ? 1 : 0;
     LsStatus status = r->fast ? LS_OK : ls_reducer_program_create(plan, &r->program);
+    if (status == LS_OK && !r->fast)
+        status = ls_reducer_peers_create(
+            comm, plan, r->slot, r->buckets->blocks * LS_BLOCK, r->buckets->count, &r->peers);
     if (status == LS_OK)
         status = create_staging(r);
     if (status == LS_OK)
@@ -226,6 +234,7 @@ void ls_reducer_destroy(LsReducer *r)
     free(r->offset);
     free(r->span);
     ls_reducer_program_free(&r->program);
+    ls_reducer_peers_free(&r->peers, r->comm);
     free(r);
 }
 
@@ -268,8 +277,48 @@ static LsStatus finish_phase(LsReducer *r, size_t b, size_t phase)
     return LS_OK;
 }
 
+// What the others read of bucket b is final, in their sight.
+static LsStatus show(LsReducer *r, size_t b)
+{
+    LsBucket bucket = r->buckets->bucket[b];
+    size_t first = bucket.first_block * LS_BLOCK, bytes = bucket.blocks * LS_BLOCK * sizeof(float);
+    for (size_t s = 0; s < LS_SUBTREES_MAX; s++)
+        if (r->peers.copy[s])
+            LS_TRY(r->device->ops->copy(r->device, r->peers.copy[s] + first, r->slot[s] + first, bytes));
+    r->peers.transport->ops->sharing->post_final(r->peers.transport, b);
+    return LS_OK;
+}
+
+// Ranks whose part of bucket b is not final yet, among those that this one reads.
+static size_t count_hidden(const LsReducer *r, size_t b, bool *hidden)
+{
+    const LsTransport *transport = r->peers.transport;
+    size_t count = 0;
+    for (uint32_t peer = 0; peer < r->plan->ranks; peer++)
+        if (r->peers.reads[peer] && !transport->ops->sharing->is_final(r->peers.transport, b, (int)peer)) {
+            count++;
+            if (hidden)
+                hidden[peer] = true;
+        }
+    return count;
+}
+
+static size_t count_readers(const LsReducer *r, bool *reading)
+{
+    size_t count = 0;
+    for (uint32_t peer = 0; peer < r->plan->ranks; peer++)
+        if (!r->peers.transport->ops->sharing->has_read(r->peers.transport, (int)peer)) {
+            count++;
+            if (reading)
+                reading[peer] = true;
+        }
+    return count;
+}
+
 static LsStatus start_phase(LsReducer *r, size_t b)
 {
+    if (r->peers.transport)
+        return r->phase[b] == 0 ? show(r, b) : LS_OK;
     LsExchange *exchange = r->phase[b] < r->phases ? r->exchange[b * r->phases + r->phase[b]] : NULL;
     return exchange ? transport_ops(r)->exchange_start(exchange) : LS_OK;
 }
@@ -281,7 +330,9 @@ static LsStatus advance(LsReducer *r, size_t b, size_t *outstanding)
     while (r->phase[b] < r->phases) {
         LsExchange *exchange = r->exchange[b * r->phases + r->phase[b]];
         size_t missing = 0;
-        if (exchange)
+        if (r->peers.transport)
+            missing = count_hidden(r, b, NULL);
+        else if (exchange)
             LS_TRY(transport_ops(r)->exchange_test(exchange, &missing));
         if (missing > 0) {
             *outstanding = missing + (r->phases - r->phase[b]);
@@ -306,12 +357,34 @@ static LsStatus advance_all(void *context, size_t *outstanding)
     return LS_OK;
 }
 
+// The same, and then until nobody reads this rank's slots any more.
+static LsStatus advance_to_the_end(void *context, size_t *outstanding)
+{
+    LsReducer *r = context;
+    LS_TRY(advance_all(r, outstanding));
+    if (*outstanding > 0 || !r->peers.transport)
+        return LS_OK;
+    if (!r->read_posted)
+        r->peers.transport->ops->sharing->post_read(r->peers.transport);
+    r->read_posted = true;
+    *outstanding = count_readers(r, NULL);
+    return LS_OK;
+}
+
 static void mark_pending(void *context, bool *pending)
 {
     LsReducer *r = context;
-    for (size_t b = 0; b < r->begun; b++)
-        if (r->phase[b] < r->phases && r->exchange[b * r->phases + r->phase[b]])
-            transport_ops(r)->exchange_mark_pending(r->exchange[b * r->phases + r->phase[b]], pending);
+    if (r->read_posted)
+        count_readers(r, pending);
+    for (size_t b = 0; b < r->begun; b++) {
+        if (r->phase[b] == r->phases)
+            continue;
+        const LsExchange *exchange = r->exchange[b * r->phases + r->phase[b]];
+        if (r->peers.transport)
+            count_hidden(r, b, pending);
+        else if (exchange)
+            transport_ops(r)->exchange_mark_pending(exchange, pending);
+    }
 }
 
 LsMarker *ls_reducer_final(LsReducer *r, size_t b)
@@ -352,7 +425,9 @@ LsStatus ls_reducer_poll(LsReducer *r)
 
 LsStatus ls_reducer_finish(LsReducer *r)
 {
-    LsWait wait = {.what = "gradients", .poll = advance_all, .mark_pending = mark_pending, .context = r};
+    LsWait wait = {
+        .what = "gradients", .poll = advance_to_the_end, .mark_pending = mark_pending, .context = r};
+    r->read_posted = false;
     r->device->ops->select_stream(r->device, LS_STREAM_COMMUNICATION);
     LsStatus status = r->comm->ops->wait(r->comm, &wait);
     if (status == LS_OK)

@@ -17,7 +17,7 @@ static const char *const metrics[] = {"loss", "accuracy", "macro_f1", "roc_auc",
 static const char *const devices[] = {"auto", "cpu", "cuda", "ref", NULL};
 static const char *const precisions[] = {"auto", "fp32", "bf16", "fp16", NULL};
 static const char *const instruction_sets[] = {"auto", "avx2", "avx512", "avx512_bf16", "amx", NULL};
-static const char *const comm_backends[] = {"auto", "mpi", "nccl", NULL};
+static const char *const comm_backends[] = {"auto", "mpi", "nccl", "shared", NULL};
 static const char *const reductions[] = {"exact", "fast", NULL};
 
 #define COUNT_MAX 9007199254740992.0 // 2^53: every count up to it is exact as a bound and in JSON

@@ -1,6 +1,7 @@
 // The communicator: what ranks tell each other. Backends: `self` (one rank, no MPI) and `mpi`. Host memory
 // travels through the backend itself. Device memory travels through the transport that ls_comm_attach chose
-// for it: `nccl` from GPU to GPU, or the backend, through pinned host memory where the device is discrete.
+// for it: `nccl` from GPU to GPU; `shared` between CPU ranks of one machine, which read each other's memory
+// in place; or the backend, through pinned host memory where the device is discrete.
 //
 // All calls come from one thread. Collective calls are made by all ranks in the same order. Every wait has
 // the deadline LsCommOptions.timeout, which starts anew with each message that arrives; when it passes, the
@@ -40,7 +41,7 @@ void ls_comm_close(LsComm *comm);
 
 int ls_comm_rank(const LsComm *comm);
 int ls_comm_size(const LsComm *comm);
-const char *ls_comm_name(const LsComm *comm); // what carries gradients: "self", "mpi" or "nccl"
+const char *ls_comm_name(const LsComm *comm); // what carries gradients: "self", "mpi", "shared" or "nccl"
 const char *ls_comm_host(const LsComm *comm); // this rank's host name
 int ls_comm_local_rank(const LsComm *comm);   // its number among the ranks of its host
 int ls_comm_local_size(const LsComm *comm);
@@ -72,12 +73,14 @@ const volatile uint64_t *ls_comm_polls(void);
 
 // Chooses what carries the memory of `device` (lent until ls_comm_detach) and connects it; collective, and
 // comes before the calls below. kind: LsCommKind; auto is nccl where the device is a GPU, this build has NCCL
-// and no two ranks share a GPU, else mpi. LS_CONFIG: nccl for ranks that share a GPU (named). LS_UNAVAILABLE:
-// nccl in a build or on a device without it. One rank alone needs no transport and is refused nothing.
+// and no two ranks share a GPU, shared for CPU ranks of one machine, else mpi. LS_CONFIG: nccl for ranks that
+// share a GPU (named). LS_UNAVAILABLE: nccl in a build or on a device without it, shared for ranks that
+// cannot read each other's memory. One rank alone needs no transport and is refused nothing.
 LsStatus ls_comm_attach(LsComm *comm, LsDevice *device, int kind);
 void ls_comm_detach(LsComm *comm); // collective; comes before the device is closed
 
-// Device memory that this communicator reduces well, filled with zeros. Released by ls_comm_release.
+// Device memory that this communicator reduces well, filled with zeros. Released by ls_comm_release. All
+// ranks allocate and release in the same order what they reduce or gather; the rest in any.
 LsStatus ls_comm_allocate(LsComm *comm, size_t bytes, void **out);
 void ls_comm_release(LsComm *comm, void *memory);
 

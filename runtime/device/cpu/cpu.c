@@ -200,6 +200,7 @@ LsStatus ls_cpu_open(const LsDeviceOptions *options, LsDevice **out)
     }
     cpu->ops = table_of(cpu->multiplier.loops);
     cpu->base.ops = &cpu->ops;
+    cpu->base.plain = true;
     *out = &cpu->base;
     return LS_OK;
 }

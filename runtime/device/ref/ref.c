@@ -178,8 +178,9 @@ LsStatus ls_ref_open(const LsDeviceOptions *options, LsDevice **out)
     LS_TRY(ls_memory_allocate(sizeof *device, (void **)&device));
     // The shorter types are rounded FP32 here and never faster.
     bool chosen = options->precision != LS_PRECISION_AUTO;
-    *device = (LsDevice){
-        .ops = &ls_ref_ops, .precision = chosen ? (LsPrecision)options->precision : LS_PRECISION_FP32};
+    *device = (LsDevice){.ops = &ls_ref_ops,
+        .precision = chosen ? (LsPrecision)options->precision : LS_PRECISION_FP32,
+        .plain = true};
     *out = device;
     return LS_OK;
 }

@@ -54,7 +54,7 @@ typedef enum LsPrecision {
     LS_PRECISION_FP16
 } LsPrecision;
 typedef enum LsIsa { LS_ISA_AUTO, LS_ISA_AVX2, LS_ISA_AVX512, LS_ISA_AVX512_BF16, LS_ISA_AMX } LsIsa;
-typedef enum LsCommKind { LS_COMM_AUTO, LS_COMM_MPI, LS_COMM_NCCL } LsCommKind;
+typedef enum LsCommKind { LS_COMM_AUTO, LS_COMM_MPI, LS_COMM_NCCL, LS_COMM_SHARED } LsCommKind;
 typedef enum LsReductionKind { LS_REDUCTION_EXACT, LS_REDUCTION_FAST } LsReductionKind;
 
 typedef enum LsSavePolicy { LS_SAVE_STEPS, LS_SAVE_TIME, LS_SAVE_AUTO } LsSavePolicy;

@@ -1,0 +1,387 @@
+#include "shared.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/memory.h"
+#include "device/tensor.h"
+
+typedef struct Block {
+    LsSegment segment;
+    struct Block *next;
+} Block;
+
+typedef struct SharedTransport {
+    LsTransport base;
+    LsTransportOps ops;             // the host's, with what is done otherwise put over them
+    LsTransport *host;              // owned
+    Block *blocks;                  // what `allocate` gave
+    LsView *views;                  // of the flat buffers that were gathered
+    LsSegment own;                  // this rank's board
+    LsView *board;                  // everybody's
+    uint64_t pages, shards, read;   // what this rank has got to
+    uint64_t begun[LS_SHARED_TAGS]; // reductions
+} SharedTransport;
+
+static SharedTransport *shared_of(LsTransport *transport)
+{
+    return (SharedTransport *)transport;
+}
+
+static const LsBoard *board_of(const SharedTransport *shared, int rank)
+{
+    return shared->board->place[rank];
+}
+
+static LsBoard *own_board(const SharedTransport *shared)
+{
+    return shared->own.memory;
+}
+
+// Writes made before are seen by whoever sees the counter.
+static void post(_Atomic uint64_t *counter, uint64_t value)
+{
+    atomic_store_explicit(counter, value, memory_order_release);
+}
+
+static bool reached(const _Atomic uint64_t *counter, uint64_t value)
+{
+    return atomic_load_explicit(counter, memory_order_acquire) >= value;
+}
+
+// ---- Memory ---------------------------------------------------------------------------------------------
+
+static LsStatus shared_allocate(LsTransport *transport, size_t bytes, void **out)
+{
+    SharedTransport *shared = shared_of(transport);
+    Block *block;
+    LS_TRY(ls_memory_allocate(sizeof *block, (void **)&block));
+    LsStatus status = ls_segment_create(bytes, &block->segment);
+    if (status != LS_OK) {
+        free(block);
+        return status;
+    }
+    block->next = shared->blocks;
+    shared->blocks = block;
+    *out = block->segment.memory;
+    return LS_OK;
+}
+
+static void destroy_view(LsView *view)
+{
+    for (size_t r = 0; view && view->map && r < view->ranks; r++)
+        ls_segment_destroy(&view->map[r]);
+    if (view) {
+        free(view->place);
+        free(view->map);
+    }
+    free(view);
+}
+
+static void shared_release(LsTransport *transport, void *memory)
+{
+    SharedTransport *shared = shared_of(transport);
+    Block **link = &shared->blocks;
+    while (*link && (*link)->segment.memory != memory)
+        link = &(*link)->next;
+    Block *block = *link;
+    if (!block)
+        return;
+    char *start = block->segment.memory, *end = start + block->segment.bytes;
+    for (LsView **view = &shared->views; *view;) {
+        const char *mine = (*view)->mine;
+        LsView *gone = *view;
+        if (mine < start || mine >= end) {
+            view = &gone->next;
+            continue;
+        }
+        *view = gone->next;
+        destroy_view(gone);
+    }
+    *link = block->next;
+    ls_segment_destroy(&block->segment);
+    free(block);
+}
+
+static LsStatus address_in(const LsSegment *segment, const void *memory, size_t bytes, LsSegmentAddress *out)
+{
+    struct stat file;
+    if (fstat(segment->fd, &file) != 0)
+        return LS_FAIL(LS_INTERNAL, "a memory file has no status");
+    *out = (LsSegmentAddress){.process = getpid(),
+        .fd = segment->fd,
+        .offset = (uint64_t)((const char *)memory - (const char *)segment->memory),
+        .bytes = bytes,
+        .device = file.st_dev,
+        .inode = file.st_ino};
+    return LS_OK;
+}
+
+static const LsSegment *segment_of(const SharedTransport *shared, const void *memory)
+{
+    for (const Block *block = shared->blocks; block; block = block->next) {
+        const char *start = block->segment.memory;
+        if ((const char *)memory >= start && (const char *)memory < start + block->segment.bytes)
+            return &block->segment;
+    }
+    return NULL;
+}
+
+// Maps what every rank passes; `segment` NULL: this one has nothing to show. Collective.
+static LsStatus map_all(LsComm *comm, const LsSegment *segment, const void *mine, size_t bytes, LsView **out)
+{
+    size_t ranks = (size_t)comm->size;
+    LsSegmentAddress address = {.fd = -1}, *all = NULL;
+    LsView *view = NULL;
+    size_t *sizes = NULL;
+    LsStatus status = segment ? address_in(segment, mine, bytes, &address) : LS_OK;
+    if (status == LS_OK)
+        status = ls_memory_allocate(sizeof *view, (void **)&view);
+    if (status == LS_OK)
+        status = ls_memory_allocate(ranks * sizeof *view->map, (void **)&view->map);
+    if (status == LS_OK)
+        status = ls_memory_allocate(ranks * sizeof *view->place, (void **)&view->place);
+    if (status == LS_OK)
+        status = ls_memory_allocate(ranks * (sizeof *all + sizeof *sizes), (void **)&all);
+    status = ls_comm_agree(comm, status);
+    if (status == LS_OK) {
+        sizes = (size_t *)(all + ranks);
+        for (size_t r = 0; r < ranks; r++)
+            sizes[r] = sizeof *all;
+        view->mine = mine;
+        view->ranks = ranks;
+        status = ls_comm_all_gather(comm, &address, all, sizes);
+        for (size_t r = 0; status == LS_OK && r < ranks; r++)
+            if (r == (size_t)comm->rank)
+                view->place[r] = mine;
+            else if (all[r].fd >= 0)
+                status = ls_segment_map(&all[r], &view->map[r], &view->place[r]);
+        status = ls_comm_agree(comm, status); // also: no file is closed before all have mapped it
+    }
+    free(all);
+    if (status != LS_OK) {
+        destroy_view(view);
+        return status;
+    }
+    *out = view;
+    return LS_OK;
+}
+
+static LsStatus shared_view(LsTransport *transport, const void *mine, size_t bytes, LsView **out)
+{
+    const LsSegment *segment = mine ? segment_of(shared_of(transport), mine) : NULL;
+    if (mine && !segment)
+        return LS_FAIL(LS_INTERNAL, "memory to be seen by other ranks is not the communicator's");
+    return map_all(transport->comm, segment, mine, bytes, out);
+}
+
+static bool shared_owns(LsTransport *transport, const void *memory)
+{
+    return segment_of(shared_of(transport), memory) != NULL;
+}
+
+// ---- Waiting for the others' counters -------------------------------------------------------------------
+
+typedef struct CounterWait {
+    const SharedTransport *shared;
+    size_t offset; // of the counter in a board
+    uint64_t value;
+} CounterWait;
+
+static bool peer_reached(const CounterWait *wait, int rank)
+{
+    const char *board = (const char *)board_of(wait->shared, rank);
+    return reached((const _Atomic uint64_t *)(const void *)(board + wait->offset), wait->value);
+}
+
+static LsStatus poll_counters(void *context, size_t *outstanding)
+{
+    const CounterWait *wait = context;
+    *outstanding = 0;
+    for (int r = 0; r < wait->shared->base.comm->size; r++)
+        *outstanding += !peer_reached(wait, r);
+    return LS_OK;
+}
+
+static void mark_counters(void *context, bool *pending)
+{
+    const CounterWait *wait = context;
+    for (int r = 0; r < wait->shared->base.comm->size; r++)
+        pending[r] = !peer_reached(wait, r);
+}
+
+static LsStatus wait_for_all(SharedTransport *shared, size_t offset, uint64_t value, const char *what)
+{
+    CounterWait wait = {shared, offset, value};
+    LsComm *comm = shared->base.comm;
+    return comm->ops->wait(comm,
+        &(LsWait){.what = what, .poll = poll_counters, .mark_pending = mark_counters, .context = &wait});
+}
+
+// ---- Reductions -----------------------------------------------------------------------------------------
+
+static void shared_post_final(LsTransport *transport, size_t tag)
+{
+    SharedTransport *shared = shared_of(transport);
+    post(&own_board(shared)->final[tag], ++shared->begun[tag]);
+}
+
+static bool shared_is_final(LsTransport *transport, size_t tag, int rank)
+{
+    const SharedTransport *shared = shared_of(transport);
+    return reached(&board_of(shared, rank)->final[tag], shared->begun[tag]);
+}
+
+static void shared_post_read(LsTransport *transport)
+{
+    SharedTransport *shared = shared_of(transport);
+    post(&own_board(shared)->read, ++shared->read);
+}
+
+static bool shared_has_read(LsTransport *transport, int rank)
+{
+    const SharedTransport *shared = shared_of(transport);
+    return reached(&board_of(shared, rank)->read, shared->read);
+}
+
+// ---- Gathers --------------------------------------------------------------------------------------------
+
+// Two pages a rank take turns. A rank writes page n when it has read page n - 1 of all, which they wrote when
+// they had read page n - 2 of this rank: the one whose place page n takes.
+static LsStatus shared_gather(LsTransport *transport, const void *mine, void *all, size_t bytes)
+{
+    SharedTransport *shared = shared_of(transport);
+    LsComm *comm = transport->comm;
+    for (size_t done = 0; done < bytes; done += LS_SHARED_PAGE) {
+        size_t count = bytes - done < LS_SHARED_PAGE ? bytes - done : LS_SHARED_PAGE;
+        uint64_t page = ++shared->pages;
+        memcpy(own_board(shared)->words[page % 2], (const char *)mine + done, count);
+        post(&own_board(shared)->pages, page);
+        LS_TRY(wait_for_all(shared, offsetof(LsBoard, pages), page, "the others' words"));
+        for (int r = 0; r < comm->size; r++)
+            if (r != comm->rank || mine != (char *)all + (size_t)r * bytes)
+                memcpy((char *)all + (size_t)r * bytes + done, board_of(shared, r)->words[page % 2], count);
+    }
+    return LS_OK;
+}
+
+static LsStatus find_view(SharedTransport *shared, const void *flat, size_t bytes, LsView **out)
+{
+    for (LsView *view = shared->views; view; view = view->next)
+        if (view->mine == flat) {
+            *out = view;
+            return LS_OK;
+        }
+    LS_TRY(shared_view(&shared->base, flat, bytes, out));
+    (*out)->next = shared->views;
+    shared->views = *out;
+    return LS_OK;
+}
+
+static void copy_pieces(
+    const LsBuckets *buckets, int ranks, int rank, size_t element, const void *from, void *to)
+{
+    for (size_t b = 0; b < buckets->count; b++) {
+        LsBlockRange piece = ls_bucket_piece(buckets, b, (uint32_t)ranks, (uint32_t)rank);
+        size_t start = piece.first * LS_BLOCK * element;
+        memcpy((char *)to + start, (const char *)from + start, piece.count * LS_BLOCK * element);
+    }
+}
+
+static LsStatus shared_gather_shards(
+    LsTransport *transport, const LsBuckets *buckets, void *flat, size_t element)
+{
+    SharedTransport *shared = shared_of(transport);
+    LsComm *comm = transport->comm;
+    if (!shared_owns(transport, flat)) // alike on all ranks
+        return shared->host->ops->gather_shards(shared->host, buckets, flat, element);
+    LsView *view;
+    LS_TRY(find_view(shared, flat, buckets->blocks * LS_BLOCK * element, &view));
+    uint64_t number = ++shared->shards;
+    post(&own_board(shared)->shards, number);
+    LS_TRY(wait_for_all(shared, offsetof(LsBoard, shards), number, "the updated parameters"));
+    for (int i = 1; i < comm->size; i++) { // each rank starts at another one
+        int r = (comm->rank + i) % comm->size;
+        copy_pieces(buckets, comm->size, r, element, view->place[r], flat);
+    }
+    shared_post_read(transport);
+    return wait_for_all(
+        shared, offsetof(LsBoard, read), shared->read, "all ranks to read the updated parameters");
+}
+
+// ---- Opening --------------------------------------------------------------------------------------------
+
+static void shared_close(LsTransport *transport)
+{
+    SharedTransport *shared = shared_of(transport);
+    while (shared->blocks)
+        shared_release(transport, shared->blocks->segment.memory);
+    destroy_view(shared->board);
+    ls_segment_destroy(&shared->own);
+    if (shared->host)
+        shared->host->ops->close(shared->host);
+    free(shared);
+}
+
+static LsStatus shared_exchange_create(LsTransport *transport, size_t transfers, LsExchange **out)
+{
+    LsTransport *host = shared_of(transport)->host;
+    return host->ops->exchange_create(host, transfers, out);
+}
+
+static const LsSharingOps sharing_ops = {
+    .tags = LS_SHARED_TAGS,
+    .owns = shared_owns,
+    .view = shared_view,
+    .unview = destroy_view,
+    .post_final = shared_post_final,
+    .is_final = shared_is_final,
+    .post_read = shared_post_read,
+    .has_read = shared_has_read,
+};
+
+static void put_over(SharedTransport *shared)
+{
+    shared->ops = *shared->host->ops;
+    shared->ops.name = "shared";
+    shared->ops.sharing = &sharing_ops;
+    shared->ops.close = shared_close;
+    shared->ops.allocate = shared_allocate;
+    shared->ops.release = shared_release;
+    shared->ops.gather = shared_gather;
+    shared->ops.gather_shards = shared_gather_shards;
+    shared->ops.exchange_create = shared_exchange_create;
+    shared->base.ops = &shared->ops;
+}
+
+static LsStatus create_board(SharedTransport *shared)
+{
+    LsComm *comm = shared->base.comm;
+    LsStatus status = ls_segment_create(sizeof(LsBoard), &shared->own);
+    status = ls_comm_agree(comm, status);
+    return status == LS_OK ? map_all(comm, &shared->own, shared->own.memory, sizeof(LsBoard), &shared->board)
+                           : status;
+}
+
+LsStatus ls_shared_transport_open(LsComm *comm, LsDevice *device, LsTransport **out)
+{
+    SharedTransport *shared = NULL;
+    LsStatus status = ls_memory_allocate(sizeof *shared, (void **)&shared);
+    if (status == LS_OK)
+        shared->base = (LsTransport){.comm = comm, .device = device};
+    status = ls_comm_agree(comm, status);
+    if (status == LS_OK)
+        status = create_board(shared);
+    if (status == LS_OK)
+        status = ls_host_transport_open(comm, device, &shared->host);
+    if (status != LS_OK) {
+        if (shared)
+            shared_close(&shared->base);
+        return status;
+    }
+    put_over(shared);
+    *out = &shared->base;
+    return LS_OK;
+}
