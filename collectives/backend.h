@@ -44,6 +44,8 @@ typedef struct LsView {
 typedef struct LsSharingOps {
     size_t tags;
     bool (*owns)(LsTransport *transport, const void *memory); // came from `allocate`
+    // Collective. One memory for all ranks, zeroed; `gather_shards` of it only waits until all have written.
+    LsStatus (*allocate_common)(LsTransport *transport, size_t bytes, void **out);
     // Collective. mine: in memory that the transport owns, or NULL. `unview` comes before its release.
     LsStatus (*view)(LsTransport *transport, const void *mine, size_t bytes, LsView **out);
     void (*unview)(LsView *view);

@@ -200,11 +200,10 @@ LsStatus ls_comm_allocate(LsComm *comm, size_t bytes, void **out)
 {
     LS_TRY(check_attached(comm));
     LsDevice *device = comm->device;
+    if (!comm->transport || !comm->transport->ops->allocate)
+        return ls_device_allocate_zeroed(device, bytes, out);
     void *memory;
-    if (comm->transport && comm->transport->ops->allocate)
-        LS_TRY(comm->transport->ops->allocate(comm->transport, bytes, &memory));
-    else
-        LS_TRY(device->ops->allocate(device, bytes, &memory));
+    LS_TRY(comm->transport->ops->allocate(comm->transport, bytes, &memory));
     // Writing it once now keeps page faults out of the first step's communication.
     LsStatus status = device->ops->zero(device, memory, bytes);
     if (status == LS_OK)
@@ -215,6 +214,14 @@ LsStatus ls_comm_allocate(LsComm *comm, size_t bytes, void **out)
     }
     *out = memory;
     return LS_OK;
+}
+
+LsStatus ls_comm_allocate_common(LsComm *comm, size_t bytes, void **out)
+{
+    LS_TRY(check_attached(comm));
+    const LsSharingOps *sharing = comm->transport ? comm->transport->ops->sharing : NULL;
+    return sharing ? sharing->allocate_common(comm->transport, bytes, out)
+                   : ls_comm_agree(comm, ls_comm_allocate(comm, bytes, out));
 }
 
 void ls_comm_release(LsComm *comm, void *memory)

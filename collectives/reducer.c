@@ -187,6 +187,7 @@ LsStatus ls_reducer_create(LsComm *comm, const LsReducerOptions *options, LsRedu
     r->fast = options->reduction == LS_REDUCTION_FAST;
     r->phases = !r->fast ? plan->phases : comm->size > 1 ? 1 : 0;
     LsStatus status = r->fast ? LS_OK : ls_reducer_program_create(plan, &r->program);
+    status = ls_comm_agree(comm, status);
     if (status == LS_OK && !r->fast)
         status = ls_reducer_peers_create(
             comm, plan, r->slot, r->buckets->blocks * LS_BLOCK, r->buckets->count, &r->peers);

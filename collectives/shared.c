@@ -10,6 +10,7 @@
 
 typedef struct Block {
     LsSegment segment;
+    bool common; // to all ranks
     struct Block *next;
 } Block;
 
@@ -119,17 +120,17 @@ static LsStatus address_in(const LsSegment *segment, const void *memory, size_t 
     return LS_OK;
 }
 
-static const LsSegment *segment_of(const SharedTransport *shared, const void *memory)
+static const Block *block_of(const SharedTransport *shared, const void *memory)
 {
     for (const Block *block = shared->blocks; block; block = block->next) {
         const char *start = block->segment.memory;
         if ((const char *)memory >= start && (const char *)memory < start + block->segment.bytes)
-            return &block->segment;
+            return block;
     }
     return NULL;
 }
 
-// Maps what every rank passes; `segment` NULL: this one has nothing to show. Collective.
+// Maps what every rank passes, read-only; `segment` NULL: this one has nothing to show. Collective.
 static LsStatus map_all(LsComm *comm, const LsSegment *segment, const void *mine, size_t bytes, LsView **out)
 {
     size_t ranks = (size_t)comm->size;
@@ -157,7 +158,7 @@ static LsStatus map_all(LsComm *comm, const LsSegment *segment, const void *mine
             if (r == (size_t)comm->rank)
                 view->place[r] = mine;
             else if (all[r].fd >= 0)
-                status = ls_segment_map(&all[r], &view->map[r], &view->place[r]);
+                status = ls_segment_map(&all[r], LS_SEGMENT_READ, &view->map[r], &view->place[r]);
         status = ls_comm_agree(comm, status); // also: no file is closed before all have mapped it
     }
     free(all);
@@ -169,17 +170,53 @@ static LsStatus map_all(LsComm *comm, const LsSegment *segment, const void *mine
     return LS_OK;
 }
 
+// Rank 0 makes it and the others map it.
+static LsStatus share_block(SharedTransport *shared, size_t bytes, Block *block)
+{
+    LsComm *comm = shared->base.comm;
+    LsSegmentAddress address = {.fd = -1};
+    LsStatus status = LS_OK;
+    if (comm->rank == 0)
+        status = ls_segment_create(bytes, &block->segment);
+    if (comm->rank == 0 && status == LS_OK)
+        status = address_in(&block->segment, block->segment.memory, bytes, &address);
+    LS_TRY(ls_comm_agree(comm, status));
+    LS_TRY(ls_comm_broadcast(comm, &address, sizeof address, 0));
+    const void *memory;
+    if (comm->rank != 0)
+        status = ls_segment_map(&address, LS_SEGMENT_WRITE, &block->segment, &memory);
+    return ls_comm_agree(comm, status);
+}
+
+static LsStatus shared_allocate_common(LsTransport *transport, size_t bytes, void **out)
+{
+    SharedTransport *shared = shared_of(transport);
+    Block *block = NULL;
+    LS_TRY(ls_comm_agree(transport->comm, ls_memory_allocate(sizeof *block, (void **)&block)));
+    LsStatus status = share_block(shared, bytes, block);
+    if (status != LS_OK) {
+        ls_segment_destroy(&block->segment);
+        free(block);
+        return status;
+    }
+    block->common = true;
+    block->next = shared->blocks;
+    shared->blocks = block;
+    *out = block->segment.memory;
+    return LS_OK;
+}
+
 static LsStatus shared_view(LsTransport *transport, const void *mine, size_t bytes, LsView **out)
 {
-    const LsSegment *segment = mine ? segment_of(shared_of(transport), mine) : NULL;
-    if (mine && !segment)
+    const Block *block = mine ? block_of(shared_of(transport), mine) : NULL;
+    if (mine && !block)
         return LS_FAIL(LS_INTERNAL, "memory to be seen by other ranks is not the communicator's");
-    return map_all(transport->comm, segment, mine, bytes, out);
+    return map_all(transport->comm, block ? &block->segment : NULL, mine, bytes, out);
 }
 
 static bool shared_owns(LsTransport *transport, const void *memory)
 {
-    return segment_of(shared_of(transport), memory) != NULL;
+    return block_of(shared_of(transport), memory) != NULL;
 }
 
 // ---- Waiting for the others' counters -------------------------------------------------------------------
@@ -295,13 +332,17 @@ static LsStatus shared_gather_shards(
 {
     SharedTransport *shared = shared_of(transport);
     LsComm *comm = transport->comm;
-    if (!shared_owns(transport, flat)) // alike on all ranks
+    const Block *block = block_of(shared, flat); // alike on all ranks
+    if (!block)
         return shared->host->ops->gather_shards(shared->host, buckets, flat, element);
-    LsView *view;
-    LS_TRY(find_view(shared, flat, buckets->blocks * LS_BLOCK * element, &view));
+    LsView *view = NULL;
+    if (!block->common)
+        LS_TRY(find_view(shared, flat, buckets->blocks * LS_BLOCK * element, &view));
     uint64_t number = ++shared->shards;
     post(&own_board(shared)->shards, number);
     LS_TRY(wait_for_all(shared, offsetof(LsBoard, shards), number, "the updated parameters"));
+    if (block->common)
+        return LS_OK;
     for (int i = 1; i < comm->size; i++) { // each rank starts at another one
         int r = (comm->rank + i) % comm->size;
         copy_pieces(buckets, comm->size, r, element, view->place[r], flat);
@@ -334,6 +375,7 @@ static LsStatus shared_exchange_create(LsTransport *transport, size_t transfers,
 static const LsSharingOps sharing_ops = {
     .tags = LS_SHARED_TAGS,
     .owns = shared_owns,
+    .allocate_common = shared_allocate_common,
     .view = shared_view,
     .unview = destroy_view,
     .post_final = shared_post_final,

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -76,12 +77,14 @@ void ls_segment_destroy(LsSegment *segment)
     *segment = (LsSegment){.fd = -1};
 }
 
-LsStatus ls_segment_map(const LsSegmentAddress *address, LsSegment *out, const void **memory)
+LsStatus ls_segment_map(
+    const LsSegmentAddress *address, LsSegmentAccess access, LsSegment *out, const void **memory)
 {
+    bool writes = access == LS_SEGMENT_WRITE;
     char path[64];
     struct stat file;
     snprintf(path, sizeof path, "/proc/%d/fd/%d", (int)address->process, (int)address->fd);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, (writes ? O_RDWR : O_RDONLY) | O_CLOEXEC);
     if (fd < 0)
         return LS_FAIL(LS_UNAVAILABLE, "cannot open %s: %s", path, strerror(errno));
     LsStatus status = LS_OK;
@@ -93,7 +96,7 @@ LsStatus ls_segment_map(const LsSegmentAddress *address, LsSegment *out, const v
         size_t page = (size_t)file.st_blksize; // of what the file consists of
         start = address->offset / page * page;
         bytes = ls_round_up(address->offset + address->bytes, page) - start;
-        mapped = mmap(NULL, bytes, PROT_READ, MAP_SHARED, fd, (off_t)start);
+        mapped = mmap(NULL, bytes, writes ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd, (off_t)start);
         if (mapped == MAP_FAILED)
             status = LS_FAIL(LS_UNAVAILABLE, "cannot map %s: %s", path, strerror(errno));
     }

@@ -29,8 +29,11 @@ typedef struct LsSegmentAddress {
 LsStatus ls_segment_create(size_t bytes, LsSegment *out);
 void ls_segment_destroy(LsSegment *segment); // a zeroed one is fine
 
-// Maps what the address names, read-only. *out covers whole pages, *memory is the place asked for.
+typedef enum LsSegmentAccess { LS_SEGMENT_READ, LS_SEGMENT_WRITE } LsSegmentAccess;
+
+// Maps what the address names. *out covers whole pages, *memory is the place asked for.
 // LS_UNAVAILABLE where this process cannot reach the other one's: another machine, container or user.
-LsStatus ls_segment_map(const LsSegmentAddress *address, LsSegment *out, const void **memory);
+LsStatus ls_segment_map(
+    const LsSegmentAddress *address, LsSegmentAccess access, LsSegment *out, const void **memory);
 
 #endif

@@ -233,7 +233,8 @@ static const LsOption options[] = {
         "Replays a microbatch as one CUDA graph instead of launching kernel by kernel."),
 
     CHOICE("collectives.backend", collectives.backend, "auto", comm_backends, FREE,
-        "Library that moves gradients between ranks; `auto` is `nccl` where every rank has a GPU of its own, else `mpi`."),
+        "What moves gradients between ranks; `auto` is `nccl` where every rank has a GPU of its own, `shared` for "
+        "CPU ranks of one machine, which read each other's memory, else `mpi`."),
     CHOICE("collectives.reduction", collectives.reduction, "exact", reductions, NUMERIC,
         "`exact` sums along the tree of lanes: the same bits on any number of ranks; `fast` is the library's "
         "own all-reduce."),

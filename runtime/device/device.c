@@ -61,6 +61,21 @@ LsDtype ls_precision_type(LsPrecision precision)
     }
 }
 
+LsStatus ls_device_allocate_zeroed(LsDevice *device, size_t bytes, void **out)
+{
+    void *memory;
+    LS_TRY(device->ops->allocate(device, bytes, &memory));
+    LsStatus status = device->ops->zero(device, memory, bytes);
+    if (status == LS_OK)
+        status = device->ops->synchronize(device);
+    if (status != LS_OK) {
+        device->ops->release(device, memory);
+        return status;
+    }
+    *out = memory;
+    return LS_OK;
+}
+
 LsDtype ls_device_compute_type(const LsDevice *device)
 {
     return ls_precision_type(device->precision);

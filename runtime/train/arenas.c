@@ -80,20 +80,22 @@ LsArenaBytes ls_arenas_bytes(const LsConfig *config, LsDtype type, const LsParam
     };
 }
 
-static LsStatus allocate_zeroed(LsArenas *arenas, size_t bytes, void **out)
+// This rank's alone. One without a single block of its own still gets a pointer.
+static LsStatus allocate_own(LsArenas *arenas, size_t bytes, void **out)
 {
-    if (bytes == 0)
-        bytes = 1; // a rank without a single block of its own still gets a pointer
-    return ls_comm_allocate(arenas->comm, bytes, out);
+    return ls_device_allocate_zeroed(arenas->device, bytes ? bytes : 1, out);
 }
 
 static LsStatus allocate_whole_model(LsArenas *arenas)
 {
     size_t elements = arenas->parameters->blocks * LS_BLOCK;
-    LS_TRY(allocate_zeroed(arenas, elements * ls_dtype_size(arenas->type), &arenas->weights));
+    size_t bytes = elements * ls_dtype_size(arenas->type);
+    // Where every rank updates everything, each needs a copy to write to.
+    LS_TRY(arenas->whole ? ls_comm_allocate(arenas->comm, bytes, &arenas->weights)
+                         : ls_comm_allocate_common(arenas->comm, bytes, &arenas->weights));
     for (size_t s = 0; s < arenas->slots; s++) {
         void *slot = NULL;
-        LS_TRY(allocate_zeroed(arenas, elements * sizeof(float), &slot));
+        LS_TRY(ls_comm_allocate(arenas->comm, elements * sizeof(float), &slot));
         arenas->gradient[s] = slot;
     }
     return LS_OK;
@@ -140,16 +142,16 @@ static LsStatus allocate_state(LsArenas *arenas, size_t moments)
     size_t masters = arenas->whole ? arenas->parameters->blocks : arenas->shard_blocks;
     void *memory = NULL;
     if (arenas->type != LS_F32) {
-        LS_TRY(allocate_zeroed(arenas, masters * LS_BLOCK * sizeof(float), &memory));
+        LS_TRY(allocate_own(arenas, masters * LS_BLOCK * sizeof(float), &memory));
         arenas->master = memory;
     }
     for (size_t m = 0; m < moments; m++) {
-        LS_TRY(allocate_zeroed(arenas, trained * LS_BLOCK * sizeof(float), &memory));
+        LS_TRY(allocate_own(arenas, trained * LS_BLOCK * sizeof(float), &memory));
         arenas->moment[m] = memory;
     }
     arenas->arrays = 1 + moments;
     LS_TRY(allocate_sets(arenas, arenas->shard_blocks * LS_BLOCK * sizeof(float)));
-    LS_TRY(allocate_zeroed(arenas, masters, &memory));
+    LS_TRY(allocate_own(arenas, masters, &memory));
     arenas->decay = memory;
     return LS_OK;
 }
@@ -249,15 +251,12 @@ void ls_arenas_destroy(LsArenas *arenas)
             if (arenas->host[s][a])
                 arenas->device->ops->release_host(arenas->device, arenas->host[s][a]);
     }
-    void *device_memory[] = {arenas->decay, arenas->moment[1], arenas->moment[0], arenas->master};
-    for (size_t i = 0; i < sizeof device_memory / sizeof *device_memory; i++)
-        if (device_memory[i])
-            ls_comm_release(arenas->comm, device_memory[i]);
+    void *own[] = {arenas->decay, arenas->moment[1], arenas->moment[0], arenas->master};
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++)
+        arenas->device->ops->release(arenas->device, own[i]);
     for (size_t s = arenas->slots; s-- > 0;)
-        if (arenas->gradient[s])
-            ls_comm_release(arenas->comm, arenas->gradient[s]);
-    if (arenas->weights)
-        ls_comm_release(arenas->comm, arenas->weights);
+        ls_comm_release(arenas->comm, arenas->gradient[s]);
+    ls_comm_release(arenas->comm, arenas->weights);
     if (arenas->update != arenas->run)
         free(arenas->update);
     free(arenas->run);
@@ -315,6 +314,7 @@ static LsStatus restore_run(LsArenas *arenas, size_t r)
 LsStatus ls_arenas_restore(LsArenas *arenas)
 {
     LsDevice *device = arenas->device;
+    LS_TRY(ls_comm_barrier(arenas->comm)); // nobody computes with the weights any more
     for (size_t r = 0; r < arenas->runs; r++)
         LS_TRY(restore_run(arenas, r));
     LS_TRY(device->ops->synchronize(device));

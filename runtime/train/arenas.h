@@ -66,6 +66,7 @@ LsArenaBytes ls_arenas_bytes(const LsConfig *config, LsDtype type, const LsParam
 // Gradient buffers that the plan's local steps need: one when the library reduces.
 size_t ls_arenas_slots(const LsConfig *config, const LsPlan *plan);
 
+// Collective: the weights are memory that ranks may share.
 LsStatus ls_arenas_create(const LsConfig *config, LsComm *comm, LsModel *model, const LsBuckets *buckets,
     const LsPlan *plan, LsArenas *out);
 void ls_arenas_destroy(LsArenas *arenas);

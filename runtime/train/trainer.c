@@ -269,13 +269,15 @@ static void destroy_outcomes(LsDevice *device, LsOutcomes *outcomes)
 static LsStatus prepare_steps(LsTrainer *t)
 {
     const LsConfig *config = t->config;
-    LS_TRY(ls_arenas_create(config, t->comm, t->model, &t->buckets, &t->plan, &t->arenas));
-    LS_TRY(ls_reducer_create(t->comm,
-        &(LsReducerOptions){.plan = &t->plan,
-            .buckets = &t->buckets,
-            .slot = t->arenas.gradient,
-            .reduction = config->collectives.reduction},
-        &t->reducer));
+    // What is collective begins when all ranks have come so far.
+    LS_TRY(ls_comm_agree(
+        t->comm, ls_arenas_create(config, t->comm, t->model, &t->buckets, &t->plan, &t->arenas)));
+    LS_TRY(ls_comm_agree(t->comm, ls_reducer_create(t->comm,
+                                      &(LsReducerOptions){.plan = &t->plan,
+                                          .buckets = &t->buckets,
+                                          .slot = t->arenas.gradient,
+                                          .reduction = config->collectives.reduction},
+                                      &t->reducer)));
     LS_TRY(ls_exchange_create(
         t->comm, t->device, &t->plan, &t->buckets, config->guard.recompute_every > 0, &t->exchange));
     LS_TRY(ls_check_create(t));

@@ -33,9 +33,24 @@ static void test_nccl_needs_a_gpu(void **state)
     if (ranks > 1)
         assert_non_null(strstr(ls_status_message(), "collectives.backend"));
     ls_comm_detach(comm);
-    assert_int_equal(ls_comm_attach(comm, host, LS_COMM_AUTO), LS_OK);
-    assert_string_equal(ls_comm_name(comm), ls_comm_launched() ? "mpi" : "self");
-    ls_comm_detach(comm);
+    ls_device_close(host);
+}
+
+// Ranks of one machine share memory unless told to do otherwise.
+static void test_ranks_of_one_host(void **state)
+{
+    (void)state;
+    const char *alone = ls_comm_launched() ? "mpi" : "self";
+    const struct {
+        LsCommKind kind;
+        const char *name;
+    } cases[] = {{LS_COMM_AUTO, "shared"}, {LS_COMM_SHARED, "shared"}, {LS_COMM_MPI, "mpi"}};
+    LsDevice *host = open_device(LS_DEVICE_REF);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        assert_int_equal(ls_comm_attach(comm, host, (int)cases[i].kind), LS_OK);
+        assert_string_equal(ls_comm_name(comm), ranks > 1 ? cases[i].name : alone);
+        ls_comm_detach(comm);
+    }
     ls_device_close(host);
 }
 
@@ -100,6 +115,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_nccl_needs_a_gpu),
+        cmocka_unit_test(test_ranks_of_one_host),
         cmocka_unit_test(test_nothing_works_without_a_device),
         cmocka_unit_test(test_ranks_that_share_a_gpu),
     };

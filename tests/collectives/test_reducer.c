@@ -390,6 +390,35 @@ static void test_gather_shards(void **state)
     gather_elements(8);
 }
 
+// Each rank writes nothing but its shard, into what may be one memory for all.
+static void test_gather_shards_of_common_memory(void **state)
+{
+    (void)state;
+    LsBuckets buckets;
+    size_t blocks = 41, elements = blocks * LS_BLOCK;
+    float *expected = allocate(elements * sizeof *expected);
+    void *memory = NULL;
+    assert_int_equal(ls_comm_allocate_common(comm, elements * sizeof(float), &memory), LS_OK);
+    float *flat = memory;
+    assert_on_device(flat, expected, elements * sizeof(float)); // zeros
+    assert_int_equal(ls_buckets_create(blocks, 6 * LS_BLOCK * sizeof(float), &buckets), LS_OK);
+    for (int round = 0; round < ROUNDS; round++) {
+        for (size_t i = 0; i < elements; i++)
+            expected[i] = (float)(i * 7 + (size_t)round);
+        assert_int_equal(ls_comm_barrier(comm), LS_OK);
+        for (size_t b = 0; b < buckets.count; b++) {
+            LsBlockRange piece = ls_bucket_piece(&buckets, b, ranks, rank);
+            size_t first = piece.first * LS_BLOCK;
+            upload(flat + first, expected + first, piece.count * LS_BLOCK * sizeof(float));
+        }
+        assert_int_equal(ls_comm_gather_shards(comm, &buckets, flat, sizeof(float)), LS_OK);
+        assert_on_device(flat, expected, elements * sizeof(float));
+    }
+    ls_buckets_free(&buckets);
+    ls_comm_release(comm, flat);
+    free(expected);
+}
+
 static void gather_bytes(size_t bytes, bool in_place)
 {
     size_t total = bytes * ranks;
@@ -556,6 +585,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_buckets_out_of_order_are_refused),
     cmocka_unit_test(test_a_plan_for_another_rank_is_refused),
     cmocka_unit_test(test_gather_shards),
+    cmocka_unit_test(test_gather_shards_of_common_memory),
     cmocka_unit_test(test_gather_device),
     cmocka_unit_test(test_gather_between_reductions),
     cmocka_unit_test(test_library_calls),

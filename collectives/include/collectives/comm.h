@@ -84,6 +84,12 @@ void ls_comm_detach(LsComm *comm); // collective; comes before the device is clo
 LsStatus ls_comm_allocate(LsComm *comm, size_t bytes, void **out);
 void ls_comm_release(LsComm *comm, void *memory);
 
+// Collective. The same for a flat buffer that is alike on all ranks, of which each writes its shard and
+// ls_comm_gather_shards brings the others'. Ranks that share memory get one for all of them, where there is
+// nothing to bring: a rank therefore writes its shard only after a collective call that no rank entered
+// before it had done with what was there.
+LsStatus ls_comm_allocate_common(LsComm *comm, size_t bytes, void **out);
+
 // Gathers `bytes` bytes of device memory from every rank into `all`, rank after rank; `mine` may be this
 // rank's place in `all`. Enqueued behind what the compute stream holds, before what it is given next; a
 // transport through the host waits for it here.
@@ -125,6 +131,7 @@ typedef struct LsReducerOptions {
                    // adds up
 } LsReducerOptions;
 
+// Collective; where it fails on some ranks only, the others must learn of it before they go on.
 LsStatus ls_reducer_create(LsComm *comm, const LsReducerOptions *options, LsReducer **out);
 void ls_reducer_destroy(LsReducer *reducer);
 

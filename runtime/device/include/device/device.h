@@ -151,6 +151,9 @@ LsStatus ls_device_open_configured(
     const LsConfig *config, int local_rank, size_t expected_bytes, LsDevice **out);
 void ls_device_close(LsDevice *device);
 
+// Memory as `allocate` gives it, filled with zeros when this returns.
+LsStatus ls_device_allocate_zeroed(LsDevice *device, size_t bytes, void **out);
+
 // The type in which activations and working weights are stored: F32 for fp32, BF16 for bf16, F16 for fp16.
 LsDtype ls_device_compute_type(const LsDevice *device);
 LsDtype ls_precision_type(LsPrecision precision); // auto counts as bf16
