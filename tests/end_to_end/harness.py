@@ -21,6 +21,7 @@ import unittest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LOCKSTEP = os.environ.get("LOCKSTEP", str(ROOT / "build" / "lockstep"))
 MPIRUN = os.environ.get("MPIRUN", "mpirun")
+SLOW_STEPS = os.environ.get("SLOW_STEPS_LIBRARY", str(ROOT / "build" / "tests" / "libslow_steps.so"))
 
 # A generous deadline: it tells a hang from a busy machine and measures nothing.
 DEADLINE = 90
@@ -120,6 +121,30 @@ class Case(unittest.TestCase):
         self.assertEqual(len(result.failures), 1, str(result))
         for word in words:
             self.assertIn(word, result.failures[0])
+
+    def slow(self):
+        """The environment of a run that takes the time that take_time() says: see slow_steps.c."""
+        asan = os.environ.get("ASAN_OPTIONS", "")  # of a sanitized build
+        return {"LD_PRELOAD": SLOW_STEPS, "SLOW_STEPS": str(self.dir / "pace"),
+                "ASAN_OPTIONS": f"{asan}:verify_asan_link_order=0"}
+
+    def take_time(self, step=0, since=0, save=0, product=0, event=0):
+        """How many milliseconds slow() runs need from now on, at least: for a step, from step `since` on, an fsync of a
+        checkpoint, a product from there on, after the event of an evaluation. Runs that are on their way notice. So a
+        test acts on a run in its midst, however fast the machine is; without arguments it hurries on."""
+        self.write("pace.new", f"{step} {since} {save} {product} {event}\n").rename(self.dir / "pace")
+
+    def wait_until(self, what, condition, process=None, deadline=DEADLINE):
+        """Waits for a condition, which must come before a process's end."""
+        end = time.monotonic() + deadline
+        while not condition():
+            if process and process.poll() is not None and not condition():
+                self.fail(f"ended before this: {what}\n{finish(process)}")
+            if time.monotonic() > end:
+                if process:
+                    kill_family(process.pid)
+                self.fail(f"not within {deadline} s: {what}\n{finish(process) if process else ''}")
+            time.sleep(0.005)
 
     def write(self, name, content):
         """Writes a file below the test's directory and returns its path."""
@@ -239,17 +264,15 @@ def attempts(case, run):
 
 
 def wait_for_step(case, process, run, step, attempt=1, deadline=DEADLINE):
-    """Waits until that attempt of a run has logged a step, or the process has ended."""
-    path, end = case.dir / run / "metrics.jsonl", time.monotonic() + deadline
-    while process.poll() is None:
+    """Waits until that attempt of a run has logged a step."""
+    path = case.dir / run / "metrics.jsonl"
+
+    def reached():
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
         records = [json.loads(line) for line in lines if line.endswith("\n")]
-        if any(record["attempt"] == attempt and record["step"] >= step for record in records):
-            return
-        if time.monotonic() > end:
-            kill_family(process.pid)
-            raise AssertionError(f"{run} did not come to step {step} within {deadline} s")
-        time.sleep(0.005)
+        return any(record["attempt"] == attempt and record["step"] >= step for record in records)
+
+    case.wait_until(f"{run} comes to step {step} in attempt {attempt}", reached, process, deadline)
 
 
 def main():

@@ -20,6 +20,7 @@ class Long(test_launch.Launch):
     def test_second_supervisor_waits_in_vain(self):
         process = self.begin("run", 10)
         os.kill(process.pid, signal.SIGSTOP)  # holds the lock, and will not be done
+        self.take_time()
         result = self.finish(start(self, ["--ranks", 2], "run"), 74)
         self.assert_refused(result, "in use", str(process.pid))
         os.kill(process.pid, signal.SIGCONT)
@@ -30,7 +31,8 @@ class Long(test_launch.Launch):
     def test_no_false_alarm_under_load(self):
         """Evaluations and saves all the time, twice as many ranks as cores, and eight times as much else to do."""
         self.write("run.yaml", test_launch.CONFIG.replace("max_steps: 90", "max_steps: 10000000").replace(
-            "every: 20, keep_last: 100", "every: 20, keep_last: 2"))
+            "every: 20, keep_last: 100", "every: 20, keep_last: 2").replace("hidden: [32, 16]", "hidden: [512, 512, 512]").replace(
+                "batch: 64", "batch: 256").replace("lr: 0.01", "lr: 0.0002"))
         spin = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(BUSY)]
         try:
             result = self.finish(start(self, ["--ranks", 4], "run", ["--set", f"train.max_time={SECONDS}"]), 75,

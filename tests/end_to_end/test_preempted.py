@@ -47,6 +47,7 @@ class Cloud:
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         thread = threading.Thread(target=self.server.serve_forever)
         thread.start()
+        case.addCleanup(self.server.server_close)
         case.addCleanup(thread.join)
         case.addCleanup(self.server.shutdown)
 
@@ -133,9 +134,7 @@ class Preempted(Case):
             stderr=subprocess.PIPE, text=True, start_new_session=True)
         self.addCleanup(harness.kill_family, process.pid)
         harness.wait_for_step(self, process, "run", 100)
-        while len(cloud.clients) < 2:
-            self.assertIsNone(process.poll())
-            time.sleep(0.01)
+        self.wait_until("a rank of each host asks", lambda: len(cloud.clients) == 2, process)
         cloud.spared = cloud.clients[0]
         event = self.assert_preempted(process, "run", "notice", "Google Cloud preempts")
         self.assertEqual(event["host"] == "other-host", event["rank"] == 2)
@@ -159,7 +158,7 @@ class Preempted(Case):
         self.assertEqual(event["rank"], 0)
         self.assertFalse(stop.exists())
         # One that is there from the beginning is obeyed too, and changes no bit.
-        self.write("config.yaml", CONFIG.replace("max_steps: 60", "max_steps: 1000"))
+        self.write("config.yaml", CONFIG)
         whole = finished = None
         for run in ("whole", "stopped"):
             if run == "stopped":
@@ -196,10 +195,7 @@ class Preempted(Case):
         harness.wait_for_step(self, process, "run", 20)
         self.assertEqual(self.events("run", "checkpoint"), [])
         process.send_signal(signal.SIGCONT)
-        end = time.monotonic() + harness.DEADLINE
-        while self.status("run")["checkpoint"] is None:
-            self.assertLess(time.monotonic(), end, "no checkpoint after SIGCONT")
-            time.sleep(0.02)
+        self.wait_until("a checkpoint after SIGCONT", lambda: self.status("run")["checkpoint"], process)
         saved = self.events("run", "checkpoint")[0]["step"]
         harness.wait_for_step(self, process, "run", saved + 100)
         self.assertIsNone(process.poll())
@@ -209,24 +205,21 @@ class Preempted(Case):
 
     def test_in_evaluation(self):
         """Each evaluation is given up at once when the run is asked to stop in it, and made by a later attempt."""
-        import_images(self, test=6000)
-        config = CONFIG.replace("max_steps: 60", "max_steps: 40, early_stopping: 9").replace(
+        self.write("config.yaml", CONFIG.replace("max_steps: 60", "max_steps: 40, early_stopping: 9").replace(
             "checkpoint: {every: 20", "checkpoint: {every: 30").replace(
-                "eval: {every: 20, quick_samples: 100, batch: 40}", "eval: {every: 20, quick_samples: 0, batch: 1}").replace("[32, 16]", "[256, 256, 256]")
-        self.write("config.yaml", config)
+                "eval: {every: 20, quick_samples: 100, batch: 40}", "eval: {every: 20, quick_samples: 0, batch: 1}"))
         result = harness.finish(self.start("whole", ranks=3))
         self.assertEqual(result.code, 0, str(result))
         # Of three evaluations, at step 20, at step 40 and at the end, the first is asked to stop twice.
-        for attempt, step, evaluated in ((1, 20, []), (2, 20, []), (3, 40, [20]), (4, 40, [20, 40])):
-            process = self.start("run", ranks=3 if attempt in (1, 3) else 1)
-            if attempt in (1, 3):
-                harness.wait_for_step(self, process, "run", step, attempt)
-            else:
-                self.wait_for_events(process, attempt, "goodput" if attempt == 2 else "eval", evaluated)
-                time.sleep(0.1)
-            process.send_signal(signal.SIGUSR1)
-            self.assertEqual(self.assert_preempted(process, "run", "signal", "SIGUSR1")["step"], step)
-            self.assertEqual([event["step"] for event in self.events("run", "eval")], evaluated)
+        self.take_time(product=20, since=20)
+        self.stop_in_evaluation(3, 20, [])
+        self.take_time(product=20)
+        self.stop_in_evaluation(1, 20, [])
+        self.take_time(product=20, since=40)
+        self.stop_in_evaluation(3, 40, [20])
+        self.take_time(event=1000 * harness.DEADLINE)  # after the one at step 40
+        self.stop_in_evaluation(1, 40, [20, 40])
+        self.take_time()
         result = harness.finish(self.start("run"))
         self.assertEqual(result.code, 0, str(result))
         self.assertEqual(self.hash("run"), self.hash("whole"))
@@ -236,17 +229,27 @@ class Preempted(Case):
             self.assertEqual([event["step"] for event in evaluations], [20, 40, 40])
             self.assertEqual([event["loss"] for event in evaluations], [event["loss"] for event in self.events("run", "eval")])
 
-    def wait_for_events(self, process, attempt, kind, steps):
-        """Until an attempt has an event of a kind, and the evaluations of all are of these steps."""
-        end = time.monotonic() + harness.DEADLINE
-        while process.poll() is None:
-            path = self.dir / "run/events.jsonl"
-            events = [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-            if any(event["event"] == kind and event["attempt"] == attempt for event in events):
-                if [event["step"] for event in events if event["event"] == "eval"] == steps:
-                    return
-            self.assertLess(time.monotonic(), end, "the attempt has not come so far")
-            time.sleep(0.01)
+    def stop_in_evaluation(self, ranks, step, evaluated):
+        """One more attempt, which is asked to stop in its evaluation after a step, behind those of the steps `evaluated`."""
+        attempt = harness.attempts(self, "run") + 1
+        process = self.start("run", ranks=ranks, env=self.slow())
+        self.wait_until("it has come so far", lambda: self.evaluations(attempt) == evaluated, process)
+        if evaluated == [20, 40]:
+            self.take_time(product=20)
+        for _ in range(2):
+            (self.dir / "pace.computing").unlink(missing_ok=True)
+            self.wait_until("it evaluates", (self.dir / "pace.computing").exists, process)
+        process.send_signal(signal.SIGUSR1)
+        self.assertEqual(self.assert_preempted(process, "run", "signal", "SIGUSR1")["step"], step)
+        self.assertEqual(self.evaluations(attempt), evaluated)
+
+    def evaluations(self, attempt):
+        """The steps at which the run has been evaluated, when this attempt of it has begun."""
+        path = self.dir / "run/events.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+        events = [json.loads(line) for line in lines if line.endswith("\n")]
+        begun = any(event["attempt"] == attempt for event in events)
+        return [event["step"] for event in events if event["event"] == "eval"] if begun else None
 
     def test_bad_options(self):
         for setting, words in (("stop.notices=aws", ["stop.notices", "ec2"]),

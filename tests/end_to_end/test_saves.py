@@ -34,9 +34,10 @@ class Saves(Case):
     def unfinished(self, run):
         return [path for path in (self.dir / run / "checkpoints").glob(".saving-*")]
 
-    def start_and_wait_for_save(self, run, *settings, ranks=0, checkpoints=2):
-        """Starts a run and waits until it has checkpoints and the next one is under way."""
-        process = harness.start(self.arguments(run, *settings), ranks, self.dir)
+    def start_and_wait_for_save(self, run, *settings, ranks=0, checkpoints=2, save=0):
+        """Starts a run and waits until it has checkpoints and the next one is under way, for some milliseconds more."""
+        self.take_time(step=save, save=save)
+        process = harness.start(self.arguments(run, *settings), ranks, self.dir, self.slow())
         self.addCleanup(harness.kill_family, process.pid)
         end = time.monotonic() + harness.DEADLINE
         folder = self.dir / run / "checkpoints"
@@ -81,8 +82,8 @@ class Interrupted(Saves):
     def test_killed_in_mid_save(self):
         """kill -9 of all ranks while a save is under way: every checkpoint that is there is whole."""
         found = 0
-        for attempt in range(3):
-            process = self.start_and_wait_for_save(f"killed-{attempt}", f"train.max_steps={BUSY_STEPS}", ranks=2)
+        for attempt in range(2):
+            process = self.start_and_wait_for_save(f"killed-{attempt}", f"train.max_steps={BUSY_STEPS}", ranks=2, save=50)
             harness.kill_family(process.pid)
             process.communicate()
             found += len(self.unfinished(f"killed-{attempt}"))
@@ -91,12 +92,12 @@ class Interrupted(Saves):
         self.assertGreater(found, 0, "no save was interrupted")
 
     def test_resumed_after_a_kill(self):
-        self.train("whole", "checkpoint.every=0", "train.max_steps=400")
+        self.train("whole", "checkpoint.every=0")
         expected = self.hash("whole"), self.losses("whole")
-        process = self.start_and_wait_for_save("killed", "train.max_steps=400", ranks=3)
+        process = self.start_and_wait_for_save("killed", ranks=3, save=50)
         harness.kill_family(process.pid)
         process.communicate()
-        self.train("killed", "train.max_steps=400", ranks=2)
+        self.train("killed", ranks=2)
         self.assertEqual(self.status("killed")["attempt"], 2)
         self.assertEqual((self.hash("killed"), self.losses("killed")), expected)
         self.assert_no_leftovers()
@@ -105,7 +106,7 @@ class Interrupted(Saves):
         for ranks, in_flight in ((2, 2), (3, 1)):
             run = f"stopped-{ranks}"
             process = self.start_and_wait_for_save(run, f"train.max_steps={BUSY_STEPS}",
-                                                   f"checkpoint.in_flight={in_flight}", ranks=ranks)
+                                                   f"checkpoint.in_flight={in_flight}", ranks=ranks, save=50)
             process.send_signal(signal.SIGUSR1)
             result = harness.finish(process)
             self.assertEqual(result.code, STOPPED, str(result))

@@ -210,7 +210,7 @@ class Stopped(Modes):
     def setUp(self):
         super().setUp()
         import_images(self)
-        self.write("config.yaml", CONFIG.replace("max_steps: 60", "max_steps: 300"))
+        self.write("config.yaml", CONFIG)
 
     def test_max_time(self):
         self.write("config.yaml", CONFIG.replace("max_steps: 60", "max_steps: 100000000").replace("every: 1}",
@@ -233,7 +233,9 @@ class Stopped(Modes):
         for ranks, number in ((2, signal.SIGUSR1), (3, signal.SIGUSR2), (0, signal.SIGTERM), (0, signal.SIGINT)):
             with self.subTest(ranks=ranks, signal=number):
                 run = f"stopped-{number}"
-                process = harness.start(["train", "-q", "-c", "config.yaml", "--run-dir", run], ranks, self.dir)
+                self.take_time(step=200, since=10)
+                process = harness.start(["train", "-q", "-c", "config.yaml", "--run-dir", run], ranks, self.dir,
+                                        self.slow())
                 harness.wait_for_step(self, process, run, 10)
                 process.send_signal(number)
                 result = harness.finish(process)
@@ -287,8 +289,9 @@ class Stopped(Modes):
     def test_killed(self):
         """kill -9 of a rank: the job ends, and the run goes on from its newest checkpoint with the same bits."""
         self.train("whole", ranks=2)
-        process = harness.start(["train", "-q", "-c", "config.yaml", "--run-dir", "killed"], 3, self.dir)
-        harness.wait_for_step(self, process, "killed", 50)
+        self.take_time(step=100, since=21)
+        process = harness.start(["train", "-q", "-c", "config.yaml", "--run-dir", "killed"], 3, self.dir, self.slow())
+        harness.wait_for_step(self, process, "killed", 25)
         ranks = harness.children(process.pid)
         self.assertEqual(len(ranks), 3)
         harness.kill_family(ranks[1])

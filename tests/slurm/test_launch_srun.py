@@ -21,8 +21,7 @@ class LaunchSrun(Case):
     def setUp(self):
         super().setUp()
         import_images(self)
-        self.write("config.yaml", CONFIG.replace("hidden: [32, 16]", "hidden: [256, 256]").replace("batch: 64", "batch: 256")
-                   .replace("max_steps: 60", "max_steps: 150"))
+        self.write("config.yaml", CONFIG)
         self.run_lockstep("train", "-c", "config.yaml", "--run-dir", "undisturbed", "-q")
         self.expected = self.hash("undisturbed"), self.losses("undisturbed")
         self.cluster = cluster.Cluster(self.dir / "cluster")
@@ -30,11 +29,13 @@ class LaunchSrun(Case):
         self.cluster.environment = harness.environment({"SLURM_CONF": self.cluster.environment["SLURM_CONF"]})
 
     def submit(self, *options):
-        """Four tasks on two nodes, and the launch on the first of them."""
+        """Four tasks on two nodes, and the launch on the first of them. Steps take a while from the twentieth on."""
+        self.take_time(step=500, since=20)
         self.write("job", f"""\
 #!/bin/bash
 #SBATCH --nodes=2 --ntasks-per-node=2 --time=10 --output=out.txt
 trap 'kill -TERM $launch' TERM
+export {' '.join(f'{name}={value}' for name, value in self.slow().items())}
 {LOCKSTEP} launch --launcher srun --ranks 4 --interface {cluster.ADDRESS} {' '.join(options)} -- train -c config.yaml --run-dir run -q &
 launch=$!
 while kill -0 $launch 2>/dev/null; do wait $launch; code=$?; done
@@ -74,9 +75,10 @@ echo "code $code"
         self.submit()
         self.wait_for_step(20)
         os.kill(self.ranks()[1], signal.SIGKILL)
-        self.wait_for_step(25, attempt=2)
+        self.wait_for_step(22, attempt=2)
         stopped = self.ranks()[3]
         os.kill(stopped, signal.SIGSTOP)
+        self.take_time()
         self.wait_for_end(0)
         self.assertRegex(self.out(), r"rank 1 on \S+ \(process \d+\) died")
         self.assertRegex(self.out(), r"rank 3 on \S+ \(process \d+\) gives no sign of life")

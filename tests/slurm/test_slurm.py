@@ -14,10 +14,9 @@ cluster.enter()
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "end_to_end"))
 
 import harness  # noqa: E402 pylint: disable=wrong-import-position
-from harness import CONFIG, LOCKSTEP, ROOT, Case, import_images  # noqa: E402 pylint: disable=wrong-import-position
+from harness import CONFIG, LOCKSTEP, ROOT, SLOW_STEPS, Case, import_images  # noqa: E402 pylint: disable=wrong-import-position
 
 SCRIPT = ROOT / "launch" / "slurm" / "train.sbatch"
-SLOW_STEPS = os.environ.get("SLOW_STEPS", str(ROOT / "build" / "tests" / "libslow_steps.so"))
 STEP = 200  # milliseconds of a step until what a test does to its jobs is done
 STEPS = 240
 DEADLINE = 240  # of a job with all its attempts: tells a lost job from a slow machine
@@ -39,7 +38,7 @@ class SlurmCase(Case):
         # Jobs see the program through this: the same, but its steps take a while.
         self.slow = self.write("slow-lockstep", f'#!/bin/sh\nexport LD_PRELOAD={SLOW_STEPS}\nexec {LOCKSTEP} "$@"\n')
         self.slow.chmod(0o755)
-        self.take_time()
+        self.take_time(STEP)
         self.start_cluster(**self.site)
 
     def start_cluster(self, **site):
@@ -47,10 +46,6 @@ class SlurmCase(Case):
         self.addCleanup(self.cluster.stop)
         env = harness.environment({"SLURM_CONF": self.cluster.environment["SLURM_CONF"], "SLOW_STEPS": str(self.dir / "pace")})
         self.cluster.environment = env
-
-    def take_time(self, step=STEP, save=0):
-        """How many milliseconds a step and each fsync of a checkpoint take at least, from now on."""
-        self.write("pace.new", f"{step} {save}").rename(self.dir / "pace")
 
     # ---- Jobs ----
 
@@ -240,7 +235,7 @@ class EveryEvent(SlurmCase):
     def test_save_longer_than_grace(self):
         """A save that Slurm does not wait for leaves the checkpoint before it."""
         jobs = self.each(step=25)
-        self.take_time(save=10 * 60 * 1000)
+        self.take_time(STEP, save=10 * 60 * 1000)
         self.preempt()
         self.assert_all_undisturbed(jobs)
         for job in jobs:
