@@ -3,6 +3,7 @@
 # $logs to a folder, and ends with `finish`.
 
 jobs=$(nproc)
+at_once=$((jobs + (jobs + 1) / 2)) # tests: many wait most of their time
 passed=0
 failed=0
 skipped=0
@@ -45,7 +46,7 @@ tests()
     local name=$1 preset=$2 log=$logs/check-$1.log report=$logs/check-$1.xml begin=$SECONDS numbers
     shift 2
     printf '%-34s' "$name"
-    ctest --preset "$preset" -j "$jobs" --output-junit "$report" "$@" >"$log" 2>&1
+    ctest --preset "$preset" -j "$at_once" --output-junit "$report" "$@" >"$log" 2>&1
     numbers=$(sed -n 's/^[[:space:]]*\(tests\|failures\|disabled\|skipped\)="\([0-9]*\)".*/\1=\2/p' "$report" 2>/dev/null)
     local total=0 failures=0 disabled=0 left_out=0 number
     for number in $numbers; do

@@ -8,7 +8,7 @@ foreach(source IN LISTS end_to_end_tests)
   add_test(NAME end_to_end/${name} COMMAND /usr/bin/python3 -B ${source})
   set_tests_properties(end_to_end/${name} PROPERTIES
     ENVIRONMENT "LOCKSTEP=$<TARGET_FILE:lockstep>;MPIRUN=${MPIEXEC_EXECUTABLE};LOCKSTEP_BUILD=${CMAKE_BINARY_DIR};ABORT_AT_STEP_LIBRARY=$<TARGET_FILE:abort_at_step>;SLOW_STEPS_LIBRARY=$<TARGET_FILE:slow_steps>"
-    TIMEOUT 600 PROCESSORS 2 SKIP_RETURN_CODE 77 LABELS "end_to_end")
+    TIMEOUT 1200 SKIP_RETURN_CODE 77 LABELS "end_to_end")
   if(name MATCHES "_long$")
     set_property(TEST end_to_end/${name} APPEND PROPERTY LABELS long)
   endif()

@@ -5,7 +5,7 @@ function(lockstep_kubernetes_test name program)
     COMMAND /usr/bin/python3 -B ${CMAKE_CURRENT_SOURCE_DIR}/kubernetes/${program} ${ARGN})
   set_tests_properties(kubernetes/${name} PROPERTIES
     ENVIRONMENT "LOCKSTEP=$<TARGET_FILE:lockstep>;MPIRUN=${MPIEXEC_EXECUTABLE}"
-    TIMEOUT 600 PROCESSORS 2 SKIP_RETURN_CODE 77 LABELS "kubernetes")
+    TIMEOUT 1200 SKIP_RETURN_CODE 77 LABELS "kubernetes")
 endfunction()
 
 if(NOT LOCKSTEP_SANITIZE)
@@ -14,6 +14,5 @@ if(NOT LOCKSTEP_SANITIZE)
   lockstep_kubernetes_test(pods_long test_pods.py long)
   lockstep_kubernetes_test(image test_image.py)
   set_property(TEST kubernetes/pods_long kubernetes/image APPEND PROPERTY LABELS long)
-  set_tests_properties(kubernetes/pods_long PROPERTIES TIMEOUT 1200)
   set_tests_properties(kubernetes/image PROPERTIES TIMEOUT 3600) # it builds everything anew
 endif()
