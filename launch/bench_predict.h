@@ -24,11 +24,16 @@ typedef struct LsPredictModel {
 } LsPredictModel;
 
 // The model of a configuration, whose data set is looked at (file NULL, parameters > 0: as many parameters,
-// no data). `measured`: reports of `lockstep bench`, which say how long things take. Fills what the
-// arguments have not (0 there). Freed by ls_predict_model_free.
+// no data). Samples, weight_bytes and epoch_samples are filled where they are 0. Freed by
+// ls_predict_model_free.
 LsStatus ls_predict_model_open(
     const char *file, const LsTextList *settings, int64_t parameters, LsPredictModel *model);
 void ls_predict_model_free(LsPredictModel *model);
+
+// Takes what reports of `lockstep bench` (their JSON files) say: of `step` the times of one rank that are 0
+// here, of `reduce_scatter` and `all_gather` the links inside a node or between nodes, as the ranks were
+// placed. LS_BAD_DATA names a report that says none of that.
+LsStatus ls_predict_read_measured(const LsTextList *paths, LsPredictModel *model, LsCluster *cluster);
 
 // A step of `ranks` ranks in `bucket` [model->buckets.count], and how many samples all of them compute in it.
 // LS_CONFIG: more ranks than a strong sweep has lanes.

@@ -13,7 +13,7 @@ static const double HOUR = 3600;
 typedef struct Arguments {
     bool predict, gather_overlaps;
     const char *config, *nodes, *inside, *between, *stragglers, *json;
-    LsTextList settings;
+    LsTextList settings, measured;
     int64_t parameters, ranks_per_node, timeline;
     int algorithm; // LS_ALGORITHMS: all
     double overlap, mtbf, save, restart, interval, price[2], preemptions;
@@ -43,6 +43,11 @@ static LsStatus read_arguments(LsInvocation *invocation, Arguments *a)
         {"set", 0, LS_FLAG_LIST, &a->settings, "A.B=V", "Sets one option; may be repeated.", 0, NULL},
         {"parameters", 0, LS_FLAG_COUNT, &a->parameters, "N", "A model of so many parameters, instead of -c.",
             1, NULL},
+        {"measured", 0, LS_FLAG_LIST, &a->measured, "REPORT",
+            "A JSON report of bench step (one rank), reduce_scatter or all_gather (ranks of one host: "
+            "inside; "
+            "one on each host: between), instead of assumptions; may be repeated.",
+            0, NULL},
         {"sample-seconds", 0, LS_FLAG_REAL, &m->sample_seconds, "S",
             "Forward and backward of one sample on one rank, in seconds.", 0, NULL},
         {"forward-share", 0, LS_FLAG_REAL, &m->forward_share, "F", "Part of it that is forward (1/3).", 0,
@@ -108,8 +113,8 @@ static LsStatus check_arguments(const Arguments *a)
         return LS_FAIL(LS_USAGE, "-c and --parameters both say what the model is: give one of them");
     if (!(a->model.sample_seconds > 0))
         return LS_FAIL(LS_USAGE,
-            "--sample-seconds is missing: how long a rank computes a sample, forward and "
-            "backward; `lockstep bench step` measures it");
+            "--sample-seconds is missing: how long a rank computes a sample; or give --measured "
+            "with a report of lockstep bench step");
     if (a->overlap > 1)
         return LS_FAIL(LS_USAGE, "--overlap %g: expected 0 to 1", a->overlap);
     if (a->model.forward_share > 1)
@@ -223,11 +228,14 @@ static LsStatus predict_all(const Arguments *a, Sweep *sweep)
 
 static LsStatus set_up(Arguments *a, Sweep *sweep)
 {
+    sweep->cluster = (LsCluster){.ranks_per_node = (uint32_t)a->ranks_per_node};
+    LS_TRY(read_links(a, &sweep->cluster));
+    LS_TRY(ls_predict_read_measured(&a->measured, &a->model, &sweep->cluster));
+    if (a->model.forward_share == 0)
+        a->model.forward_share = 1.0 / 3; // backward has twice as many products
     LS_TRY(check_arguments(a));
     LS_TRY(read_nodes(a->nodes, a->ranks_per_node, sweep));
     LS_TRY(ls_jitter_read(a->stragglers, &sweep->report.jitter));
-    sweep->cluster = (LsCluster){.ranks_per_node = (uint32_t)a->ranks_per_node};
-    LS_TRY(read_links(a, &sweep->cluster));
     LS_TRY(ls_predict_model_open(a->config, &a->settings, a->parameters, &a->model));
     LsPredictReport *report = &sweep->report;
     report->model = &a->model;
@@ -266,7 +274,7 @@ static LsStatus run(LsInvocation *invocation)
         .algorithm = LS_ALGORITHMS,
         .overlap = 1,
         .restart = 60,
-        .model = {.forward_share = 1.0 / 3, .gradient_bytes = 4},
+        .model = {.gradient_bytes = 4},
     };
     LsStatus status = read_arguments(invocation, &a);
     if (invocation->helped)
