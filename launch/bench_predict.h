@@ -21,6 +21,7 @@ typedef struct LsPredictModel {
     int64_t samples; // of a step: of each rank, or of all where strong
     bool strong;     // the global batch stays what it is, else a rank's part of it
     int64_t lanes, accumulation;
+    int64_t base_ranks; // a weak sweep multiplies batch and lanes from there on
 } LsPredictModel;
 
 // The model of a configuration, whose data set is looked at (file NULL, parameters > 0: as many parameters,

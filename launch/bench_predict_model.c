@@ -63,8 +63,10 @@ LsStatus ls_predict_model_open(
     LS_TRY(find_model(&config, file, parameters, model));
     model->lanes = config.train.lanes;
     model->accumulation = config.train.accumulation;
-    if (model->samples == 0)
-        model->samples = model->strong ? config.train.batch : config.train.batch / config.train.lanes;
+    if (model->samples == 0 && model->strong)
+        model->samples = config.train.batch;
+    else if (model->samples == 0)
+        model->samples = config.train.batch > model->base_ranks ? config.train.batch / model->base_ranks : 1;
     if (model->weight_bytes == 0)
         model->weight_bytes = config.runtime.precision == LS_PRECISION_FP32 ? 4 : 2;
     return LS_OK;
@@ -75,13 +77,15 @@ void ls_predict_model_free(LsPredictModel *model)
     ls_buckets_free(&model->buckets);
 }
 
-// Lanes of a step: as configured, or one for each rank where a weak sweep has more ranks.
+// Lanes of a step: as configured; in a weak sweep as many more as there are more ranks, one for each at
+// least.
 static uint32_t lanes_for(const LsPredictModel *model, uint32_t ranks)
 {
-    uint32_t lanes = (uint32_t)model->lanes;
-    while (!model->strong && lanes < ranks && lanes < LS_LANES_MAX)
+    int64_t lanes = model->lanes;
+    while (!model->strong && lanes < LS_LANES_MAX &&
+           (lanes < ranks || lanes * model->base_ranks < model->lanes * ranks))
         lanes *= 2;
-    return lanes;
+    return (uint32_t)lanes;
 }
 
 // Only the last microbatch's backward hands out gradients; what comes before it counts as backward too, so

@@ -55,9 +55,9 @@ static LsStatus read_arguments(LsInvocation *invocation, Arguments *a)
         {"optimizer-seconds", 0, LS_FLAG_REAL, &m->optimizer, "S",
             "The optimizer's pass over the whole model on one rank (0).", 0, NULL},
         {"samples", 0, LS_FLAG_COUNT, &m->samples, "N",
-            "Samples of a step: of each rank (by default train.batch / train.lanes), with --strong of all "
-            "ranks "
-            "(train.batch).",
+            "Samples of a step: of each rank (by default train.batch divided by the ranks of the first "
+            "number of "
+            "nodes), with --strong of all ranks (train.batch).",
             1, NULL},
         {"strong", 0, LS_FLAG_SWITCH, &m->strong, NULL,
             "The global batch is the same for all numbers of nodes, else a rank's part of it.", 0, NULL},
@@ -236,6 +236,7 @@ static LsStatus set_up(Arguments *a, Sweep *sweep)
     LS_TRY(check_arguments(a));
     LS_TRY(read_nodes(a->nodes, a->ranks_per_node, sweep));
     LS_TRY(ls_jitter_read(a->stragglers, &sweep->report.jitter));
+    a->model.base_ranks = sweep->nodes[0] * a->ranks_per_node;
     LS_TRY(ls_predict_model_open(a->config, &a->settings, a->parameters, &a->model));
     LsPredictReport *report = &sweep->report;
     report->model = &a->model;

@@ -38,6 +38,39 @@ def pods_of(objects):
             yield item["metadata"]["name"], item["spec"]["template"]["spec"]
 
 
+class Sweep(harness.Case):
+    """benchmarks/scaling.yaml: the MPIJob that measures how training scales."""
+
+    def setUp(self):
+        super().setUp()
+        self.objects = manifests.render(harness.ROOT / "benchmarks")
+        self.job = next(item for item in self.objects if item["kind"] == "MPIJob")
+
+    def test_schema(self):
+        for item in self.objects:
+            self.assertEqual(schema.errors(item), [])
+
+    def test_references(self):
+        """It uses what launch/kubernetes makes, and brings the script itself."""
+        there = manifests.render("overlays/eks") + self.objects
+        named = {(item["kind"], item["metadata"]["name"], item["metadata"].get("namespace")) for item in there}
+        for what, spec in pods_of(self.objects):
+            self.assertTrue(spec["securityContext"]["runAsNonRoot"], what)
+            for volume in spec["volumes"]:
+                if "configMap" in volume:
+                    self.assertIn(("ConfigMap", volume["configMap"]["name"], "lockstep"), named)
+                if "persistentVolumeClaim" in volume:
+                    self.assertIn(("PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"], "lockstep"), named)
+
+    def test_numbers_agree(self):
+        """The script is told as many nodes and ranks as the operator starts."""
+        roles = self.job["spec"]["mpiReplicaSpecs"]
+        launcher, workers, each, _, _ = roles["Launcher"]["template"]["spec"]["containers"][0]["args"]
+        self.assertEqual(launcher, "mpirun")
+        self.assertEqual(int(workers), roles["Worker"]["replicas"])
+        self.assertEqual(int(each), self.job["spec"]["slotsPerWorker"])
+
+
 class Manifests(harness.Case):
     """What is submitted, for every overlay."""
 
