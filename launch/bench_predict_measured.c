@@ -65,7 +65,7 @@ typedef struct Points {
     double bytes[POINTS_MAX], seconds[POINTS_MAX];
 } Points;
 
-// What each rank sent, from the bus bandwidth, and how long that took. Sizes that were disturbed all the time
+// What each rank sent and how long that took: of sizes that were disturbed all the time the shortest, and they
 // count only where there are hardly any others.
 static void read_points(const json_t *report, bool disturbed, Points *points)
 {
@@ -80,8 +80,8 @@ static void read_points(const json_t *report, bool disturbed, Points *points)
         if (!ours || !(clean || disturbed) || points->count == POINTS_MAX)
             continue;
         double median = number(seconds, "median", NULL);
-        points->bytes[points->count] = number(row, "busbw", NULL) * 1e9 * median;
-        points->seconds[points->count++] = median;
+        points->bytes[points->count] = number(row, "busbw", NULL) * 1e9 * median; // the bus carried
+        points->seconds[points->count++] = clean ? median : number(seconds, "lowest", NULL);
     }
 }
 
