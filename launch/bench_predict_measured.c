@@ -65,8 +65,8 @@ typedef struct Points {
     double bytes[POINTS_MAX], seconds[POINTS_MAX];
 } Points;
 
-// What each rank sent and how long that took: of sizes that were disturbed all the time the shortest, and they
-// count only where there are hardly any others.
+// What each rank sent and how long that took: of sizes that were disturbed all the time the shortest, and
+// they count only where there are hardly any others.
 static void read_points(const json_t *report, bool disturbed, Points *points)
 {
     size_t i;
