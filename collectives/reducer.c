@@ -27,8 +27,10 @@ struct LsReducer {
     bool fast;
     size_t phases; // of a bucket
     LsReducerProgram program;
-    LsReducerPeers peers; // of a transport that shares memory: received pieces are read where they are
-    bool read_posted;     // the others may change what this rank has read
+    float *result;         // or NULL: slot 0
+    const LsTreeOp *makes; // the op that makes the rank's piece of the sum; NULL: it is copied from slot 0
+    LsReducerPeers peers;  // of a transport that shares memory: received pieces are read where they are
+    bool read_posted;      // the others may change what this rank has read
 
     // Staging: slot s >= lane_slots holds the pieces span[s - lane_slots] of every bucket, bucket b's from
     // element offset[b * staging_slots + s - lane_slots] on.
@@ -70,6 +72,13 @@ static float *place(const LsReducer *r, size_t b, uint32_t slot, uint32_t piece)
         return (float *)r->peers.source[s] + (bucket.first_block + first) * LS_BLOCK;
     size_t span_first = ls_piece(bucket.blocks, r->plan->ranks, r->span[s].first).first;
     return r->staging + r->offset[b * r->staging_slots + s] + (first - span_first) * LS_BLOCK;
+}
+
+// Where the rank's piece of bucket b goes in the end.
+static float *result_place(const LsReducer *r, size_t b)
+{
+    LsBlockRange piece = ls_bucket_piece(r->buckets, b, r->plan->ranks, r->plan->rank);
+    return (r->result ? r->result : r->slot[0]) + piece.first * LS_BLOCK;
 }
 
 // ---- Set-up ---------------------------------------------------------------------------------------------
@@ -173,6 +182,14 @@ static LsStatus check_plan(const LsComm *comm, const LsPlan *plan)
     return LS_OK;
 }
 
+// The last op, where it makes the rank's piece and nothing else.
+static const LsTreeOp *find_maker(const LsReducer *r)
+{
+    const LsTreeOp *last = r->program.ops > 0 ? &r->program.op[r->program.ops - 1] : NULL;
+    bool own = last && last->output_slot == 0 && last->span.first == r->plan->rank && last->span.count == 1;
+    return own ? last : NULL;
+}
+
 LsStatus ls_reducer_create(LsComm *comm, const LsReducerOptions *options, LsReducer **out)
 {
     const LsPlan *plan = options->plan;
@@ -184,9 +201,12 @@ LsStatus ls_reducer_create(LsComm *comm, const LsReducerOptions *options, LsRedu
     r->plan = plan;
     r->buckets = options->buckets;
     r->slot = options->slot;
+    r->result = options->result;
     r->fast = options->reduction == LS_REDUCTION_FAST;
     r->phases = !r->fast ? plan->phases : comm->size > 1 ? 1 : 0;
     LsStatus status = r->fast ? LS_OK : ls_reducer_program_create(plan, &r->program);
+    if (status == LS_OK && r->result)
+        r->makes = find_maker(r);
     status = ls_comm_agree(comm, status);
     if (status == LS_OK && !r->fast)
         status = ls_reducer_peers_create(
@@ -261,7 +281,7 @@ static LsStatus run_tree(LsReducer *r, size_t b, const LsTreeOp *op)
         .adds = op->adds,
         .pairs = op->pairs,
         .result = op->result,
-        .output = place(r, b, op->output_slot, op->span.first),
+        .output = op == r->makes ? result_place(r, b) : place(r, b, op->output_slot, op->span.first),
     };
     return r->device->ops->tree_add(r->device, &args);
 }
@@ -270,12 +290,22 @@ static LsStatus finish_phase(LsReducer *r, size_t b, size_t phase)
 {
     if (r->fast) {
         LsBlockRange piece = ls_bucket_piece(r->buckets, b, r->plan->ranks, r->plan->rank);
-        return r->device->ops->copy(r->device, r->slot[0] + piece.first * LS_BLOCK, r->staging + r->offset[b],
-            piece.count * LS_BLOCK * sizeof(float));
+        return r->device->ops->copy(
+            r->device, result_place(r, b), r->staging + r->offset[b], piece.count * LS_BLOCK * sizeof(float));
     }
     for (size_t i = r->program.first_op[phase]; i < r->program.first_op[phase + 1]; i++)
         LS_TRY(run_tree(r, b, &r->program.op[i]));
     return LS_OK;
+}
+
+// Slot 0 has the rank's piece of bucket b, which belongs into the result.
+static LsStatus copy_result(LsReducer *r, size_t b)
+{
+    if (!r->result || r->makes || (r->fast && r->phases > 0))
+        return LS_OK;
+    LsBlockRange piece = ls_bucket_piece(r->buckets, b, r->plan->ranks, r->plan->rank);
+    return r->device->ops->copy(r->device, r->result + piece.first * LS_BLOCK,
+        r->slot[0] + piece.first * LS_BLOCK, piece.count * LS_BLOCK * sizeof(float));
 }
 
 // What the others read of bucket b is final, in their sight.
@@ -341,7 +371,7 @@ static LsStatus advance(LsReducer *r, size_t b, size_t *outstanding)
         }
         LS_TRY(finish_phase(r, b, r->phase[b]));
         r->phase[b]++;
-        LS_TRY(start_phase(r, b));
+        LS_TRY(r->phase[b] < r->phases ? start_phase(r, b) : copy_result(r, b));
     }
     return LS_OK;
 }
@@ -399,6 +429,8 @@ static LsStatus begin(LsReducer *r, size_t b)
 {
     size_t outstanding;
     LS_TRY(r->device->ops->marker_wait(r->device, r->final[b]));
+    if (r->phases == 0)
+        return copy_result(r, b);
     LS_TRY(start_phase(r, b));
     return advance(r, b, &outstanding);
 }

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "device/operations.h"
 
 // ---- Who would send what --------------------------------------------------------------------------------
 
@@ -25,7 +26,12 @@ static LsStatus require_direct(const LsPlan *plan)
 {
     LsPlan known;
     LS_TRY(ls_plan_compile(plan->lanes, plan->ranks, plan->rank, &known));
-    bool direct = plan->phases <= 1 && same_transfers(plan, &known);
+    // In one op for each sum, since slots of others are not written. All ranks have the same number of
+    // inputs.
+    size_t inputs = plan->share.subtrees;
+    for (size_t i = 0; i < plan->transfers; i++)
+        inputs += plan->transfer[i].kind == LS_RECEIVE;
+    bool direct = plan->phases <= 1 && inputs <= LS_TREE_INPUTS && same_transfers(plan, &known);
     ls_plan_free(&known);
     return direct ? LS_OK : LS_FAIL(LS_UNSUPPORTED, "the plan is not the direct exchange");
 }

@@ -21,6 +21,12 @@ static bool gathers_only(const LsCollective *c)
     return c->options.call == LS_LIBRARY_ALL_GATHER;
 }
 
+// What a gather makes whole.
+static float *gathered(const LsCollective *c)
+{
+    return gathers_only(c) ? c->slot[0] : c->result;
+}
+
 // ---- Memory ---------------------------------------------------------------------------------------------
 
 static LsStatus allocate_ordinary(LsCollective *c, size_t elements, float **out)
@@ -54,6 +60,8 @@ static LsStatus allocate_shared(LsCollective *c)
     LS_TRY(ls_memory_allocate(c->plan.lane_slots * sizeof *c->slot, (void **)&c->slot));
     for (uint32_t s = 0; s < slots; s++)
         LS_TRY(ls_comm_allocate(c->options.comm, c->padded * sizeof(float), (void **)&c->slot[s]));
+    if (!gathers_only(c))
+        LS_TRY(ls_comm_allocate_common(c->options.comm, c->padded * sizeof(float), (void **)&c->result));
     LS_TRY(allocate_for_library(c, c->room, &c->from));
     return allocate_for_library(c, c->room, &c->to);
 }
@@ -116,7 +124,8 @@ LsStatus ls_collective_fill(LsCollective *c, LsContender contender)
 static LsStatus create_reducers(LsCollective *c)
 {
     LsComm *comm = c->options.comm;
-    LsReducerOptions options = {.plan = &c->plan, .buckets = &c->buckets, .slot = c->slot};
+    LsReducerOptions options = {
+        .plan = &c->plan, .buckets = &c->buckets, .slot = c->slot, .result = c->result};
     if (gathers_only(c))
         return LS_OK;
     options.reduction = LS_REDUCTION_EXACT;
@@ -169,6 +178,7 @@ void ls_collective_destroy(LsCollective *c)
     ls_reducer_destroy(c->exact);
     release_for_library(c, c->to);
     release_for_library(c, c->from);
+    ls_comm_release(c->options.comm, c->result);
     for (uint32_t s = 0; c->slot && s < c->plan.lane_slots; s++)
         ls_comm_release(c->options.comm, c->slot[s]);
     free(c->slot);
@@ -216,7 +226,7 @@ LsStatus ls_collective_run(LsCollective *c, LsContender contender)
             reduce(c, contender == LS_CONTENDER_FAST ? c->fast : c->exact, contender == LS_CONTENDER_COPIED));
     if (c->options.call == LS_LIBRARY_REDUCE_SCATTER)
         return LS_OK;
-    return ls_comm_gather_shards(c->options.comm, &c->buckets, c->slot[0], sizeof(float));
+    return ls_comm_gather_shards(c->options.comm, &c->buckets, gathered(c), sizeof(float));
 }
 
 LsStatus ls_collective_wait(LsCollective *c)
@@ -276,7 +286,7 @@ LsStatus ls_collective_check(LsCollective *c, LsContender contender, size_t *wro
     bool library = contender == LS_CONTENDER_LIBRARY;
     bool exact = contender == LS_CONTENDER_EXACT || contender == LS_CONTENDER_COPIED;
     size_t elements = library ? c->room : c->padded;
-    LS_TRY(device->ops->copy_out(device, c->host, library ? c->to : c->slot[0], elements * sizeof *c->host));
+    LS_TRY(device->ops->copy_out(device, c->host, library ? c->to : gathered(c), elements * sizeof *c->host));
     LS_TRY(ls_collective_wait(c));
     switch (c->options.call) {
     case LS_LIBRARY_ALL_REDUCE:

@@ -35,6 +35,7 @@ typedef struct LsCollective {
     size_t room;                      // elements that hold either
     float **slot;                     // [plan.lane_slots] the communicator's memory
     float *ordinary[LS_SUBTREES_MAX]; // what belongs into the slots
+    float *result;                    // of the exact and the fast reduction; common to the ranks of a host
     float *from, *to; // the library's: this rank's whole sum, or its part to gather; the result
     float *host;      // [room]
     LsReducer *exact, *fast;

@@ -146,6 +146,8 @@ typedef struct Setting {
     float *slot[LANES];    // on the device
     float *partial[LANES]; // what belongs there before the reduction
     float *expected;       // the canonical sum
+    bool apart;            // from the slots: where the sum goes
+    float *sum;
     LsReducer *reducer;
 } Setting;
 
@@ -159,8 +161,12 @@ static void set_up(Setting *s, Compile compile, size_t blocks, size_t bucket_blo
         s->partial[i] = allocate(s->elements * sizeof(float));
     }
     s->expected = allocate(4 * s->elements * sizeof(float));
+    s->sum = s->slot[0];
+    if (s->apart)
+        assert_int_equal(ls_comm_allocate_common(comm, s->elements * sizeof(float), (void **)&s->sum), LS_OK);
     LsReducerOptions options = {
         .plan = &s->plan, .buckets = &s->buckets, .slot = s->slot, .reduction = reduction};
+    options.result = s->apart ? s->sum : NULL;
     assert_int_equal(ls_reducer_create(comm, &options, &s->reducer), LS_OK);
 }
 
@@ -168,6 +174,8 @@ static void tear_down(Setting *s)
 {
     ls_reducer_destroy(s->reducer);
     free(s->expected);
+    if (s->apart)
+        ls_comm_release(comm, s->sum);
     for (uint32_t i = 0; i < s->plan.lane_slots; i++) {
         free(s->partial[i]);
         ls_comm_release(comm, s->slot[i]);
@@ -209,24 +217,30 @@ static void check_pieces(const Setting *s)
     for (size_t b = 0; b < s->buckets.count; b++) {
         LsBlockRange piece = ls_bucket_piece(&s->buckets, b, ranks, rank);
         size_t first = piece.first * LS_BLOCK;
-        assert_on_device(s->slot[0] + first, s->expected + first, piece.count * LS_BLOCK * sizeof(float));
+        assert_on_device(s->sum + first, s->expected + first, piece.count * LS_BLOCK * sizeof(float));
     }
 }
 
 // The bits of every piece are those of the canonical tree, which no number of ranks and no transport enters.
-static void reduce_and_compare_bits(Compile compile, size_t blocks, size_t bucket_blocks)
+static void reduce_to_and_compare_bits(bool apart, Compile compile, size_t blocks, size_t bucket_blocks)
 {
-    Setting s = {0};
+    Setting s = {.apart = apart};
     set_up(&s, compile, blocks, bucket_blocks, LS_REDUCTION_EXACT);
     for (uint32_t round = 0; round < ROUNDS; round++) {
         run_local_steps(&s, round);
         reduce(&s);
         if (round % 2 == 0) // else the gather follows without the host having waited
             check_pieces(&s);
-        assert_int_equal(ls_comm_gather_shards(comm, &s.buckets, s.slot[0], sizeof(float)), LS_OK);
-        assert_on_device(s.slot[0], s.expected, s.elements * sizeof(float));
+        assert_int_equal(ls_comm_gather_shards(comm, &s.buckets, s.sum, sizeof(float)), LS_OK);
+        assert_on_device(s.sum, s.expected, s.elements * sizeof(float));
     }
     tear_down(&s);
+}
+
+static void reduce_and_compare_bits(Compile compile, size_t blocks, size_t bucket_blocks)
+{
+    reduce_to_and_compare_bits(false, compile, blocks, bucket_blocks);
+    reduce_to_and_compare_bits(true, compile, blocks, bucket_blocks);
 }
 
 static void test_exact_reduction(void **state)
@@ -276,7 +290,7 @@ static void check_fast_pieces(const Setting *s, uint32_t round)
     static float first_device[ROUNDS][FAST_BLOCKS * LS_BLOCK];
     static bool known[ROUNDS];
     float *found = allocate(s->elements * sizeof(float));
-    download(found, s->slot[0], s->elements * sizeof(float));
+    download(found, s->sum, s->elements * sizeof(float));
     if (!known[round])
         memcpy(first_device[round], found, s->elements * sizeof(float));
     known[round] = true;
@@ -291,10 +305,9 @@ static void check_fast_pieces(const Setting *s, uint32_t round)
     free(found);
 }
 
-static void test_fast_reduction(void **state)
+static void reduce_fast(bool apart)
 {
-    (void)state;
-    Setting s = {0};
+    Setting s = {.apart = apart};
     set_up(&s, ls_plan_compile, FAST_BLOCKS, 8, LS_REDUCTION_FAST);
     for (uint32_t round = 0; round < ROUNDS; round++) {
         run_local_steps(&s, round);
@@ -305,6 +318,13 @@ static void test_fast_reduction(void **state)
         check_fast_pieces(&s, round);
     }
     tear_down(&s);
+}
+
+static void test_fast_reduction(void **state)
+{
+    (void)state;
+    reduce_fast(false);
+    reduce_fast(true);
 }
 
 static void test_staging_size(void **state)

@@ -127,6 +127,8 @@ typedef struct LsReducerOptions {
     const LsBuckets *buckets; // lent
     float *const
         *slot;     // [plan->lane_slots] gradient buffers (whole model, buckets->blocks blocks each), lent
+    float *result; // where this rank's pieces of the sum go, at their places of the whole model; lent. NULL:
+                   // slot 0
     int reduction; // LsReductionKind; fast: slot 0 holds this rank's whole sum, the library's reduce-scatter
                    // adds up
 } LsReducerOptions;
@@ -147,7 +149,7 @@ LsStatus ls_reducer_begin(LsReducer *reducer, size_t b);
 LsStatus ls_reducer_poll(LsReducer *reducer);
 
 // What the compute stream is given from now on finds all buckets begun reduced: this rank's piece of each
-// bucket holds the sum in slot 0, at the bucket's place. The host waits where the transport needs it to
+// bucket holds the sum in the result, at the bucket's place. The host waits where the transport needs it to
 // (through the host), with NCCL it does not.
 LsStatus ls_reducer_finish(LsReducer *reducer);
 
