@@ -60,7 +60,7 @@ class Bench:
         alone = self.finish(self.start("alone", self.step_words(2), core=0))
         both = [self.start(f"beside-{core}", self.step_words(2), core=core) for core in (0, 1)]
         beside = [self.finish(one) for one in both][0]
-        links = [self.finish(self.start(call, [call, "-b", "16K", "-e", "64M", "-f", "4"], ranks=2))
+        links = [self.finish(self.start(call, [call, "-b", "16K", "-e", "16M", "-f", "8", "-n", "5"], ranks=2))
                  for call in ("reduce_scatter", "all_gather")]
         pair = self.finish(self.start("pair", self.step_words(1), ranks=2))[1]
         spread = pair["step_seconds"]
