@@ -19,6 +19,7 @@ static LsLaneShare deal(uint32_t lanes, uint32_t ranks, uint32_t rank, uint32_t 
     return (LsLaneShare){
         .first = (rank * each + minimum(rank, more)) * unit,
         .count = (each + (rank < more)) * unit,
+        .stride = 1,
     };
 }
 

@@ -135,60 +135,67 @@ static LsStatus emit_phase(Builder *b, const LsPlanPhase *phase)
     return LS_OK;
 }
 
-// The plan's result belongs into slot 0. Mostly the last tree makes it and can write it there itself.
-static LsStatus place_result(Builder *b)
+// What is moved mostly comes from a tree of the last phase, which can write it to its place itself.
+static LsStatus place_result(Builder *b, LsPlanMove move)
 {
     LsReducerProgram *program = b->program;
-    uint32_t slot = b->plan->result_slot;
     LsPieceSpan own = {b->plan->rank, 1};
-    if (slot == 0 || program->phases == 0)
+    if (move.from == move.to || program->phases == 0)
         return LS_OK;
-    if (is_spent(b, slot, own.first, own.count))
-        return fail_spent(slot);
-    LsTreeOp *last =
-        program->ops > program->first_op[program->phases - 1] ? &program->op[program->ops - 1] : NULL;
-    if (last && last->output_slot == slot && last->span.first == own.first && last->span.count == own.count) {
-        last->output_slot = 0;
-        return LS_OK;
+    if (is_spent(b, move.from, own.first, own.count))
+        return fail_spent(move.from);
+    for (size_t i = program->ops; i-- > program->first_op[program->phases - 1];) {
+        LsTreeOp *op = &program->op[i];
+        if (op->output_slot == move.from && op->span.first == own.first && op->span.count == own.count) {
+            op->output_slot = move.to;
+            return LS_OK;
+        }
     }
-    LsTreeOp *copy = start_op(b, own, 0);
-    copy->result = input_index(b, copy, slot);
+    LsTreeOp *copy = start_op(b, own, move.to);
+    copy->result = input_index(b, copy, move.from);
     return LS_OK;
 }
 
-static LsStatus allocate(Builder *b)
+static LsStatus allocate(Builder *b, size_t moves)
 {
     const LsPlan *plan = b->plan;
     LsReducerProgram *program = b->program;
     LS_TRY(ls_memory_allocate((plan->phases + 1) * sizeof *program->first_op, (void **)&program->first_op));
-    LS_TRY(ls_memory_allocate((plan->adds + 1) * sizeof *program->op, (void **)&program->op));
-    LS_TRY(
-        ls_memory_allocate((2 * plan->adds + 1) * sizeof *program->slot_pool, (void **)&program->slot_pool));
+    LS_TRY(ls_memory_allocate((plan->adds + moves) * sizeof *program->op, (void **)&program->op));
+    LS_TRY(ls_memory_allocate(
+        (2 * plan->adds + moves) * sizeof *program->slot_pool, (void **)&program->slot_pool));
     LS_TRY(ls_memory_allocate((plan->adds + 1) * sizeof *program->pair_pool, (void **)&program->pair_pool));
     LS_TRY(ls_memory_allocate((size_t)plan->slots * plan->ranks / 8 + 1, (void **)&b->spent));
     LS_TRY(ls_memory_allocate(plan->slots * sizeof *b->touched, (void **)&b->touched));
     return ls_memory_allocate(plan->slots * sizeof *b->parent, (void **)&b->parent);
 }
 
-static LsStatus build(Builder *b)
+static LsStatus build(Builder *b, const LsPlanMove *move, size_t moves)
 {
-    LS_TRY(allocate(b));
+    LS_TRY(allocate(b, moves));
     LsReducerProgram *program = b->program;
     program->phases = b->plan->phases;
     for (size_t p = 0; p < program->phases; p++) {
         program->first_op[p] = program->ops;
         LS_TRY(emit_phase(b, &b->plan->phase[p]));
     }
-    LS_TRY(place_result(b));
+    for (size_t i = 0; i < moves; i++)
+        LS_TRY(place_result(b, move[i]));
     program->first_op[program->phases] = program->ops;
     return LS_OK;
 }
 
 LsStatus ls_reducer_program_create(const LsPlan *plan, LsReducerProgram *out)
 {
+    return ls_reducer_program_move(plan, &(LsPlanMove){plan->result_slot, 0}, 1, out);
+}
+
+LsStatus ls_reducer_program_move(
+    const LsPlan *plan, const LsPlanMove *move, size_t moves, LsReducerProgram *out)
+{
     LsReducerProgram program = {0};
     Builder builder = {.plan = plan, .program = &program};
-    LsStatus status = build(&builder);
+    LsStatus status = build(&builder, move, moves);
     free(builder.parent);
     free(builder.touched);
     free(builder.spent);

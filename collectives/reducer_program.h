@@ -25,6 +25,10 @@ typedef struct LsReducerProgram {
 // LS_INTERNAL if the plan reads a slot that has been added to another (its contents are not written back).
 // Freed by ls_reducer_program_free.
 LsStatus ls_reducer_program_create(const LsPlan *plan, LsReducerProgram *out);
+
+// The same of a plan whose results go to `moves` places instead of slot 0.
+LsStatus ls_reducer_program_move(
+    const LsPlan *plan, const LsPlanMove *move, size_t moves, LsReducerProgram *out);
 void ls_reducer_program_free(LsReducerProgram *program);
 
 #endif

@@ -276,6 +276,83 @@ static void test_choice(void **state)
     }
 }
 
+// ---- Rounds ---------------------------------------------------------------------------------------------
+
+// The owners' partial sums after each round are those of the tree's largest nodes over the lanes so far; what
+// every owner ends with is the tree. All owners do the same, so one rank's slots tell.
+static void check_rounds(uint32_t lanes, uint32_t ranks, uint32_t rank)
+{
+    LsPlan plan;
+    LsRounds rounds;
+    assert_int_equal(ls_rounds_compile(lanes, ranks, rank, &plan, &rounds), LS_OK);
+    uint64_t *slot = calloc(rounds.first_sum + rounds.sums, sizeof *slot);
+    assert_non_null(slot);
+    assert_int_equal(rounds.rounds, (lanes + ranks - 1) / ranks);
+    for (uint32_t i = 0; i < rounds.rounds; i++) {
+        const LsPlan *round = &rounds.round[i];
+        memset(slot, 0, rounds.first_sum * sizeof *slot); // of another lane now
+        bool mine = i < plan.lane_steps;
+        if (mine)
+            assert_int_equal(plan.lane_step[i].lane, i * ranks + rank);
+        slot[0] = mine ? node(i * ranks + rank, 1) : 0;
+        size_t sends = 0;
+        for (size_t t = 0; t < round->transfers; t++) {
+            LsTransfer transfer = round->transfer[t];
+            sends += transfer.kind == LS_SEND;
+            assert_int_equal(transfer.first_piece, transfer.kind == LS_SEND ? transfer.peer : rank);
+            if (transfer.kind == LS_RECEIVE) {
+                assert_true(slot[transfer.slot] == 0 && transfer.slot < rounds.first_sum);
+                slot[transfer.slot] = node(i * ranks + transfer.peer, 1);
+            }
+        }
+        assert_int_equal(sends, mine ? ranks - 1 : 0);
+        for (size_t a = 0; a < round->adds; a++) {
+            uint64_t *into = &slot[round->add[a].into], *from = &slot[round->add[a].from];
+            assert_true(*into != 0 && *from != 0 && into != from);
+            *into = plus(*into, *from);
+            *from = 0;
+        }
+        for (size_t m = 0; m < rounds.moves[i]; m++) {
+            LsPlanMove move = rounds.move[i][m];
+            assert_true(slot[move.to] == 0 && slot[move.from] != 0 && move.to >= rounds.first_sum);
+            slot[move.to] = slot[move.from];
+            slot[move.from] = 0;
+        }
+    }
+    assert_true(slot[rounds.first_sum] == node(0, lanes));
+    assert_true(rounds.sums <= log2_up(lanes) + 1);
+    free(slot);
+    ls_rounds_free(&rounds);
+    ls_plan_free(&plan);
+}
+
+static void test_rounds_compute_the_tree(void **state)
+{
+    (void)state;
+    for (uint32_t lanes = 1; lanes <= 32; lanes *= 2)
+        for (uint32_t ranks = 1; ranks <= lanes; ranks++)
+            for (uint32_t rank = 0; rank < ranks; rank++)
+                check_rounds(lanes, ranks, rank);
+    static const uint32_t some[] = {1, 3, 100, 1000, 4096};
+    for (size_t i = 0; i < sizeof some / sizeof *some; i++)
+        check_rounds(LS_LANES_MAX, some[i], some[i] / 2);
+}
+
+static void test_rounds_need_few_sums(void **state)
+{
+    (void)state;
+    LsPlan plan;
+    LsRounds rounds;
+    static const uint32_t expected[][3] = {{8, 8, 1}, {8, 4, 1}, {8, 2, 2}, {8, 1, 3}, {64, 4, 4}};
+    for (size_t i = 0; i < sizeof expected / sizeof *expected; i++) {
+        assert_int_equal(ls_rounds_compile(expected[i][0], expected[i][1], 0, &plan, &rounds), LS_OK);
+        assert_int_equal(rounds.sums, expected[i][2]);
+        ls_rounds_free(&rounds);
+        ls_plan_free(&plan);
+    }
+    assert_int_equal(ls_rounds_compile(8, 9, 0, &plan, &rounds), LS_CONFIG);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -283,6 +360,8 @@ int main(void)
         cmocka_unit_test(test_any_number_of_ranks),
         cmocka_unit_test(test_direct_exchange),
         cmocka_unit_test(test_choice),
+        cmocka_unit_test(test_rounds_compute_the_tree),
+        cmocka_unit_test(test_rounds_need_few_sums),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

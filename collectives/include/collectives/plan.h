@@ -31,7 +31,7 @@ typedef struct LsSubtree {
 } LsSubtree;
 
 typedef struct LsLaneShare {
-    uint32_t first, count; // the rank's lanes
+    uint32_t first, count, stride; // the rank's lanes: first, first + stride, … (stride 1 but in rounds)
     uint32_t subtrees;
     LsSubtree subtree[LS_SUBTREES_MAX]; // from left to right
 } LsLaneShare;
@@ -113,6 +113,32 @@ void ls_plan_free(LsPlan *plan);
 // Bytes the rank sends for a bucket, as a multiple of what a ring reduce-scatter sends ((W-1)/W of the
 // bucket); 1.0 for W = 1.
 double ls_plan_send_ratio(const LsPlan *plan);
+
+// After the additions: the rank's own piece of slot `from` becomes that of slot `to`.
+typedef struct LsPlanMove {
+    uint32_t from, to;
+} LsPlanMove;
+
+// For gradients that are not kept: lanes are dealt like cards, lane i W + r to rank r, and after each *round*
+// of W lanes their gradients are reduced at once. What is left of the tree after a round, at most log2 L + 1
+// partial sums of lanes 0 … (i + 1) W - 1, lies with the pieces' owners alone. A rank sends every lane's
+// gradients, L / W times what it sends when it adds up its own lanes first.
+typedef struct LsRounds {
+    uint32_t lanes, ranks, rank, rounds;
+    uint32_t first_sum, sums; // slots of every round's plan: 0 is the gradients of this rank's lane, those
+                              // below first_sum are received pieces, then come the partial sums, which stay
+    LsPlan *round;            // [rounds] of one phase each; in the last one some ranks may have no lane
+    LsPlanMove **move;        // [rounds][moves]
+    size_t *moves;
+} LsRounds;
+
+// *plan gets the local steps, each of which leaves its lane's gradients in slot 0, and no phases. The sum is
+// in slot first_sum after the last round. Freed by ls_plan_free and ls_rounds_free.
+LsStatus ls_rounds_compile(uint32_t lanes, uint32_t ranks, uint32_t rank, LsPlan *plan, LsRounds *out);
+void ls_rounds_free(LsRounds *rounds);
+
+// The lanes of any rank under the plan.
+LsStatus ls_plan_lanes(const LsPlan *plan, uint32_t rank, LsLaneShare *out);
 
 // Messages the rank sends for a bucket.
 size_t ls_plan_messages(const LsPlan *plan);
