@@ -50,7 +50,7 @@ static LsStatus add_embedding(LsGpt *gpt, const char *name, size_t rows, size_t 
 
 static LsStatus add_norm(LsGpt *gpt, const char *name, LsGptNorm *norm)
 {
-    LsParameter weight = {.dimensions = 1, .shape = {gpt->width}, .init = LS_INIT_ONE};
+    LsParameter weight = {.dimensions = 1, .shape = {gpt->width}, .stage = true, .init = LS_INIT_ONE};
     LsParameter bias = {.dimensions = 1, .shape = {gpt->width}, .init = LS_INIT_ZERO};
     norm->layer.in = norm->layer.out = gpt->width;
     snprintf(weight.name, sizeof weight.name, "%s.weight", name);
@@ -66,6 +66,7 @@ static LsStatus add_linear(
         .dimensions = 2,
         .shape = {out, in},
         .decay = true,
+        .stage = true,
         .init = LS_INIT_NORMAL,
         .init_scale = (float)deviation,
     };
@@ -98,6 +99,7 @@ static LsStatus lay_out(LsGpt *gpt)
 {
     LS_TRY(add_embedding(gpt, "wte", gpt->base.shape.vocabulary, gpt->vocabulary, &gpt->tokens));
     LS_TRY(add_embedding(gpt, "wpe", gpt->window, gpt->window, &gpt->positions));
+    gpt->base.early_elements = gpt->base.parameters.blocks * LS_BLOCK; // both are final together, at the end
     for (size_t l = 0; l < gpt->blocks; l++)
         LS_TRY(add_block(gpt, l));
     return add_norm(gpt, "ln_f", &gpt->norm);

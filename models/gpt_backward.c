@@ -31,10 +31,10 @@ static LsStatus layer_parameters(const Backward *b, const LsGptLayer *layer, con
         .a = dy,
         .b = x,
         .input_type = b->gpt->type,
-        .c = b->gradients + layer->weight,
+        .c = ls_model_gradient(&b->gpt->base, b->gradients, layer->weight),
         .output_type = LS_F32,
         .accumulate = b->accumulate,
-        .bias_gradient = b->gradients + layer->bias,
+        .bias_gradient = ls_model_gradient(&b->gpt->base, b->gradients, layer->bias),
     };
     LS_TRY(device->ops->matmul(device, &product));
     return finished(b, layer->weight);
@@ -75,8 +75,8 @@ static LsStatus norm_backward(const Backward *b, const LsGptNorm *norm, const vo
         .residual = residual,
         .dx = gpt->dstream,
         .type = gpt->type,
-        .dweight = b->gradients + norm->layer.weight,
-        .dbias = b->gradients + norm->layer.bias,
+        .dweight = ls_model_gradient(&b->gpt->base, b->gradients, norm->layer.weight),
+        .dbias = ls_model_gradient(&b->gpt->base, b->gradients, norm->layer.bias),
         .accumulate = b->accumulate,
         .scratch = gpt->scratch,
     };
@@ -152,8 +152,8 @@ static LsStatus embedding_backward(const Backward *b)
         .vocabulary = gpt->base.shape.vocabulary,
         .dy = gradient,
         .type = gpt->type,
-        .dtable = b->gradients + gpt->tokens,
-        .dpositions = b->gradients + gpt->positions,
+        .dtable = ls_model_gradient(&b->gpt->base, b->gradients, gpt->tokens),
+        .dpositions = ls_model_gradient(&b->gpt->base, b->gradients, gpt->positions),
         .accumulate = b->accumulate,
         .scratch = gpt->scratch,
     };

@@ -107,7 +107,7 @@ static LsStatus chunk_backward(
         .a = gpt->wide,
         .b = ls_gpt_element(gpt, gpt->norm.output, first * gpt->width),
         .input_type = gpt->type,
-        .c = gradients + gpt->tokens,
+        .c = ls_model_gradient(&gpt->base, gradients, gpt->tokens),
         .output_type = LS_F32,
         .accumulate = accumulate,
     };

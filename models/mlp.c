@@ -209,10 +209,10 @@ static LsStatus backward_parameters(
         .a = mlp->delta[mlp->current],
         .b = layer_input(mlp, l, batch),
         .input_type = mlp->type,
-        .c = gradients + layer->weight,
+        .c = ls_model_gradient(&mlp->base, gradients, layer->weight),
         .output_type = LS_F32,
         .accumulate = accumulate,
-        .bias_gradient = gradients + layer->bias,
+        .bias_gradient = ls_model_gradient(&mlp->base, gradients, layer->bias),
     };
     return mlp->base.device->ops->matmul(mlp->base.device, &product);
 }
@@ -323,6 +323,7 @@ static LsStatus add_parameters(LsParameters *table, size_t l, Layer *layer, floa
         .dimensions = 2,
         .shape = {layer->out, layer->in},
         .decay = true,
+        .stage = true,
         .init = LS_INIT_UNIFORM,
         .init_scale = bound,
     };

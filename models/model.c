@@ -83,3 +83,14 @@ void ls_model_destroy(LsModel *model)
     if (model)
         model->ops->destroy(model);
 }
+
+float *ls_model_gradient(const LsModel *model, float *gradients, size_t offset)
+{
+    const LsGradientPlaces *places = model->places;
+    if (!places)
+        return gradients + offset;
+    size_t i = 0;
+    while (places->part[i].first > offset) // the last part begins at 0
+        i++;
+    return gradients + places->part[i].place + (offset - places->part[i].first);
+}

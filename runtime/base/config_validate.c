@@ -122,6 +122,27 @@ static LsStatus validate_guard(const LsConfig *config)
     return LS_OK;
 }
 
+// Gradients that are not kept are sent when a microbatch has made them.
+static LsStatus validate_shard(const LsConfig *config)
+{
+    if (config->optimizer.shard != LS_SHARD_STATE_GRADIENTS)
+        return LS_OK;
+    if (config->train.accumulation > 1)
+        return LS_FAIL(LS_CONFIG,
+            "optimizer.shard is state+gradients, which keeps no gradients from one microbatch to the next; "
+            "set "
+            "train.accumulation to 1 and train.lanes to %lld",
+            (long long)(config->train.accumulation * config->train.lanes));
+    if (config->collectives.reduction != LS_REDUCTION_EXACT)
+        return LS_FAIL(
+            LS_CONFIG, "optimizer.shard state+gradients needs collectives.reduction exact; set it to that");
+    if (config->guard.recompute_every > 0)
+        return LS_FAIL(LS_CONFIG,
+            "optimizer.shard state+gradients keeps no lane's gradients that guard.recompute_every could "
+            "compare; set it to 0");
+    return LS_OK;
+}
+
 LsStatus ls_config_validate(const LsConfig *config)
 {
     LS_TRY(validate_model(config));
@@ -130,5 +151,6 @@ LsStatus ls_config_validate(const LsConfig *config)
     LS_TRY(validate_schedule(config));
     LS_TRY(validate_stop(config));
     LS_TRY(validate_guard(config));
+    LS_TRY(validate_shard(config));
     return validate_training(config);
 }

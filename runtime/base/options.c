@@ -8,7 +8,7 @@ static const char *const recomputations[] = {"none", "cheap", "block", NULL};
 static const char *const activations[] = {"relu", "gelu", NULL};
 static const char *const losses[] = {"auto", "cross_entropy", "binary_cross_entropy", "mse", NULL};
 static const char *const optimizers[] = {"sgd", "adamw", NULL};
-static const char *const shards[] = {"none", "state", NULL};
+static const char *const shards[] = {"none", "state", "state+gradients", NULL};
 static const char *const schedules[] = {"constant", "cosine", "linear", "step", "wsd", NULL};
 static const char *const checkpoint_policies[] = {"steps", "time", "auto", NULL};
 static const char *const notices[] = {"none", "ec2", "gcp", "azure", NULL};
@@ -143,7 +143,8 @@ static const LsOption options[] = {
         "Global norm that gradients are scaled down to; 0: no clipping."),
     CHOICE("optimizer.shard", optimizer.shard, "state", shards, FREE,
         "What is split over the ranks instead of being held by each: `none` is nothing, so that every rank updates everything; "
-        "`state` is master weights and moments (ZeRO-1). The bits are the same."),
+        "`state` is master weights and moments (ZeRO-1); `state+gradients` also the sums of gradients (ZeRO-2), which takes "
+        "`train.accumulation: 1` and sends every lane's gradients, lanes/ranks times the bytes. The bits are the same."),
 
     CHOICE("schedule.kind", schedule.kind, "constant", schedules, NUMERIC,
         "Course of the learning rate after warm-up; `wsd` is constant, then linear decay."),

@@ -46,12 +46,17 @@ struct LsLoader {
     bool stopping;
 };
 
+static size_t stride_of(const LsLoaderOptions *options)
+{
+    return options->lane_stride ? options->lane_stride : 1;
+}
+
 // First stream position of microbatch `number`, counted over this rank's (step, lane, part).
 static uint64_t first_position(const LsLoader *loader, uint64_t number)
 {
     const LsLoaderOptions *o = &loader->options;
     uint64_t part = number % o->accumulation;
-    uint64_t lane = number / o->accumulation % o->lane_count + o->first_lane;
+    uint64_t lane = number / o->accumulation % o->lane_count * stride_of(o) + o->first_lane;
     uint64_t step = number / (o->accumulation * o->lane_count);
     return o->cursor + step * o->batch + lane * (o->batch / o->lanes) + part * loader->rows;
 }
@@ -115,9 +120,10 @@ static void host_release(void *context, void *memory)
 static LsStatus check_options(const LsDataset *dataset, const LsLoaderOptions *o)
 {
     if (o->lanes == 0 || o->accumulation == 0 || o->lane_count == 0 || o->first_lane >= o->lanes ||
-        o->lane_count > o->lanes - o->first_lane)
-        return LS_FAIL(LS_CONFIG, "loader: lanes %zu to %zu of %zu with %zu microbatches each are impossible",
-            o->first_lane, o->first_lane + o->lane_count, o->lanes, o->accumulation);
+        o->lane_count > (o->lanes - o->first_lane - 1) / stride_of(o) + 1)
+        return LS_FAIL(LS_CONFIG,
+            "loader: %zu lanes from %zu of %zu with %zu microbatches each are impossible", o->lane_count,
+            o->first_lane, o->lanes, o->accumulation);
     size_t parts;
     if (o->batch == 0 || !ls_size_multiply(o->lanes, o->accumulation, &parts) || o->batch % parts != 0)
         return LS_FAIL(LS_CONFIG,
@@ -294,6 +300,7 @@ LsStatus ls_lane_reader_create(const LsDataset *dataset, const LsLoaderOptions *
     loader->options = *options;
     loader->options.first_lane = 0;
     loader->options.lane_count = options->lanes;
+    loader->options.lane_stride = 1;
     loader->options.workers = loader->options.prefetch = 1;
     if (options->memory.allocate == NULL)
         loader->options.memory = (LsHostMemory){host_allocate, host_release, NULL};

@@ -62,9 +62,18 @@ static size_t cut_shard(const LsParameters *parameters, const LsBuckets *buckets
     return runs;
 }
 
-LsArenaBytes ls_arenas_bytes(const LsConfig *config, LsDtype type, const LsParameters *parameters,
-    const LsBuckets *buckets, const LsPlan *plan)
+static size_t gradient_bytes(const LsConfig *config, size_t whole, size_t shard, const LsCut *cut)
 {
+    if (cut->rounds->rounds > 0)
+        return cut->window->blocks * LS_BLOCK * sizeof(float) + shard * cut->rounds->sums;
+    return whole * sizeof(float) * ls_arenas_slots(config, cut->plan);
+}
+
+LsArenaBytes ls_arenas_bytes(
+    const LsConfig *config, LsDtype type, const LsParameters *parameters, const LsCut *cut)
+{
+    const LsPlan *plan = cut->plan;
+    const LsBuckets *buckets = cut->buckets;
     size_t whole = parameters->blocks * LS_BLOCK, trained;
     size_t shard_blocks = ls_shard_blocks(buckets, plan->ranks, plan->rank);
     size_t shard = shard_blocks * LS_BLOCK * sizeof(float);
@@ -74,7 +83,7 @@ LsArenaBytes ls_arenas_bytes(const LsConfig *config, LsDtype type, const LsParam
     size_t arrays = moments_of(config), block = LS_BLOCK * sizeof(float);
     return (LsArenaBytes){
         .weights = whole * ls_dtype_size(type),
-        .gradients = whole * sizeof(float) * ls_arenas_slots(config, plan),
+        .gradients = gradient_bytes(config, whole, shard, cut),
         .optimizer = moments * block * arrays + (type == LS_F32 ? 0 : masters * block) + masters,
         .host = (shard + LS_PAGE) * (arrays + 1) * (size_t)config->checkpoint.in_flight,
     };
@@ -86,17 +95,18 @@ static LsStatus allocate_own(LsArenas *arenas, size_t bytes, void **out)
     return ls_device_allocate_zeroed(arenas->device, bytes ? bytes : 1, out);
 }
 
-static LsStatus allocate_whole_model(LsArenas *arenas)
+static LsStatus allocate_gradients(LsArenas *arenas, const LsWindow *window)
 {
-    size_t elements = arenas->parameters->blocks * LS_BLOCK;
-    size_t bytes = elements * ls_dtype_size(arenas->type);
-    // Where every rank updates everything, each needs a copy to write to.
-    LS_TRY(arenas->whole ? ls_comm_allocate(arenas->comm, bytes, &arenas->weights)
-                         : ls_comm_allocate_common(arenas->comm, bytes, &arenas->weights));
+    size_t blocks = arenas->sums > 0 ? window->blocks : arenas->parameters->blocks;
     for (size_t s = 0; s < arenas->slots; s++) {
         void *slot = NULL;
-        LS_TRY(ls_comm_allocate(arenas->comm, elements * sizeof(float), &slot));
+        LS_TRY(ls_comm_allocate(arenas->comm, blocks * LS_BLOCK * sizeof(float), &slot));
         arenas->gradient[s] = slot;
+    }
+    for (size_t s = 0; s < arenas->sums; s++) {
+        void *sum = NULL;
+        LS_TRY(allocate_own(arenas, arenas->shard_blocks * LS_BLOCK * sizeof(float), &sum));
+        arenas->sum[s] = sum;
     }
     return LS_OK;
 }
@@ -207,18 +217,24 @@ static LsStatus cut_pieces(LsArenas *arenas)
     return LS_OK;
 }
 
-static LsStatus allocate_all(LsArenas *arenas, size_t moments)
+static LsStatus allocate_all(LsArenas *arenas, const LsWindow *window, size_t moments)
 {
-    LS_TRY(allocate_whole_model(arenas));
+    size_t bytes = arenas->parameters->blocks * LS_BLOCK * ls_dtype_size(arenas->type);
+    // Where every rank updates everything, each needs a copy to write to.
+    LS_TRY(arenas->whole ? ls_comm_allocate(arenas->comm, bytes, &arenas->weights)
+                         : ls_comm_allocate_common(arenas->comm, bytes, &arenas->weights));
+    LS_TRY(allocate_gradients(arenas, window));
     LS_TRY(allocate_state(arenas, moments));
     if (!arenas->device->discrete)
         LS_TRY(cut_pieces(arenas));
     return upload_decay(arenas);
 }
 
-LsStatus ls_arenas_create(const LsConfig *config, LsComm *comm, LsModel *model, const LsBuckets *buckets,
-    const LsPlan *plan, LsArenas *out)
+LsStatus ls_arenas_create(
+    const LsConfig *config, LsComm *comm, LsModel *model, const LsCut *cut, LsArenas *out)
 {
+    const LsPlan *plan = cut->plan;
+    const LsBuckets *buckets = cut->buckets;
     LsArenas arenas = {
         .comm = comm,
         .device = model->device,
@@ -230,9 +246,10 @@ LsStatus ls_arenas_create(const LsConfig *config, LsComm *comm, LsModel *model, 
         .slots = ls_arenas_slots(config, plan),
         .sets = (size_t)config->checkpoint.in_flight,
         .whole = holds_whole_state(config),
+        .sums = cut->rounds->sums,
         .shard_blocks = ls_shard_blocks(buckets, plan->ranks, plan->rank),
     };
-    LsStatus status = allocate_all(&arenas, moments_of(config));
+    LsStatus status = allocate_all(&arenas, cut->window, moments_of(config));
     if (status != LS_OK) {
         ls_arenas_destroy(&arenas);
         return status;
@@ -254,6 +271,8 @@ void ls_arenas_destroy(LsArenas *arenas)
     void *own[] = {arenas->decay, arenas->moment[1], arenas->moment[0], arenas->master};
     for (size_t i = 0; i < sizeof own / sizeof *own; i++)
         arenas->device->ops->release(arenas->device, own[i]);
+    for (size_t s = arenas->sums; s-- > 0;)
+        arenas->device->ops->release(arenas->device, arenas->sum[s]);
     for (size_t s = arenas->slots; s-- > 0;)
         ls_comm_release(arenas->comm, arenas->gradient[s]);
     ls_comm_release(arenas->comm, arenas->weights);
@@ -270,7 +289,7 @@ LsRunView ls_arenas_run(const LsArenas *arenas, const LsShardRun *run)
     return (LsRunView){
         .elements = run->count * LS_BLOCK,
         .master = arenas->master ? arenas->master + master : (float *)(void *)weights,
-        .gradient = arenas->gradient[0] + flat,
+        .gradient = arenas->sums > 0 ? arenas->sum[0] + run->packed * LS_BLOCK : arenas->gradient[0] + flat,
         .moment1 = arenas->moment[0] && !run->frozen ? arenas->moment[0] + moments : NULL,
         .moment2 = arenas->moment[1] && !run->frozen ? arenas->moment[1] + moments : NULL,
         .weights = arenas->master ? weights : NULL,

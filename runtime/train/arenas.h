@@ -3,7 +3,8 @@
 // Whole model on every rank: weights (compute type) and gradient slots (F32). This rank's shard, packed
 // bucket after bucket: master weights and the optimizer's moments (F32; ZeRO-1, Rajbhandari et al., SC 2020).
 // In FP32 the weights are their own master, so the shard of them lies in `weights`. With optimizer.shard none
-// every rank has masters and moments of the whole model, at their places in the flat buffer.
+// every rank has masters and moments of the whole model, at their places in the flat buffer. With
+// state+gradients gradients have a window instead, and their sums are of the shard, packed.
 #ifndef LOCKSTEP_TRAIN_ARENAS_H
 #define LOCKSTEP_TRAIN_ARENAS_H
 
@@ -12,8 +13,9 @@
 #include "models/model.h"
 #include "saver.h"
 #include "train/checkpoint.h"
+#include "window.h"
 
-enum { LS_LANE_SLOTS_MAX = 16 };
+enum { LS_LANE_SLOTS_MAX = 16, LS_SUMS_MAX = 13 };
 
 // Blocks of this rank's shard that lie one behind the other, in the flat buffer too: parts of one bucket, all
 // trained or all frozen.
@@ -42,6 +44,8 @@ typedef struct LsArenas {
     LsShardRun *update; // [updates] what the optimizer updates here: `run` itself, or the whole model
     void *weights;
     float *gradient[LS_LANE_SLOTS_MAX];
+    size_t sums; // 0: gradients are kept
+    float *sum[LS_SUMS_MAX];
     float *master;    // NULL in FP32
     float *moment[2]; // NULL where the optimizer has none
     uint8_t *decay;   // device
@@ -56,25 +60,38 @@ typedef struct LsArenas {
     size_t pieces;
 } LsArenas;
 
+// How a model's flat buffers are cut for a number of ranks.
+typedef struct LsCut {
+    const LsPlan *plan;
+    const LsBuckets *buckets;
+    const LsWindow *window; // with state+gradients, else empty, as is the next
+    const LsRounds *rounds;
+} LsCut;
+
+// What the configuration wants: the plan of a rank, and the model's buckets. Freed by ls_plan_free,
+// ls_rounds_free, ls_buckets_free and ls_window_free.
+LsStatus ls_cut_lanes(const LsConfig *config, uint32_t ranks, uint32_t rank, LsPlan *plan, LsRounds *rounds);
+LsStatus ls_cut_model(const LsConfig *config, const LsModel *model, LsBuckets *buckets, LsWindow *window);
+
 // Bytes of the buffers, for --dry-run; the arenas allocate exactly these.
 typedef struct LsArenaBytes {
     size_t weights, gradients, optimizer, host;
 } LsArenaBytes;
-LsArenaBytes ls_arenas_bytes(const LsConfig *config, LsDtype type, const LsParameters *parameters,
-    const LsBuckets *buckets, const LsPlan *plan);
+LsArenaBytes ls_arenas_bytes(
+    const LsConfig *config, LsDtype type, const LsParameters *parameters, const LsCut *cut);
 
 // Gradient buffers that the plan's local steps need: one when the library reduces.
 size_t ls_arenas_slots(const LsConfig *config, const LsPlan *plan);
 
 // Collective: the weights are memory that ranks may share.
-LsStatus ls_arenas_create(const LsConfig *config, LsComm *comm, LsModel *model, const LsBuckets *buckets,
-    const LsPlan *plan, LsArenas *out);
+LsStatus ls_arenas_create(
+    const LsConfig *config, LsComm *comm, LsModel *model, const LsCut *cut, LsArenas *out);
 void ls_arenas_destroy(LsArenas *arenas);
 
-// Where the numbers of a run are. What is frozen has no moments.
+// Where the numbers of a run are: its sum of gradients in slot 0, or in sum 0. What is frozen has no moments.
 typedef struct LsRunView {
     size_t elements;
-    float *master, *gradient, *moment1, *moment2; // gradient: in slot 0
+    float *master, *gradient, *moment1, *moment2;
     void *weights;
     uint8_t *decay;
 } LsRunView;

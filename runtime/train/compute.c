@@ -105,8 +105,11 @@ static LsStatus issue(LsTrainer *t, const Microbatch *m, BucketSender *sender)
     ls_trace_end(t->trace);
     LS_TRY(status);
     ls_trace_begin(t->trace, "backward");
-    status = t->model->ops->backward(t->model, t->arenas.weights, &batch, m->gradient, m->accumulate,
-        m->ends_step ? gradients_ready : NULL, sender);
+    if (t->sharder) // of the lane before
+        LS_TRY(ls_sharder_finish(t->sharder));
+    LsGradientsReady ready = t->sharder ? ls_trainer_send_regions : m->ends_step ? gradients_ready : NULL;
+    status = t->model->ops->backward(t->model, t->arenas.weights, &batch, m->gradient, m->accumulate, ready,
+        t->sharder ? (void *)t : sender);
     ls_trace_end(t->trace);
     LS_TRY(status);
     return m->ends_step ? store_loss(t, t->plan.lane_steps - 1) : LS_OK;
@@ -170,7 +173,8 @@ static LsStatus compute_lane(LsTrainer *t, size_t index, BucketSender *sender)
             .begins_lane = part == 0,
             .ends_step = last_lane && part == parts - 1,
         };
-        m.plain = checked && m.ends_step; // the fingerprint is no part of the graph
+        // The fingerprint is no part of the graph, nor is communication.
+        m.plain = (checked && m.ends_step) || t->sharder;
         LS_TRY(compute_microbatch(t, &m, sender));
     }
     if (last_lane) // its additions have been made bucket by bucket
@@ -222,6 +226,8 @@ LsStatus ls_trainer_compute(LsTrainer *t)
     if (t->failed == LS_OK)
         t->failed = compute_lanes(t, &sender);
     keep_failure(t);
+    if (t->sharder)
+        return ls_trainer_send_rest(t);
     for (; sender.begun < t->buckets.count; sender.begun++) {
         // After a failure not all markers have been recorded, by ops or by a graph.
         if (t->failed != LS_OK)

@@ -9,6 +9,7 @@ typedef struct DryRun {
     const LsDatasetInfo *info;
     LsModel *model;
     LsBuckets buckets;
+    LsWindow window;
     LsDtype type;
     bool gpu;
 } DryRun;
@@ -49,8 +50,7 @@ static LsStatus set_up(DryRun *dry, LsConfig *config)
     size_t block = ls_evaluation_rows(config, &shape);
     size_t rows = (size_t)microbatch > block ? (size_t)microbatch : block;
     LS_TRY(ls_model_create(config, &shape, NULL, rows, &dry->model));
-    size_t bucket_bytes = (size_t)(config->collectives.bucket_mb * 1024 * 1024);
-    return ls_buckets_create(dry->model->parameters.blocks, bucket_bytes, &dry->buckets);
+    return ls_cut_model(config, dry->model, &dry->buckets, &dry->window);
 }
 
 static void print_run(const DryRun *dry, int ranks, FILE *out)
@@ -80,27 +80,36 @@ static void print_run(const DryRun *dry, int ranks, FILE *out)
         fprintf(out, " rows per product\n");
     fprintf(out, "precision    %s, buckets: %zu\n", ls_dtype_name(dry->type), dry->buckets.count);
     fprintf(out, "device       %s\n", dry->gpu ? "one GPU for each rank" : "CPU");
+    if (dry->window.regions > 0)
+        fprintf(out, "rounds       lanes are dealt like cards: rank 0 has the lanes 0, %d, %d, ...\n", ranks,
+            2 * ranks);
     fprintf(out, "ranks        %d\n\n", ranks);
 }
 
-static LsStatus print_rank(const DryRun *dry, uint32_t ranks, uint32_t rank, FILE *out)
+// *count: the rank's lanes.
+static LsStatus print_rank(const DryRun *dry, uint32_t ranks, uint32_t rank, uint32_t *count, FILE *out)
 {
     LsPlan plan;
-    LS_TRY(ls_plan_choose((uint32_t)dry->config->train.lanes, ranks, rank, &plan));
+    LsRounds rounds;
+    LS_TRY(ls_cut_lanes(dry->config, ranks, rank, &plan, &rounds));
     LsMemoryPlan memory = ls_memory_plan(&(LsMemoryQuestion){.config = dry->config,
         .info = dry->info,
         .model = dry->model,
-        .buckets = &dry->buckets,
-        .plan = &plan,
+        .cut = {&plan, &dry->buckets, &dry->window, &rounds},
         .type = dry->type,
         .discrete = dry->gpu});
     const size_t columns[] = {memory.weights, memory.gradients, memory.optimizer, memory.staging,
         memory.activations, memory.batches, memory.workspace, memory.device, memory.host};
-    fprintf(out, "%4u  %4u-%-4u %8u %9.2f", rank, plan.share.first, plan.share.first + plan.share.count - 1,
-        plan.share.subtrees, ls_plan_send_ratio(&plan));
+    bool kept = rounds.rounds == 0; // else every lane is sent
+    const LsLaneShare *share = &plan.share;
+    fprintf(out, "%4u  %4u-%-4u %8u %9.2f", rank, share->first,
+        share->first + (share->count - 1) * share->stride, kept ? share->subtrees : share->count,
+        kept ? ls_plan_send_ratio(&plan) : (double)share->count);
     for (size_t c = 0; c < sizeof columns / sizeof *columns; c++)
         fprintf(out, " %9.1f", mebibytes(columns[c]));
     fputc('\n', out);
+    *count = share->count;
+    ls_rounds_free(&rounds);
     ls_plan_free(&plan);
     return LS_OK;
 }
@@ -113,10 +122,9 @@ static LsStatus print_ranks(const DryRun *dry, uint32_t ranks, FILE *out)
         "batches workspace %9s      host  (MiB)\n",
         dry->gpu ? "GPU" : "device");
     for (uint32_t r = 0; r < ranks; r++) {
-        LsLaneShare share;
-        LS_TRY(ls_lane_share(lanes, ranks, r, &share));
-        most = share.count > most ? share.count : most;
-        LS_TRY(print_rank(dry, ranks, r, out));
+        uint32_t count;
+        LS_TRY(print_rank(dry, ranks, r, &count, out));
+        most = count > most ? count : most;
     }
     fprintf(out, "\nbalance      %.0f%%: the busiest rank computes %u of %u lanes, an even share is %.2f\n",
         100.0 * lanes / ((double)most * ranks), most, lanes, (double)lanes / ranks);
@@ -136,6 +144,7 @@ LsStatus ls_train_dry_run(const LsConfig *config, int ranks, FILE *out)
         print_run(&dry, ranks, out);
         status = print_ranks(&dry, (uint32_t)ranks, out);
     }
+    ls_window_free(&dry.window);
     ls_buckets_free(&dry.buckets);
     ls_model_destroy(dry.model);
     ls_dataset_close(dry.dataset);

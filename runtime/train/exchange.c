@@ -10,7 +10,7 @@ _Static_assert(sizeof(LsVotes) == LS_VOTE_WORDS * sizeof(float), "votes travel a
 static LsStatus words_of_rank(const LsExchange *exchange, const LsPlan *plan, const LsBuckets *buckets,
     uint32_t rank, LsLaneShare *share, size_t *words)
 {
-    LS_TRY(ls_lane_share(plan->lanes, plan->ranks, rank, share));
+    LS_TRY(ls_plan_lanes(plan, rank, share));
     *words =
         LS_VOTE_WORDS + exchange->check_words + share->count + ls_shard_blocks(buckets, plan->ranks, rank);
     return LS_OK;
@@ -33,10 +33,10 @@ static LsStatus lay_out(
 {
     for (uint32_t r = 0; r < plan->ranks; r++) {
         LsLaneShare share;
-        LS_TRY(ls_lane_share(plan->lanes, plan->ranks, r, &share));
+        LS_TRY(ls_plan_lanes(plan, r, &share));
         size_t word = r * exchange->rank_words + LS_VOTE_WORDS + exchange->check_words;
         for (uint32_t l = 0; l < share.count; l++)
-            lane[share.first + l] = (uint32_t)word++;
+            lane[share.first + l * share.stride] = (uint32_t)word++;
         for (size_t b = 0; b < buckets->count; b++) {
             LsBlockRange piece = ls_bucket_piece(buckets, b, plan->ranks, r);
             for (size_t i = 0; i < piece.count; i++)

@@ -1,5 +1,6 @@
 #include "memory.h"
 
+#include "collectives/sharder.h"
 #include "feed.h"
 
 // What the GPU's library of products may use beside operands and result.
@@ -8,9 +9,12 @@ static const size_t PRODUCT_WORKSPACE = (size_t)64 << 20;
 // Received partial sums: the plan's staging slots, or the library's own piece.
 static size_t staging_bytes(const LsMemoryQuestion *q)
 {
+    const LsCut *cut = &q->cut;
+    if (cut->rounds->rounds > 0)
+        return ls_sharder_blocks(cut->rounds, cut->buckets) * LS_BLOCK * sizeof(float);
     size_t blocks = q->config->collectives.reduction == LS_REDUCTION_FAST
-                        ? ls_shard_blocks(q->buckets, q->plan->ranks, q->plan->rank)
-                        : ls_staging_blocks(q->buckets, q->plan);
+                        ? ls_shard_blocks(cut->buckets, cut->plan->ranks, cut->plan->rank)
+                        : ls_staging_blocks(cut->buckets, cut->plan);
     return blocks * LS_BLOCK * sizeof(float);
 }
 
@@ -29,12 +33,12 @@ static size_t batch_bytes(const LsMemoryQuestion *q)
 // The gradients of a lane that is computed again.
 static size_t check_bytes(const LsMemoryQuestion *q)
 {
-    return q->config->guard.recompute_every > 0 ? q->buckets->blocks * LS_BLOCK * sizeof(float) : 0;
+    return q->config->guard.recompute_every > 0 ? q->cut.buckets->blocks * LS_BLOCK * sizeof(float) : 0;
 }
 
 LsMemoryPlan ls_memory_plan(const LsMemoryQuestion *q)
 {
-    LsArenaBytes arenas = ls_arenas_bytes(q->config, q->type, &q->model->parameters, q->buckets, q->plan);
+    LsArenaBytes arenas = ls_arenas_bytes(q->config, q->type, &q->model->parameters, &q->cut);
     LsMemoryPlan plan = {
         .weights = arenas.weights,
         .gradients = arenas.gradients + check_bytes(q),

@@ -16,8 +16,7 @@ typedef struct LsMemoryQuestion {
     const LsConfig *config;
     const LsDatasetInfo *info;
     const LsModel *model; // may be one without a device
-    const LsBuckets *buckets;
-    const LsPlan *plan;
+    LsCut cut;
     LsDtype type;  // in which the device computes
     bool discrete; // a GPU
 } LsMemoryQuestion;

@@ -9,7 +9,7 @@ static LsStatus finish_reduction(LsTrainer *t)
     double start = ls_clock_seconds();
     ls_trace_begin(t->trace, "reduce");
     ls_trainer_at(t, LS_PHASE_EXCHANGE);
-    LsStatus status = ls_reducer_finish(t->reducer);
+    LsStatus status = t->sharder ? ls_sharder_finish(t->sharder) : ls_reducer_finish(t->reducer);
     ls_trainer_at(t, LS_PHASE_COMPUTE);
     ls_trace_end(t->trace);
     t->times.comm += ls_clock_seconds() - start;

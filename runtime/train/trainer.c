@@ -136,8 +136,8 @@ static LsStatus shape_batches(LsTrainer *t)
     t->microbatch = (size_t)(config->train.batch / (config->train.lanes * config->train.accumulation));
     t->block = ls_evaluation_rows(config, &t->shape);
     t->rows = t->microbatch > t->block ? t->microbatch : t->block;
-    return ls_plan_choose((uint32_t)config->train.lanes, (uint32_t)ls_comm_size(t->comm),
-        (uint32_t)ls_comm_rank(t->comm), &t->plan);
+    return ls_cut_lanes(
+        config, (uint32_t)ls_comm_size(t->comm), (uint32_t)ls_comm_rank(t->comm), &t->plan, &t->rounds);
 }
 
 // What the run will allocate in this precision, from a model without a device.
@@ -145,19 +145,19 @@ static LsStatus plan_memory(LsTrainer *t, LsPrecision precision, bool discrete)
 {
     LsModel *sizes = NULL;
     LsBuckets buckets = {0};
+    LsWindow window = {0};
     LsConfig sized = *t->config;
     sized.runtime.precision = precision;
     LS_TRY(ls_model_create(&sized, &t->shape, NULL, t->rows, &sizes));
-    size_t bucket_bytes = (size_t)(t->config->collectives.bucket_mb * 1024 * 1024);
-    LsStatus status = ls_buckets_create(sizes->parameters.blocks, bucket_bytes, &buckets);
+    LsStatus status = ls_cut_model(t->config, sizes, &buckets, &window);
     if (status == LS_OK)
         t->memory = ls_memory_plan(&(LsMemoryQuestion){.config = t->config,
             .info = t->info,
             .model = sizes,
-            .buckets = &buckets,
-            .plan = &t->plan,
+            .cut = {&t->plan, &buckets, &window, &t->rounds},
             .type = ls_precision_type(precision),
             .discrete = discrete});
+    ls_window_free(&window);
     ls_buckets_free(&buckets);
     ls_model_destroy(sizes);
     return status;
@@ -210,8 +210,9 @@ static LsStatus build_model(LsTrainer *t)
 {
     const LsConfig *config = t->config;
     LS_TRY(ls_model_create(config, &t->shape, t->device, t->rows, &t->model));
-    size_t bucket_bytes = (size_t)(config->collectives.bucket_mb * 1024 * 1024);
-    LS_TRY(ls_buckets_create(t->model->parameters.blocks, bucket_bytes, &t->buckets));
+    LS_TRY(ls_cut_model(config, t->model, &t->buckets, &t->window));
+    if (t->window.regions > 0)
+        t->model->places = &t->window.places;
     LS_TRY(ls_device_batch_create(t->device, t->info, &t->shape, t->microbatch,
         ls_feed_sets(t->device->discrete) + (config->guard.recompute_every > 0), &t->batch));
     return ls_feed_create(t->comm, t->batch, t->device, &t->feed);
@@ -266,18 +267,33 @@ static void destroy_outcomes(LsDevice *device, LsOutcomes *outcomes)
     device->ops->release(device, outcomes->device);
 }
 
+static LsStatus create_reducer(LsTrainer *t)
+{
+    if (t->rounds.rounds == 0)
+        return ls_reducer_create(t->comm,
+            &(LsReducerOptions){.plan = &t->plan,
+                .buckets = &t->buckets,
+                .slot = t->arenas.gradient,
+                .reduction = t->config->collectives.reduction},
+            &t->reducer);
+    LS_TRY(ls_memory_allocate(t->buckets.count * sizeof *t->bucket_gradient, (void **)&t->bucket_gradient));
+    for (size_t b = 0; b < t->buckets.count; b++)
+        t->bucket_gradient[b] = t->arenas.gradient[0] + ls_window_place(&t->window, &t->buckets, b);
+    return ls_sharder_create(t->comm,
+        &(LsSharderOptions){.rounds = &t->rounds,
+            .buckets = &t->buckets,
+            .gradient = t->bucket_gradient,
+            .sum = t->arenas.sum},
+        &t->sharder);
+}
+
 static LsStatus prepare_steps(LsTrainer *t)
 {
     const LsConfig *config = t->config;
+    LsCut cut = {&t->plan, &t->buckets, &t->window, &t->rounds};
     // What is collective begins when all ranks have come so far.
-    LS_TRY(ls_comm_agree(
-        t->comm, ls_arenas_create(config, t->comm, t->model, &t->buckets, &t->plan, &t->arenas)));
-    LS_TRY(ls_comm_agree(t->comm, ls_reducer_create(t->comm,
-                                      &(LsReducerOptions){.plan = &t->plan,
-                                          .buckets = &t->buckets,
-                                          .slot = t->arenas.gradient,
-                                          .reduction = config->collectives.reduction},
-                                      &t->reducer)));
+    LS_TRY(ls_comm_agree(t->comm, ls_arenas_create(config, t->comm, t->model, &cut, &t->arenas)));
+    LS_TRY(ls_comm_agree(t->comm, create_reducer(t)));
     LS_TRY(ls_exchange_create(
         t->comm, t->device, &t->plan, &t->buckets, config->guard.recompute_every > 0, &t->exchange));
     LS_TRY(ls_check_create(t));
@@ -316,6 +332,7 @@ LsLoaderOptions ls_trainer_loader_options(LsTrainer *t)
         .lanes = (size_t)config->train.lanes,
         .first_lane = t->plan.share.first,
         .lane_count = t->plan.share.count,
+        .lane_stride = t->plan.share.stride,
         .accumulation = (size_t)config->train.accumulation,
         .workers = (int)config->data.workers,
         .prefetch = (int)(config->data.prefetch + (int64_t)t->feed.sets), // it may hold so many
@@ -439,6 +456,7 @@ static void release_device(LsTrainer *t)
     ls_evaluator_destroy(t->evaluator);
     destroy_outcomes(device, &t->outcomes);
     ls_exchange_destroy(&t->exchange);
+    ls_sharder_destroy(t->sharder);
     ls_reducer_destroy(t->reducer);
     ls_arenas_destroy(&t->arenas);
     ls_device_batch_destroy(t->batch);
@@ -457,7 +475,10 @@ static void tear_down(LsTrainer *t)
     free(t->algorithms);
     free(t->update);
     free(t->square);
+    free(t->bucket_gradient);
+    ls_window_free(&t->window);
     ls_buckets_free(&t->buckets);
+    ls_rounds_free(&t->rounds);
     ls_plan_free(&t->plan);
     free(t->quick);
     ls_dataset_close(t->dataset);

@@ -4,6 +4,7 @@
 #define LOCKSTEP_TRAIN_TRAINER_STATE_H
 
 #include "arenas.h"
+#include "collectives/sharder.h"
 #include "exchange.h"
 #include "feed.h"
 #include "memory.h"
@@ -71,6 +72,12 @@ typedef struct LsPace {
     double slowest_ratio; // of its time to the median, 0: not known
 } LsPace;
 
+// Where gradients are not kept: what goes out next in this step.
+typedef struct LsSending {
+    uint32_t round;
+    size_t bucket;
+} LsSending;
+
 typedef struct LsTrainer {
     const LsTrainOptions *options;
     const LsConfig *config;
@@ -95,7 +102,12 @@ typedef struct LsTrainer {
     size_t squares, updates; // of what is trained
     LsSquaresPiece *square;
     LsOptimizerPiece *update;
-    LsReducer *reducer;
+    LsReducer *reducer; // NULL where gradients are not kept; then there are these four
+    LsSharder *sharder;
+    LsRounds rounds;
+    LsWindow window;
+    float **bucket_gradient; // [buckets.count] where they lie in the window
+    LsSending sending;
     LsExchange exchange;
     LsOutcomes outcomes;
     LsDeviceBatch *batch;
@@ -154,6 +166,14 @@ LsStatus ls_trainer_tune(LsTrainer *trainer);
 // value is a failure that they cannot be told of.
 LsStatus ls_trainer_compute(LsTrainer *trainer);
 void ls_trainer_forget_graphs(LsTrainer *trainer);
+
+// Where gradients are not kept, an LsGradientsReady whose context is the trainer: hands over the regions of
+// the window that are final. What follows it in the compute stream may overwrite what comes before the
+// newest.
+LsStatus ls_trainer_send_regions(void *trainer, size_t first);
+
+// Hands over all that this step has not: after a failure, and in a round in which this rank has no lane.
+LsStatus ls_trainer_send_rest(LsTrainer *trainer);
 
 // Enqueues the computation of any lane of the step whose first stream position is `cursor`, into
 // check.gradient; its loss is left in lane_loss.

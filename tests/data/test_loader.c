@@ -51,7 +51,8 @@ static LsDataset *open_dataset(size_t cache_limit)
 static void check_batch(const LsLoaderOptions *o, const LsHostBatch *batch, uint64_t number)
 {
     size_t per_lane = o->batch / o->lanes, rows = per_lane / o->accumulation;
-    uint64_t part = number % o->accumulation, lane = o->first_lane + number / o->accumulation % o->lane_count;
+    uint64_t part = number % o->accumulation, stride = o->lane_stride ? o->lane_stride : 1;
+    uint64_t lane = o->first_lane + number / o->accumulation % o->lane_count * stride;
     uint64_t step = number / o->accumulation / o->lane_count;
     assert_int_equal(batch->rows, rows);
     for (size_t i = 0; i < rows; i++) {
@@ -96,6 +97,22 @@ static void test_order(void **state)
             }
         ls_dataset_close(dataset);
     }
+}
+
+// Lanes that are dealt like cards; the last one of eight is the furthest.
+static void test_lanes_in_rounds(void **state)
+{
+    (void)state;
+    LsDataset *dataset = open_dataset(LS_CACHE_LIMIT);
+    LsLoader *loader = NULL;
+    LsLoaderOptions options = usual;
+    options.first_lane = 1;
+    options.lane_stride = 3;
+    options.lane_count = 3; // 1, 4, 7
+    check_loader(dataset, &options, 40);
+    options.lane_count = 4;
+    assert_fails(ls_loader_create(dataset, &options, &loader), LS_CONFIG, "4 lanes from 1 of 8");
+    ls_dataset_close(dataset);
 }
 
 // From wherever a checkpoint says, and when a batch is larger than the data set.
@@ -204,7 +221,7 @@ static void test_bad_options(void **state)
     assert_fails(ls_loader_create(dataset, &options, &loader), LS_CONFIG, "train.batch 100");
     options = usual;
     options.lane_count = 7;
-    assert_fails(ls_loader_create(dataset, &options, &loader), LS_CONFIG, "lanes 2 to 9 of 8");
+    assert_fails(ls_loader_create(dataset, &options, &loader), LS_CONFIG, "7 lanes from 2 of 8");
     options = usual;
     options.workers = 0;
     assert_fails(ls_loader_create(dataset, &options, &loader), LS_CONFIG, "data.workers 0");
@@ -298,6 +315,7 @@ int main(void)
         cmocka_unit_test(test_destroy_at_any_time),
         cmocka_unit_test(test_several_in_use),
         cmocka_unit_test(test_failure_surfaces),
+        cmocka_unit_test(test_lanes_in_rounds),
         cmocka_unit_test(test_bad_options),
         cmocka_unit_test(test_callers_memory),
         cmocka_unit_test(test_workers_unbind),

@@ -157,6 +157,34 @@ static void strict_device_computes_what_ref_computes(void **state)
     }
 }
 
+// Whatever of the state is held where: the same bits, without a memory fault, also where gradients overwrite
+// each other while they are on their way.
+static void every_mode_of_sharding_computes_the_same(void **state)
+{
+    (void)state;
+    static const char *const precisions[] = {"fp32", "bf16", "fp16"};
+    static const char *const modes[] = {"none", "state+gradients"};
+    LsConfig config = small_config();
+    set(&config, "model.hidden", "[90, 200, 70, 60, 16]");
+    set(&config, "train.accumulation", "1");
+    set(&config, "collectives.bucket_mb", "0.0625");
+    for (size_t i = 0; i < 3; i++) {
+        char run[LS_PATH_MAX], name[64], plain[65], found[65];
+        set(&config, "runtime.precision", precisions[i]);
+        set(&config, "optimizer.shard", "state");
+        snprintf(name, sizeof name, "%s-shard-state", precisions[i]);
+        require_ok(train(&config, name, NULL, "auto", NULL, run));
+        hash_of(run, STEPS, plain);
+        for (size_t m = 0; m < 2; m++) {
+            set(&config, "optimizer.shard", modes[m]);
+            snprintf(name, sizeof name, "%s-shard-%s", precisions[i], modes[m]);
+            require_ok(train_strict(&config, name, NULL, run));
+            hash_of(run, STEPS, found);
+            assert_string_equal(plain, found);
+        }
+    }
+}
+
 // The host sees the vote one step late, stops there, and going on changes no bit.
 static void a_discrete_device_stops_one_step_later(void **state)
 {
@@ -400,6 +428,7 @@ static void early_stopping_survives_a_resume(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_mode_of_sharding_computes_the_same),
         cmocka_unit_test(strict_device_computes_what_ref_computes),
         cmocka_unit_test(a_discrete_device_stops_one_step_later),
         cmocka_unit_test(the_search_for_a_loss_scale),

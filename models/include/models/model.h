@@ -45,7 +45,8 @@ typedef struct LsModelOps {
     // sum and losses are there when that returns. The loss of a window is the mean over its tokens.
     LsStatus (*loss)(LsModel *model, const LsBatch *batch, float gradient_scale, const float *loss_scale,
         float *loss_sum, float *row_loss);
-    // gradients[i] (+)= d loss / d parameter i, F32, whole flat buffer. accumulate: add to what is there.
+    // gradients[i] (+)= d loss / d parameter i, F32, whole flat buffer (but see LsModel.places). accumulate:
+    // add to what is there.
     LsStatus (*backward)(LsModel *model, const void *weights, const LsBatch *batch, float *gradients,
         bool accumulate, LsGradientsReady ready, void *context);
     const void *(*outputs)(const LsModel *model); // NULL for a language model
@@ -59,6 +60,17 @@ typedef struct LsModelOps {
     void (*destroy)(LsModel *model);
 } LsModelOps;
 
+// Where gradients lie that are not kept: parts of the flat buffer, whole tensors each, that share memory.
+typedef struct LsGradientPlace {
+    size_t first; // element of the flat buffer
+    size_t place; // where it lies in the memory that backward is handed
+} LsGradientPlace;
+
+typedef struct LsGradientPlaces {
+    size_t count;
+    const LsGradientPlace *part; // [count] from the end of the flat buffer to its start
+} LsGradientPlaces;
+
 // Models extend this struct: the first member of theirs is an LsModel.
 struct LsModel {
     const LsModelOps *ops;
@@ -69,8 +81,11 @@ struct LsModel {
     size_t max_rows;
     size_t activation_bytes; // device memory held
     size_t library_bytes;    // and what a GPU's libraries may use for its ops, products aside
-    double flops_per_sample; // of the products that forward and backward do for one sample: 2 for each
-                             // multiply-add
+    size_t early_elements;   // at the start of the flat buffer: backward adds to their gradients before it is
+                             // their turn
+    const LsGradientPlaces *places; // lent; NULL: backward is handed a whole flat buffer
+    double flops_per_sample;        // of the products that forward and backward do for one sample: 2 for each
+                                    // multiply-add
 };
 
 // Builds the model that the configuration names, for data of the given shape (see ls_data_shape in
@@ -80,5 +95,8 @@ struct LsModel {
 LsStatus ls_model_create(
     const LsConfig *config, const LsDataShape *shape, LsDevice *device, size_t max_rows, LsModel **out);
 void ls_model_destroy(LsModel *model);
+
+// Where the gradient of the tensor at `offset` of the flat buffer goes. For models.
+float *ls_model_gradient(const LsModel *model, float *gradients, size_t offset);
 
 #endif

@@ -22,6 +22,7 @@ typedef struct LsParameter {
                      // padding rows, which are zero and stay zero; 0: its own
     size_t offset;   // in elements, a multiple of LS_BLOCK
     bool decay;      // weight decay applies
+    bool stage;      // backward says that gradients are final from here on when it has come here
     bool frozen;     // is not trained: keeps its bits, and counts in no norm
     LsInit init;
     float init_scale; // standard deviation (normal) or bound (uniform)

@@ -30,7 +30,8 @@ typedef enum LsLossKind {
     LS_LOSS_MSE
 } LsLossKind;
 typedef enum LsOptimizerKind { LS_OPTIMIZER_SGD, LS_OPTIMIZER_ADAMW } LsOptimizerKind;
-typedef enum LsOptimizerShard { LS_SHARD_NONE, LS_SHARD_STATE } LsOptimizerShard; // ZeRO-0 and 1
+// ZeRO-0, 1 and 2
+typedef enum LsOptimizerShard { LS_SHARD_NONE, LS_SHARD_STATE, LS_SHARD_STATE_GRADIENTS } LsOptimizerShard;
 typedef enum LsScheduleKind {
     LS_SCHEDULE_CONSTANT,
     LS_SCHEDULE_COSINE,

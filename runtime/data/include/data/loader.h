@@ -41,6 +41,7 @@ typedef struct LsLoaderOptions {
     uint64_t cursor;                      // first stream position of the next step
     size_t batch;                         // global
     size_t lanes, first_lane, lane_count; // of the global batch, and this rank's
+    size_t lane_stride;                   // from one of its lanes to the next; 0: 1
     size_t accumulation;                  // microbatches per lane
     int workers;                          // threads, at least 1; they unbind themselves from the rank's core
     int prefetch;                         // microbatches ahead, at least 1

@@ -1,0 +1,20 @@
+// How the configuration wants a model's flat buffers cut.
+#include "arenas.h"
+
+LsStatus ls_cut_lanes(const LsConfig *config, uint32_t ranks, uint32_t rank, LsPlan *plan, LsRounds *rounds)
+{
+    uint32_t lanes = (uint32_t)config->train.lanes;
+    *rounds = (LsRounds){0};
+    if (config->optimizer.shard == LS_SHARD_STATE_GRADIENTS)
+        return ls_rounds_compile(lanes, ranks, rank, plan, rounds);
+    return ls_plan_choose(lanes, ranks, rank, plan);
+}
+
+LsStatus ls_cut_model(const LsConfig *config, const LsModel *model, LsBuckets *buckets, LsWindow *window)
+{
+    size_t bucket_bytes = (size_t)(config->collectives.bucket_mb * 1024 * 1024);
+    *window = (LsWindow){0};
+    if (config->optimizer.shard == LS_SHARD_STATE_GRADIENTS)
+        return ls_window_create(model, bucket_bytes, window, buckets);
+    return ls_buckets_create(model->parameters.blocks, bucket_bytes, buckets);
+}
