@@ -83,7 +83,7 @@ static double patience(const LsPulseRecord *record)
         return FIRST_STEPS_SECONDS;
     case LS_PHASE_END:
         return 30;
-    default: // start, save: as long as the storage takes
+    default: // start, log, save: as long as the storage takes
         return 900;
     }
 }

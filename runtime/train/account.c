@@ -15,6 +15,7 @@ static const double WRITE_SECONDS = 0.1;
 
 struct LsAccount {
     int fd;
+    LsPulse *pulse; // lent; NULL: nobody watches
     double begun;   // clock
     double since;   // clock at which the present cause began
     double written; // clock
@@ -45,11 +46,14 @@ static void write_record(LsAccount *account, double now)
     settle(account, now);
     account->record.alive = now - account->begun;
     account->written = now;
-    if (ls_account_encode(&account->record, text))
-        (void)!pwrite(account->fd, text, sizeof text, 0);
+    if (!ls_account_encode(&account->record, text))
+        return;
+    LsPhase before = ls_pulse_at(account->pulse, LS_PHASE_LOG);
+    (void)!pwrite(account->fd, text, sizeof text, 0);
+    ls_pulse_at(account->pulse, before);
 }
 
-LsStatus ls_account_open(const LsRunDir *run, double begun, LsAccount **out)
+LsStatus ls_account_open(const LsRunDir *run, double begun, LsPulse *pulse, LsAccount **out)
 {
     char path[LS_PATH_MAX];
     double now = ls_clock_seconds();
@@ -57,7 +61,7 @@ LsStatus ls_account_open(const LsRunDir *run, double begun, LsAccount **out)
     LsAccount *account = calloc(1, sizeof *account);
     if (!account)
         return LS_FAIL(LS_INTERNAL, "out of memory for the account of the run");
-    *account = (LsAccount){.begun = begun, .since = begun};
+    *account = (LsAccount){.pulse = pulse, .begun = begun, .since = begun};
     account->record = (LsAccountRecord){.attempt = run->attempt,
         .began = wall_clock() - (now - begun),
         .from = INT64_MAX,

@@ -97,23 +97,38 @@ static LsStatus remove_checkpoint(const LsRunDir *run, int64_t step)
     return ls_directory_remove(doomed);
 }
 
-// Whether a directory is the unfinished work of an attempt before this one: ".…-<run id>-<attempt>". This
-// attempt's own may be in use.
-static bool is_stale(const LsRunDir *run, const char *name)
+// The attempt whose unfinished work a directory is, ".…-<run id>-<attempt>"; 0: it is none.
+static int attempt_of(const char *name)
 {
     const char *dash = strrchr(name, '-');
     if (name[0] != '.' || dash == NULL || dash - name < 34 || dash[-33] != '-')
-        return false;
+        return 0;
     size_t digits = strlen(dash + 1);
     if (strspn(dash - 32, "0123456789abcdef") != 32 || digits < 6 || digits > 9 ||
         strspn(dash + 1, "0123456789") != digits)
-        return false;
-    return strncmp(dash - 32, run->run_id, 32) != 0 || atoi(dash + 1) < run->attempt;
+        return 0;
+    return atoi(dash + 1);
 }
 
-LsStatus ls_checkpoint_remove_unfinished(const LsRunDir *run)
+static bool is_of_run(const LsRunDir *run, const char *name)
 {
-    char path[LS_PATH_MAX], stale[LS_PATH_MAX];
+    return strncmp(strrchr(name, '-') - 32, run->run_id, 32) == 0;
+}
+
+static bool is_stale(const LsRunDir *run, const char *name)
+{
+    int attempt = attempt_of(name);
+    return attempt > 0 && (!is_of_run(run, name) || attempt < run->attempt);
+}
+
+static bool is_own(const LsRunDir *run, const char *name)
+{
+    return attempt_of(name) == run->attempt && is_of_run(run, name);
+}
+
+static LsStatus remove_unfinished(const LsRunDir *run, bool (*chosen)(const LsRunDir *run, const char *name))
+{
+    char path[LS_PATH_MAX], unfinished[LS_PATH_MAX];
     LS_TRY(ls_path_join(path, run->path, "checkpoints"));
     DIR *directory = opendir(path);
     if (directory == NULL && errno != ENOENT)
@@ -121,15 +136,25 @@ LsStatus ls_checkpoint_remove_unfinished(const LsRunDir *run)
     LsStatus status = LS_OK;
     struct dirent *entry;
     while (status == LS_OK && directory != NULL && (entry = readdir(directory)) != NULL) {
-        if (!is_stale(run, entry->d_name))
+        if (!chosen(run, entry->d_name))
             continue;
-        status = ls_path_join(stale, path, entry->d_name);
+        status = ls_path_join(unfinished, path, entry->d_name);
         if (status == LS_OK)
-            status = ls_directory_remove(stale);
+            status = ls_directory_remove(unfinished);
     }
     if (directory != NULL)
         closedir(directory);
     return status;
+}
+
+LsStatus ls_checkpoint_remove_unfinished(const LsRunDir *run)
+{
+    return remove_unfinished(run, is_stale);
+}
+
+LsStatus ls_checkpoint_remove_own(const LsRunDir *run)
+{
+    return remove_unfinished(run, is_own);
 }
 
 // ---- Retention ------------------------------------------------------------------------------------------

@@ -181,7 +181,7 @@ static LsStatus after_step(LsTrainer *t, uint32_t *stop)
     bool evaluated = due(t->config->eval.every, step);
     if (evaluated)
         LS_TRY(evaluate_step(t, stop));
-    ls_trainer_at(t, LS_PHASE_SAVE); // also the log line's place: it is written to the same storage
+    ls_trainer_at(t, LS_PHASE_SAVE);
     bool best = evaluated && t->config->checkpoint.keep_best && t->state.best.step == step;
     bool ends = finished(t) || *stop;
     // Where a rollback goes to must not depend on where the run was stopped: then nothing is given up.

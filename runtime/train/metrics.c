@@ -275,10 +275,26 @@ static void show_progress(LsMetrics *metrics, const LsStepRecord *record, const 
     metrics->line_open = metrics->in_place;
 }
 
-LsStatus ls_metrics_step(LsMetrics *metrics, const LsStepRecord *record, const LsProgress *progress)
+static LsStatus write_status(LsMetrics *metrics, const json_t *fields)
 {
-    if (metrics == NULL)
-        return LS_OK;
+    LS_TRY(ls_run_dir_require_current(&metrics->run)); // also at the end of one that was superseded
+    char now[32];
+    ls_clock_utc(now, sizeof now);
+    if (fields != NULL)
+        json_object_update(metrics->status, (json_t *)fields); // jansson's argument is not const, but is not
+                                                               // changed
+    json_object_set_new(metrics->status, "updated_at", json_string(now));
+    if (metrics->options.account) {
+        LsGoodput goodput;
+        ls_account_goodput(metrics->options.account, &goodput);
+        json_object_set_new(metrics->status, "goodput", ls_goodput_json(&goodput));
+    }
+    metrics->status_written = ls_clock_seconds();
+    return ls_json_write(metrics->status_path, metrics->status);
+}
+
+static LsStatus write_step(LsMetrics *metrics, const LsStepRecord *record, const LsProgress *progress)
+{
     LS_TRY(fence(metrics));
     LS_TRY(write_line(metrics->metrics, metrics->metrics_path, record_json(metrics, record)));
     json_t *status = metrics->status;
@@ -290,7 +306,7 @@ LsStatus ls_metrics_step(LsMetrics *metrics, const LsStepRecord *record, const L
     show_progress(metrics, record, progress);
     if (ls_clock_seconds() - metrics->status_written < STATUS_SECONDS)
         return LS_OK;
-    return ls_metrics_status(metrics, NULL);
+    return write_status(metrics, NULL);
 }
 
 // {"time", "event", "attempt", "step"} and what is in `details`, which is taken.
@@ -309,12 +325,8 @@ static json_t *event_json(int attempt, const char *kind, int64_t step, json_t *d
     return event;
 }
 
-LsStatus ls_metrics_event(LsMetrics *metrics, const char *kind, int64_t step, json_t *details)
+static LsStatus write_event(LsMetrics *metrics, const char *kind, int64_t step, json_t *details)
 {
-    if (metrics == NULL) {
-        json_decref(details);
-        return LS_OK;
-    }
     LsStatus status = fence(metrics);
     if (status != LS_OK) {
         json_decref(details);
@@ -336,24 +348,38 @@ LsStatus ls_metrics_sync(LsMetrics *metrics)
     return LS_OK;
 }
 
+// Storage, and whoever reads standard output, take the time they take.
+
+LsStatus ls_metrics_step(LsMetrics *metrics, const LsStepRecord *record, const LsProgress *progress)
+{
+    if (metrics == NULL)
+        return LS_OK;
+    LsPhase before = ls_pulse_at(metrics->options.pulse, LS_PHASE_LOG);
+    LsStatus status = write_step(metrics, record, progress);
+    ls_pulse_at(metrics->options.pulse, before);
+    return status;
+}
+
+LsStatus ls_metrics_event(LsMetrics *metrics, const char *kind, int64_t step, json_t *details)
+{
+    if (metrics == NULL) {
+        json_decref(details);
+        return LS_OK;
+    }
+    LsPhase before = ls_pulse_at(metrics->options.pulse, LS_PHASE_LOG);
+    LsStatus status = write_event(metrics, kind, step, details);
+    ls_pulse_at(metrics->options.pulse, before);
+    return status;
+}
+
 LsStatus ls_metrics_status(LsMetrics *metrics, const json_t *fields)
 {
     if (metrics == NULL)
         return LS_OK;
-    LS_TRY(ls_run_dir_require_current(&metrics->run)); // also at the end of one that was superseded
-    char now[32];
-    ls_clock_utc(now, sizeof now);
-    if (fields != NULL)
-        json_object_update(metrics->status, (json_t *)fields); // jansson's argument is not const, but is not
-                                                               // changed
-    json_object_set_new(metrics->status, "updated_at", json_string(now));
-    if (metrics->options.account) {
-        LsGoodput goodput;
-        ls_account_goodput(metrics->options.account, &goodput);
-        json_object_set_new(metrics->status, "goodput", ls_goodput_json(&goodput));
-    }
-    metrics->status_written = ls_clock_seconds();
-    return ls_json_write(metrics->status_path, metrics->status);
+    LsPhase before = ls_pulse_at(metrics->options.pulse, LS_PHASE_LOG);
+    LsStatus status = write_status(metrics, fields);
+    ls_pulse_at(metrics->options.pulse, before);
+    return status;
 }
 
 // ---- Without a rank -------------------------------------------------------------------------------------

@@ -276,13 +276,15 @@ static void note_gap(LsPulse *p, double now)
     atomic_store_explicit(&p->gap, (unsigned long long)(p->usual * 1e6) + 1, memory_order_relaxed);
 }
 
-void ls_pulse_at(LsPulse *p, LsPhase phase)
+LsPhase ls_pulse_at(LsPulse *p, LsPhase phase)
 {
     if (!p)
-        return;
+        return phase;
+    LsPhase before = atomic_load_explicit(&p->phase, memory_order_relaxed);
     note_gap(p, ls_clock_seconds());
     atomic_store_explicit(&p->phase, phase, memory_order_relaxed);
     atomic_fetch_add_explicit(&p->moves, 1, memory_order_relaxed);
+    return before;
 }
 
 // Has the thread send at once, a few times between two beats: a run that fails within its first beat, or in

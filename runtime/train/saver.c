@@ -11,7 +11,10 @@
 #include "base/thread.h"
 #include "verified.h"
 
-enum { MESSAGE_MAX = 1024 };
+enum {
+    MESSAGE_MAX = 1024,
+    BACKLOG_MAX = 3, // checkpoints by which the removal of old ones may be late
+};
 
 typedef struct Slot {
     LsSaver *saver;
@@ -36,9 +39,10 @@ struct LsSaver {
     uint64_t changes, seen, begun;
     bool ending;
     bool tidying;
-    bool tidy;    // old checkpoints are to be removed
-    int64_t best; // of the newest checkpoint
-    bool hurry;
+    bool tidy;      // old checkpoints are to be removed
+    size_t backlog; // checkpoints since they were
+    int64_t best;   // of the newest checkpoint
+    LsHurry hurry;
     LsVerified verified;
     LsStatus failed;
     char message[MESSAGE_MAX];
@@ -121,6 +125,7 @@ static void put_slot(Slot *slot)
     pthread_mutex_lock(&saver->lock);
     saver->best = slot->best;
     saver->tidy = true;
+    saver->backlog++;
     pthread_mutex_unlock(&saver->lock);
     set_state(slot, LS_SLOT_PUT);
 }
@@ -182,6 +187,13 @@ static LsStatus pause_write(void *context)
     return leave ? LS_FAIL(LS_STOPPED, "the save is abandoned") : LS_OK;
 }
 
+// Whether so many checkpoints have come that old ones are removed before another is written; called with the
+// lock.
+static bool is_late(const LsSaver *saver)
+{
+    return saver->backlog >= BACKLOG_MAX;
+}
+
 // Between portions of a check.
 static bool pause_check(void *context)
 {
@@ -190,7 +202,8 @@ static bool pause_check(void *context)
         ;
     pthread_mutex_lock(&saver->lock);
     bool wanted = find_slot(saver, LS_SLOT_READY) || find_slot(saver, LS_SLOT_ABANDONED);
-    bool leave = saver->ending || (saver->hurry && wanted);
+    bool hurries = saver->hurry == LS_HURRY_END || (saver->hurry == LS_HURRY_SLOT && !is_late(saver));
+    bool leave = saver->ending || (hurries && wanted);
     pthread_mutex_unlock(&saver->lock);
     return !leave;
 }
@@ -208,6 +221,7 @@ static void tidy(LsSaver *saver)
     pthread_mutex_lock(&saver->lock);
     saver->tidy = false; // a checkpoint that comes meanwhile asks for it again
     saver->tidying = true;
+    size_t backlog = saver->backlog;
     int64_t best = saver->best;
     pthread_mutex_unlock(&saver->lock);
     LsStatus status = ls_checkpoint_retain(&options->form->run,
@@ -222,6 +236,7 @@ static void tidy(LsSaver *saver)
     pthread_mutex_lock(&saver->lock);
     saver->tidying = false;
     saver->tidy |= !complete;
+    saver->backlog -= complete ? backlog : 0;
     saver->changes++;
     pthread_cond_broadcast(&saver->changed);
     pthread_mutex_unlock(&saver->lock);
@@ -230,6 +245,9 @@ static void tidy(LsSaver *saver)
 // Takes the next thing to do, NULL in *slot: old checkpoints. False: nothing now. Called with the lock.
 static bool take_work(LsSaver *saver, Slot **slot)
 {
+    *slot = NULL;
+    if (saver->tidy && is_late(saver) && saver->hurry != LS_HURRY_END)
+        return true;
     *slot = find_slot(saver, LS_SLOT_READY);
     if (*slot && is_copied(*slot)) {
         (*slot)->state = LS_SLOT_WRITING;
@@ -461,7 +479,7 @@ bool ls_saver_tidying(LsSaver *saver)
     return tidying;
 }
 
-void ls_saver_hurry(LsSaver *saver, bool hurry)
+void ls_saver_hurry(LsSaver *saver, LsHurry hurry)
 {
     pthread_mutex_lock(&saver->lock);
     saver->hurry = hurry;

@@ -81,10 +81,13 @@ void ls_saver_remove(LsSaver *saver, size_t slot); // rank 0: in the thread; the
 // Waits until something has changed since the last such call that it returned from, or for that time.
 void ls_saver_wait(LsSaver *saver, double seconds);
 
-// Rank 0: whether checkpoints wait to be removed. `hurry`: what is being verified for it is left alone for
-// now.
+// Rank 0: whether checkpoints wait to be removed.
 bool ls_saver_tidying(LsSaver *saver);
-void ls_saver_hurry(LsSaver *saver, bool hurry);
+
+// What the main thread waits for comes before the removal of old checkpoints, and what is being verified for
+// it is left alone for now; but a run that always waits for a slot must not fill the disk with them.
+typedef enum LsHurry { LS_HURRY_NONE, LS_HURRY_SLOT, LS_HURRY_END } LsHurry;
+void ls_saver_hurry(LsSaver *saver, LsHurry hurry);
 
 // Why a slot has failed, or LS_OK. The sentence becomes this thread's message.
 LsStatus ls_saver_failure(LsSaver *saver);

@@ -88,11 +88,8 @@ static void close_saves(LsTrainer *t)
     char message[LS_FAILURE_MAX]; // why the run ends is the better sentence
     snprintf(message, sizeof message, "%s", ls_status_message());
     (void)report_checkpoints(t);
-    for (size_t i = 0; i < t->saving.slots; i++) {
-        LsSlotState state = ls_saver_state(t->saving.saver, i);
-        if (state != LS_SLOT_FREE && state != LS_SLOT_PUT)
-            (void)ls_save_discard(ls_saver_save(t->saving.saver, i));
-    }
+    // Other ranks may have begun a save that failed to begin here.
+    (void)ls_checkpoint_remove_own(&t->run);
     ls_status_adopt(LS_OK, message);
 }
 
@@ -299,7 +296,7 @@ static LsStatus wait_until(LsTrainer *t, uint64_t left)
 {
     if (in_flight(t) <= left && left > 0)
         return LS_OK;
-    ls_saver_hurry(t->saving.saver, true);
+    ls_saver_hurry(t->saving.saver, left > 0 ? LS_HURRY_SLOT : LS_HURRY_END);
     keep_failure(t, finish_copies(t));
     for (bool done = false; !done;) {
         Round all;
@@ -309,7 +306,7 @@ static LsStatus wait_until(LsTrainer *t, uint64_t left)
         if (!done)
             wait_here(t);
     }
-    ls_saver_hurry(t->saving.saver, false);
+    ls_saver_hurry(t->saving.saver, LS_HURRY_NONE);
     return LS_OK;
 }
 
@@ -425,7 +422,7 @@ LsStatus ls_trainer_save_clear(LsTrainer *t)
     if (in_flight(t) == 0)
         return LS_OK;
     Round all;
-    ls_saver_hurry(t->saving.saver, true);
+    ls_saver_hurry(t->saving.saver, LS_HURRY_END);
     keep_failure(t, finish_copies(t));
     uint64_t oldest;
     do { // what the ranks say is about the oldest one

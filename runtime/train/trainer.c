@@ -65,10 +65,12 @@ static LsStatus open_run_on_rank_0(LsTrainer *t)
         return LS_OK;
     if (t->options->resume && strcmp(t->options->resume, "never") == 0)
         LS_TRY(ls_run_dir_archive(&t->run));
-    LS_TRY(ls_account_open(&t->run, t->begun, &t->account));
+    LS_TRY(ls_account_open(&t->run, t->begun, t->options->pulse, &t->account));
     return ls_metrics_open(&t->run,
-        &(LsMetricsOptions){
-            .quiet = t->options->quiet, .tokens_per_sample = t->model->shape.window, .account = t->account},
+        &(LsMetricsOptions){.quiet = t->options->quiet,
+            .tokens_per_sample = t->model->shape.window,
+            .account = t->account,
+            .pulse = t->options->pulse},
         &t->metrics);
 }
 

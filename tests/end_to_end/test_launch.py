@@ -179,6 +179,16 @@ class Disturbed(Launch):
         self.assertEqual(self.restart("run", "a rank hung")["rank"], 1)
         self.assert_same_bits("run")
 
+    def test_storage_stands_still(self):
+        """For longer than a step may take: nobody hangs."""
+        process = self.begin("run", 30)
+        self.take_time(step=20000, since=30)
+        time.sleep(7)
+        self.take_time()
+        self.finish(process)
+        self.assertEqual(self.events("run", "restart"), [])
+        self.assert_same_bits("run")
+
     def test_launcher_is_killed(self):
         process = self.begin("run", 30)
         victims = list(ranks_of(process).values())

@@ -116,6 +116,15 @@ class Interrupted(Saves):
             self.run_lockstep("checkpoint", "verify", status["checkpoint"])
             self.assert_no_leftovers()
 
+    def test_superseded_in_mid_save(self):
+        """A newer attempt has come: what this one's ranks have begun, each as far as it got, is removed."""
+        process = self.start_and_wait_for_save("run", f"train.max_steps={BUSY_STEPS}", "checkpoint.in_flight=2", ranks=3)
+        (self.dir / "run" / "attempts" / "000002").mkdir()
+        result = harness.finish(process)
+        self.assertEqual(result.code, IO_ERROR, str(result))
+        self.assert_refused(result, "superseded by attempt 2")
+        self.assert_no_leftovers()
+
     def test_hint(self):
         """SIGCONT alone asks for a checkpoint."""
         process = harness.start(self.arguments("run", f"train.max_steps={BUSY_STEPS}", "checkpoint.every=0"), 0, self.dir)
@@ -161,11 +170,10 @@ class BadDisk(Saves):
             self.skipTest("cannot mount a small tmpfs here (needs root)")
         self.addCleanup(subprocess.run, ["umount", "--lazy", str(disk)], check=False)
         process = self.start_and_wait_for_save("disk/run", f"train.max_steps={BUSY_STEPS}", ranks=2)
-        with open(disk / "other", "wb") as other:  # somebody else fills the disk
+        with open(disk / "other", "wb", buffering=0) as other:  # somebody else fills the disk
             try:
                 while True:
                     other.write(bytes(1 << 16))
-                    other.flush()
             except OSError:
                 pass
         self.assert_ended_well("disk/run", process, "No space left")

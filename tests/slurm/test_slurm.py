@@ -75,7 +75,8 @@ class SlurmCase(Case):
         """What the messages of a failed test show."""
         logs = [f"--- {path.parent.name}\n{path.read_text(encoding='utf-8')[-2000:]}"
                 for path in sorted((self.dir / "cluster").glob("node*/slurmd.log"))]
-        return "\n".join([f"\n--- job {job}: {self.cluster.job(job)}", self.log(job)[-6000:], *logs])
+        told = [line for line in self.log(job).splitlines() if not line.startswith("step ")]
+        return "\n".join([f"\n--- job {job}: {self.cluster.job(job)}", *told[-80:], *logs])
 
     def wait(self, what, job, condition, seconds=DEADLINE):
         try:

@@ -127,7 +127,8 @@ static void test_stuck(void **state)
 static void test_long_phases(void **state)
 {
     (void)state;
-    static const LsPhase phases[] = {LS_PHASE_START, LS_PHASE_DATA, LS_PHASE_SAVE, LS_PHASE_EVALUATE};
+    static const LsPhase phases[] = {
+        LS_PHASE_START, LS_PHASE_DATA, LS_PHASE_LOG, LS_PHASE_SAVE, LS_PHASE_EVALUATE};
     for (size_t i = 0; i < sizeof phases / sizeof *phases; i++) {
         ls_watch_free(&watch);
         assert_int_equal(ls_watch_begin(&watch, 3, 100), LS_OK);

@@ -145,7 +145,7 @@ static void records_on_disk(void **state)
     LsGoodput g;
     assert_int_equal(ls_goodput_read(first.path, &g), LS_NO_INPUT);
     double begun = ls_clock_seconds() - 10; // ten seconds of set-up
-    assert_int_equal(ls_account_open(&first, begun, &account), LS_OK);
+    assert_int_equal(ls_account_open(&first, begun, NULL, &account), LS_OK);
     ls_account_resume(account, 0);
     ls_account_spend(account, LS_ACCOUNT_STEP);
     for (int64_t step = 1; step <= 30; step++) {
@@ -158,7 +158,7 @@ static void records_on_disk(void **state)
 
     // Until it is known where an attempt goes on, nothing of those before is lost.
     double steps = g.steps;
-    assert_int_equal(ls_account_open(&second, ls_clock_seconds() - 3, &next), LS_OK);
+    assert_int_equal(ls_account_open(&second, ls_clock_seconds() - 3, NULL, &next), LS_OK);
     assert_int_equal(ls_goodput_read(first.path, &g), LS_OK);
     assert_whole(&g);
     assert_true(g.attempts == 2 && g.steps >= steps && g.start >= 13 && g.redo == 0);
@@ -212,7 +212,7 @@ static void damaged_records_count_for_nothing(void **state)
         LsAccount *account = NULL;
         LsGoodput g;
         write_text(path, cases[i].text);
-        assert_int_equal(ls_account_open(&second, ls_clock_seconds() - 2, &account), LS_OK);
+        assert_int_equal(ls_account_open(&second, ls_clock_seconds() - 2, NULL, &account), LS_OK);
         ls_account_goodput(account, &g);
         assert_int_equal(g.attempts, cases[i].attempts);
         assert_true(g.start >= 2);

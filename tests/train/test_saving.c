@@ -37,12 +37,13 @@ static struct {
     atomic_int fail_from;    // the write from which the disk is full, 0: never
     atomic_int writes;       // so far
     atomic_int most;         // saves that were on the disk unfinished at once
+    atomic_int pile;         // checkpoints that were there at once
     atomic_long first, last; // bytes of metrics.jsonl at the first and the newest write
     int stop_from;           // the write at which a signal comes, 0: none
     LsStopSignal stop;
 } disk;
 
-static int count_hidden(const char *run)
+static int count_saves(const char *run, const char *prefix)
 {
     char path[LS_PATH_MAX];
     int count = 0;
@@ -50,7 +51,7 @@ static int count_hidden(const char *run)
     DIR *directory = opendir(path);
     struct dirent *entry;
     while (directory && (entry = readdir(directory)))
-        count += strncmp(entry->d_name, ".saving", 7) == 0;
+        count += strncmp(entry->d_name, prefix, strlen(prefix)) == 0;
     if (directory)
         closedir(directory);
     return count;
@@ -60,7 +61,8 @@ static void watch(void)
 {
     char path[LS_PATH_MAX];
     struct stat found = {0};
-    int number = atomic_fetch_add(&disk.writes, 1) + 1, hidden = count_hidden(disk.run);
+    int number = atomic_fetch_add(&disk.writes, 1) + 1;
+    int hidden = count_saves(disk.run, ".saving"), pile = count_saves(disk.run, "step-");
     snprintf(path, sizeof path, "%.4000s/metrics.jsonl", disk.run);
     stat(path, &found);
     if (number == 1)
@@ -68,6 +70,8 @@ static void watch(void)
     atomic_store(&disk.last, (long)found.st_size);
     if (hidden > atomic_load(&disk.most))
         atomic_store(&disk.most, hidden);
+    if (pile > atomic_load(&disk.pile))
+        atomic_store(&disk.pile, pile);
     if (disk.stop_from && number >= disk.stop_from)
         disk.stop.number = SIGUSR1;
     usleep(disk.delay);
@@ -176,7 +180,7 @@ static LsStatus train_on(const LsConfig *config, const char *name, LsDevice *dev
         .quiet = true,
         .stop_signal = stop});
     ls_comm_close(comm);
-    assert_int_equal(count_hidden(run), 0);
+    assert_int_equal(count_saves(run, ".saving"), 0);
     return status;
 }
 
@@ -277,6 +281,20 @@ static void training_goes_on_while_the_disk_is_slow(void **state)
     for (int64_t step = 50; step <= 200; step += 50)
         require_same(fast, slow, step);
     assert_true(has_text(slow, "status.json", "step-00000200"));
+}
+
+// A save is always under way and the next one waits for it: old checkpoints are removed nonetheless.
+static void checkpoints_do_not_pile_up(void **state)
+{
+    (void)state;
+    LsConfig config = small_config("fp32", "60");
+    char run[LS_PATH_MAX];
+    set(&config, "checkpoint.keep_last", "1"); // and the one before, in case
+    watch_disk("busy", 1000, 0, 0);
+    require_ok(train(&config, "busy", NULL, run));
+    disk.run[0] = '\0';
+    // Three that are late, one that came while another was written and one while old ones were removed.
+    assert_in_range(disk.pile, 2, 2 + 3 + 1 + 1);
 }
 
 // A write in the middle of the third save fails: the run ends with one sentence, and what was there is.
@@ -382,6 +400,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_checkpoint_is_of_its_step),
         cmocka_unit_test(training_goes_on_while_the_disk_is_slow),
+        cmocka_unit_test(checkpoints_do_not_pile_up),
         cmocka_unit_test(a_full_disk_ends_the_run),
         cmocka_unit_test(a_stop_during_a_save),
         cmocka_unit_test(saves_by_the_clock_change_no_bit),

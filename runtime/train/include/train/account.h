@@ -11,6 +11,7 @@
 #define LOCKSTEP_TRAIN_ACCOUNT_H
 
 #include "base/json.h"
+#include "train/pulse.h"
 #include "train/run_dir.h"
 
 // What the main thread of rank 0 spends its time on.
@@ -43,7 +44,7 @@ LsStatus ls_goodput_read(const char *run_dir, LsGoodput *out);
 typedef struct LsAccount LsAccount;
 
 // begun: clock at which the attempt began; what it has spent since was START.
-LsStatus ls_account_open(const LsRunDir *run, double begun, LsAccount **out);
+LsStatus ls_account_open(const LsRunDir *run, double begun, LsPulse *pulse, LsAccount **out);
 void ls_account_close(LsAccount *account);
 
 // The first step of this attempt will be the one after `step`.

@@ -161,8 +161,11 @@ typedef struct LsRetention {
 // removed. *complete: false when `check` had no time, and nothing was removed. Rank 0, any thread.
 LsStatus ls_checkpoint_retain(const LsRunDir *run, const LsRetention *retention, bool *complete);
 
-// Removes what earlier attempts left unfinished. Rank 0.
+// Removes what earlier attempts left unfinished; this attempt's own may be in use. Rank 0.
 LsStatus ls_checkpoint_remove_unfinished(const LsRunDir *run);
+
+// Removes what this attempt itself has left unfinished, when no rank writes any more. Rank 0.
+LsStatus ls_checkpoint_remove_own(const LsRunDir *run);
 
 // Of these steps, ascending, the newest multiple of `every` below `limit`, or the first one when there is no
 // multiple and it is below; -1: none.

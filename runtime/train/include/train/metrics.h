@@ -38,6 +38,7 @@ typedef struct LsMetricsOptions {
     size_t tokens_per_sample; // 0: the samples are no sequences, the rate is in samples
     FILE *progress;           // where the progress line goes; NULL: standard output
     LsAccount *account;       // lent; for `goodput` of status.json, NULL: there is none
+    LsPulse *pulse;           // lent; learns when this thread writes, NULL: nobody watches
 } LsMetricsOptions;
 
 // Opens the files for appending; a line that a dead attempt left unfinished is removed. `options` NULL: all

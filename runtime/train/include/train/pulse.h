@@ -20,6 +20,7 @@ typedef enum LsPhase {
     LS_PHASE_DATA,     // waiting for the loader
     LS_PHASE_COMPUTE,  // lanes, decision, optimizer pass
     LS_PHASE_EXCHANGE, // waiting for other ranks or for its device
+    LS_PHASE_LOG,      // telling of what was done, in the run's directory and on standard output
     LS_PHASE_SAVE,
     LS_PHASE_EVALUATE,
     LS_PHASE_END, // has finished and leaves: its connection may close
@@ -84,9 +85,9 @@ typedef struct LsPulseOptions {
 // no way to the supervisor; LS_CONFIG: address or secret is malformed.
 LsStatus ls_pulse_open(const LsPulseOptions *options, LsPulse **out);
 
-// Where the main thread is; a few stores. All calls but open accept a NULL pulse and do nothing; they come
-// from the main thread.
-void ls_pulse_at(LsPulse *pulse, LsPhase phase);
+// Where the main thread is; a few stores. Returns where it was, for what ends by going back to it. All calls
+// but open accept a NULL pulse and do nothing; they come from the main thread.
+LsPhase ls_pulse_at(LsPulse *pulse, LsPhase phase);
 
 // What only changes with steps, said before ls_pulse_at: the step being worked on, its first position in the
 // stream, the newest durable step.
