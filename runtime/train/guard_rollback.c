@@ -39,7 +39,7 @@ static LsStatus forget_after(LsTrainer *t, int64_t step)
     if (ls_comm_rank(t->comm) != 0)
         return LS_OK;
     LS_TRY(ls_checkpoint_remove_after(&t->run, step));
-    return ls_metrics_rewind(t->metrics, step);
+    return ls_metrics_rewind(t->metrics, step, step);
 }
 
 static LsStatus report(LsTrainer *t, int64_t bad, int64_t to, uint64_t passed)

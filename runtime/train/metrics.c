@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "metrics_rewind.h"
 
 enum { LINE_MAX_TEXT = 512, TAIL = 65536 };
 
@@ -24,7 +25,8 @@ struct LsMetrics {
     LsRunDir run;  // which attempt this is
     double opened; // clock
     double fenced; // clock of the newest look at who owns the run
-    char metrics_path[LS_PATH_MAX], events_path[LS_PATH_MAX], status_path[LS_PATH_MAX];
+    char metrics_path[LS_PATH_MAX], ahead_path[LS_PATH_MAX], events_path[LS_PATH_MAX],
+        status_path[LS_PATH_MAX];
     FILE *metrics, *events; // owned
     json_t *status;         // owned; what status.json says
     double status_written;  // clock
@@ -130,6 +132,8 @@ LsStatus ls_metrics_open(const LsRunDir *run, const LsMetricsOptions *options, L
     metrics->status = empty_status(run->attempt);
     LsStatus status = ls_path_join(metrics->metrics_path, run->path, "metrics.jsonl");
     if (status == LS_OK)
+        status = ls_path_join(metrics->ahead_path, run->path, "metrics-ahead.jsonl");
+    if (status == LS_OK)
         status = ls_path_join(metrics->events_path, run->path, "events.jsonl");
     if (status == LS_OK)
         status = ls_path_join(metrics->status_path, run->path, "status.json");
@@ -167,16 +171,6 @@ void ls_metrics_close(LsMetrics *metrics)
     free(metrics);
 }
 
-// The step that a line of metrics.jsonl is about, or -1 for a line that is none of ours.
-static int64_t line_step(const char *line, size_t size)
-{
-    json_t *record = json_loadb(line, size, 0, NULL);
-    json_t *step = json_object_get(record, "step");
-    int64_t value = json_is_integer(step) ? (int64_t)json_integer_value(step) : -1;
-    json_decref(record);
-    return value;
-}
-
 // What an attempt before this one writes after its last look at who owns the run, it has written then.
 static void await_superseded(const LsMetrics *metrics)
 {
@@ -185,30 +179,13 @@ static void await_superseded(const LsMetrics *metrics)
         nanosleep(&(struct timespec){.tv_nsec = (long)(left * 1e9)}, NULL);
 }
 
-LsStatus ls_metrics_rewind(LsMetrics *metrics, int64_t step)
+LsStatus ls_metrics_rewind(LsMetrics *metrics, int64_t step, int64_t newest)
 {
     if (metrics == NULL)
         return LS_OK;
     await_superseded(metrics);
-    FILE *file = fopen(metrics->metrics_path, "re");
-    if (file == NULL)
-        return LS_FAIL(LS_IO, "cannot read %s: %s", metrics->metrics_path, strerror(errno));
-    // Every resume cuts here before it appends, so steps only rise and what is past `step` is the end of the
-    // file.
-    char *line = NULL;
-    size_t capacity = 0;
-    ssize_t length;
-    off_t kept = 0;
-    while ((length = getline(&line, &capacity, file)) > 0 && line_step(line, (size_t)length) <= step)
-        kept += length;
-    free(line);
-    bool failed = ferror(file) != 0;
-    fclose(file);
-    if (failed)
-        return LS_FAIL(LS_IO, "cannot read %s", metrics->metrics_path);
-    if (ftruncate(fileno(metrics->metrics), kept) != 0)
-        return fail_write(metrics->metrics_path);
-    return LS_OK;
+    return ls_metrics_rewind_file(
+        metrics->metrics_path, fileno(metrics->metrics), metrics->ahead_path, step, newest);
 }
 
 // LS_IO when a newer attempt owns the run.

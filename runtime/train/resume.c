@@ -331,11 +331,22 @@ static LsStatus start_fresh(LsTrainer *t)
     else
         initialize_parameters(t);
     LS_TRY(ls_comm_agree(t->comm, status));
-    status = ls_metrics_rewind(t->metrics, 0); // of an attempt that ended before its first checkpoint
+    status = ls_metrics_rewind(t->metrics, 0, 0); // of an attempt that ended before its first checkpoint
     if (status == LS_OK)
         status = ls_metrics_event(t->metrics, "start", 0,
             json_pack("{s:i, s:s}", "world_size", ls_comm_size(t->comm), "fingerprint", t->fingerprint));
     return ls_comm_agree(t->comm, status);
+}
+
+// Step of the newest checkpoint that is there, whether it can be used now or not. Rank 0.
+static LsStatus find_newest(const LsTrainer *t, int64_t *out)
+{
+    int64_t *steps = NULL;
+    size_t count = 0;
+    LS_TRY(ls_checkpoint_list(t->run.path, &steps, &count));
+    *out = count > 0 ? steps[count - 1] : 0;
+    free(steps);
+    return LS_OK;
 }
 
 static LsStatus restore(LsTrainer *t, const LsCheckpoint *checkpoint)
@@ -352,7 +363,10 @@ static LsStatus restore(LsTrainer *t, const LsCheckpoint *checkpoint)
         report_changes(changes);
         ls_info("resuming at step %lld on %d rank%s", (long long)t->state.control.step, ls_comm_size(t->comm),
             ls_comm_size(t->comm) == 1 ? "" : "s");
-        status = ls_metrics_rewind(t->metrics, t->state.control.step);
+        int64_t newest = 0;
+        status = find_newest(t, &newest);
+        if (status == LS_OK)
+            status = ls_metrics_rewind(t->metrics, t->state.control.step, newest);
         if (status == LS_OK)
             status = ls_metrics_event(t->metrics, "resume", t->state.control.step,
                 json_pack("{s:i, s:O}", "world_size", ls_comm_size(t->comm), "changes", changes));

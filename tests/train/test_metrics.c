@@ -165,8 +165,8 @@ static void a_resume_removes_what_lies_past_its_step(void **state)
     assert_string_equal(text, "");
     free(text);
 
-    assert_int_equal(ls_metrics_rewind(metrics, 50), LS_OK);
-    assert_int_equal(ls_metrics_rewind(metrics, 30), LS_OK);
+    assert_int_equal(ls_metrics_rewind(metrics, 50, 50), LS_OK);
+    assert_int_equal(ls_metrics_rewind(metrics, 30, 30), LS_OK);
     LsStepRecord record = record_of(40, 2);
     assert_int_equal(ls_metrics_step(metrics, &record, &halfway), LS_OK);
     assert_int_equal(ls_metrics_sync(metrics), LS_OK);
@@ -177,10 +177,70 @@ static void a_resume_removes_what_lies_past_its_step(void **state)
     assert_true(json_number_value(json_object_get(line, "loss")) == 2);
     json_decref(line);
     free(text);
-    assert_int_equal(ls_metrics_rewind(metrics, 0), LS_OK);
+    assert_int_equal(ls_metrics_rewind(metrics, 0, 0), LS_OK);
     text = read_run_file("metrics.jsonl");
     assert_string_equal(text, "");
     free(text);
+    ls_metrics_close(metrics);
+}
+
+static void write_steps(LsMetrics *metrics, int64_t first, int64_t last, float loss)
+{
+    for (int64_t step = first; step <= last; step += 10) {
+        LsStepRecord record = record_of(step, loss);
+        assert_int_equal(ls_metrics_step(metrics, &record, &halfway), LS_OK);
+    }
+}
+
+// Every tenth step up to `last` and no other.
+static void assert_steps(int64_t last)
+{
+    char *text = read_run_file("metrics.jsonl");
+    assert_int_equal(count_lines(text), last / 10);
+    for (int64_t step = 10; step <= last; step += 10) {
+        json_t *line = line_of(text, (size_t)(step / 10 - 1));
+        assert_int_equal(json_integer_value(json_object_get(line, "step")), step);
+        json_decref(line);
+    }
+    free(text);
+}
+
+static bool lines_are_aside(void)
+{
+    char path[LS_PATH_MAX];
+    assert_int_equal(ls_path_join(path, run.path, "metrics-ahead.jsonl"), LS_OK);
+    return access(path, F_OK) == 0;
+}
+
+// The newest checkpoint cannot be read at one start, and can at the next.
+static void a_checkpoint_that_comes_back_has_its_lines(void **state)
+{
+    (void)state;
+    LsMetrics *metrics = open_metrics(true, 0);
+    write_steps(metrics, 10, 90, 1);
+    assert_int_equal(ls_metrics_rewind(metrics, 30, 70), LS_OK);
+    assert_steps(30);
+    assert_true(lines_are_aside());
+    write_steps(metrics, 40, 50, 1);
+    assert_int_equal(ls_metrics_rewind(metrics, 20, 70), LS_OK); // and once more
+    assert_steps(20);
+    assert_int_equal(ls_metrics_rewind(metrics, 60, 70), LS_OK);
+    assert_steps(60);
+    assert_int_equal(ls_metrics_rewind(metrics, 70, 70), LS_OK);
+    assert_steps(70);
+    assert_false(lines_are_aside());
+    // What was trained again counts, not what was before.
+    write_steps(metrics, 80, 90, 1);
+    assert_int_equal(ls_metrics_rewind(metrics, 50, 90), LS_OK);
+    write_steps(metrics, 60, 90, 2);
+    assert_int_equal(ls_metrics_rewind(metrics, 90, 90), LS_OK);
+    assert_steps(90);
+    char *text = read_run_file("metrics.jsonl");
+    json_t *line = line_of(text, 8);
+    assert_true(json_number_value(json_object_get(line, "loss")) == 2);
+    json_decref(line);
+    free(text);
+    assert_false(lines_are_aside());
     ls_metrics_close(metrics);
 }
 
@@ -311,7 +371,7 @@ static void without_metrics_nothing_happens(void **state)
     LsStepRecord record = record_of(1, 1);
     assert_int_equal(ls_metrics_step(NULL, &record, &halfway), LS_OK);
     assert_int_equal(ls_metrics_event(NULL, "stop", 1, json_object()), LS_OK);
-    assert_int_equal(ls_metrics_rewind(NULL, 1), LS_OK);
+    assert_int_equal(ls_metrics_rewind(NULL, 1, 1), LS_OK);
     assert_int_equal(ls_metrics_sync(NULL), LS_OK);
     assert_int_equal(ls_metrics_status(NULL, NULL), LS_OK);
     ls_metrics_close(NULL);
@@ -393,6 +453,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(a_loss_reads_back_to_the_same_float, make_run, remove_run),
         cmocka_unit_test_setup_teardown(a_resume_removes_what_lies_past_its_step, make_run, remove_run),
+        cmocka_unit_test_setup_teardown(a_checkpoint_that_comes_back_has_its_lines, make_run, remove_run),
         cmocka_unit_test_setup_teardown(a_file_that_is_one_torn_line_is_emptied, make_run, remove_run),
         cmocka_unit_test_setup_teardown(events_carry_time_attempt_and_step, make_run, remove_run),
         cmocka_unit_test_setup_teardown(status_keeps_what_it_was_told, make_run, remove_run),

@@ -47,8 +47,10 @@ typedef struct LsMetricsOptions {
 LsStatus ls_metrics_open(const LsRunDir *run, const LsMetricsOptions *options, LsMetrics **out);
 void ls_metrics_close(LsMetrics *metrics);
 
-// Removes the lines of metrics.jsonl past `step`, because the run resumes there.
-LsStatus ls_metrics_rewind(LsMetrics *metrics, int64_t step);
+// Removes the lines of metrics.jsonl past `step`, because the run resumes there. newest: step of the newest
+// checkpoint that a later attempt might resume from all the same, since it could only not be read now; its
+// lines are kept aside in metrics-ahead.jsonl, where this call looks for those that metrics.jsonl lacks.
+LsStatus ls_metrics_rewind(LsMetrics *metrics, int64_t step, int64_t newest);
 
 // Appends a line and shows the progress line (in place on a terminal). status.json follows every few
 // seconds.

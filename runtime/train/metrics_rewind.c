@@ -1,0 +1,134 @@
+#include "metrics_rewind.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/json.h"
+
+// Lines in memory.
+typedef struct Lines {
+    FILE *stream;
+    char *text;
+    size_t size;
+} Lines;
+
+typedef struct Rewind {
+    int64_t step, newest;
+    int64_t last;  // step of the last line that stays
+    int64_t known; // newest step that a line was about
+    off_t kept;    // bytes of the file that stay
+    Lines ahead;   // lines past `step`, up to `newest`
+    Lines missing; // lines up to `step` that the file lacks
+} Rewind;
+
+static LsStatus open_lines(Lines *lines)
+{
+    lines->stream = open_memstream(&lines->text, &lines->size);
+    return lines->stream ? LS_OK : LS_FAIL(LS_INTERNAL, "out of memory");
+}
+
+static LsStatus close_lines(Lines *lines)
+{
+    bool whole = lines->stream && fclose(lines->stream) == 0;
+    lines->stream = NULL;
+    return whole ? LS_OK : LS_FAIL(LS_INTERNAL, "out of memory");
+}
+
+static void free_lines(Lines *lines)
+{
+    if (lines->stream)
+        fclose(lines->stream);
+    free(lines->text);
+}
+
+// The step that a line is about, or -1 for a line that is none of ours.
+static int64_t line_step(const char *line, size_t size)
+{
+    json_t *record = json_loadb(line, size, 0, NULL);
+    json_t *step = json_object_get(record, "step");
+    int64_t value = json_is_integer(step) ? (int64_t)json_integer_value(step) : -1;
+    json_decref(record);
+    return value;
+}
+
+// Every rewind cuts before lines are appended, so steps only rise.
+static void sort_own(Rewind *r, const char *line, size_t size, int64_t step)
+{
+    if (step <= r->step)
+        r->kept += (off_t)size;
+    else if (step <= r->newest)
+        fwrite(line, 1, size, r->ahead.stream);
+    if (step <= r->step && step > r->last)
+        r->last = step;
+    if (step > r->known)
+        r->known = step;
+}
+
+static void sort_kept_aside(Rewind *r, const char *line, size_t size, int64_t step)
+{
+    if (step > r->last && step <= r->step)
+        fwrite(line, 1, size, r->missing.stream);
+    else if (step > r->known && step > r->step && step <= r->newest)
+        fwrite(line, 1, size, r->ahead.stream);
+}
+
+// A file that is not there has no lines.
+static LsStatus read_lines(
+    const char *path, Rewind *r, void (*sort)(Rewind *r, const char *line, size_t size, int64_t step))
+{
+    FILE *file = fopen(path, "re");
+    if (!file && errno == ENOENT)
+        return LS_OK;
+    if (!file)
+        return ls_file_fail("read", path);
+    char *line = NULL;
+    size_t capacity = 0;
+    for (ssize_t size; (size = getline(&line, &capacity, file)) > 0;)
+        sort(r, line, (size_t)size, line_step(line, (size_t)size));
+    bool failed = ferror(file) != 0;
+    free(line);
+    fclose(file);
+    return failed ? LS_FAIL(LS_IO, "cannot read %s", path) : LS_OK;
+}
+
+// What is needed later is durable before it is cut off.
+static LsStatus write_lines(const char *path, int fd, const char *ahead, const Rewind *r)
+{
+    if (r->ahead.size > 0)
+        LS_TRY(ls_file_replace(ahead, r->ahead.text, r->ahead.size));
+    if (ftruncate(fd, r->kept) != 0)
+        return ls_file_fail("write", path);
+    if (r->missing.size > 0) {
+        LS_TRY(ls_file_write_at(fd, path, r->missing.text, r->missing.size, (uint64_t)r->kept));
+        if (fsync(fd) != 0)
+            return ls_file_fail("sync", path);
+    }
+    if (r->ahead.size == 0 && unlink(ahead) != 0 && errno != ENOENT)
+        return ls_file_fail("remove", ahead);
+    return LS_OK;
+}
+
+LsStatus ls_metrics_rewind_file(const char *path, int fd, const char *ahead, int64_t step, int64_t newest)
+{
+    Rewind r = {.step = step, .newest = newest, .last = -1, .known = -1};
+    LsStatus status = open_lines(&r.ahead);
+    if (status == LS_OK)
+        status = open_lines(&r.missing);
+    if (status == LS_OK)
+        status = read_lines(path, &r, sort_own);
+    if (status == LS_OK)
+        status = read_lines(ahead, &r, sort_kept_aside);
+    if (status == LS_OK)
+        status = close_lines(&r.ahead);
+    if (status == LS_OK)
+        status = close_lines(&r.missing);
+    if (status == LS_OK)
+        status = write_lines(path, fd, ahead, &r);
+    free_lines(&r.missing);
+    free_lines(&r.ahead);
+    return status;
+}
