@@ -23,8 +23,7 @@ static LsLaneShare deal(uint32_t lanes, uint32_t ranks, uint32_t rank, uint32_t 
     };
 }
 
-// The largest aligned subtree that starts at lane `first` and ends at or before lane `end`.
-static uint32_t aligned_count(uint32_t first, uint32_t end)
+uint32_t ls_plan_aligned(uint32_t first, uint32_t end)
 {
     uint32_t count = first ? first & -first : LS_LANES_MAX;
     while (count > end - first)
@@ -35,7 +34,7 @@ static uint32_t aligned_count(uint32_t first, uint32_t end)
 static uint32_t count_subtrees(LsLaneShare share)
 {
     uint32_t subtrees = 0, end = share.first + share.count;
-    for (uint32_t lane = share.first; lane < end; lane += aligned_count(lane, end))
+    for (uint32_t lane = share.first; lane < end; lane += ls_plan_aligned(lane, end))
         subtrees++;
     return subtrees;
 }
@@ -58,7 +57,7 @@ LsLaneShare ls_plan_share(uint32_t lanes, uint32_t ranks, uint32_t rank, uint32_
     LsLaneShare share = deal(lanes, ranks, rank, unit);
     uint32_t end = share.first + share.count;
     for (uint32_t lane = share.first; lane < end;) {
-        uint32_t count = aligned_count(lane, end);
+        uint32_t count = ls_plan_aligned(lane, end);
         share.subtree[share.subtrees++] = (LsSubtree){lane, count};
         lane += count;
     }
@@ -108,34 +107,21 @@ static void plan_local_steps(LsPlan *plan)
 
 // ---- Direct exchange ------------------------------------------------------------------------------------
 
-// A subtree of any rank and the slot of this rank that holds its partial sum over this rank's piece.
-typedef struct Leaf {
-    LsSubtree subtree;
-    uint32_t slot;
-} Leaf;
-
-// The walk over the top of the tree; leaves are met from left to right.
-typedef struct TopWalk {
-    LsPlan *plan;
-    const Leaf *next;
-} TopWalk;
-
-// Plans the additions of node(first, first + count) and returns the slot that holds it afterwards.
-static uint32_t plan_node(TopWalk *walk, uint32_t first, uint32_t count)
+uint32_t ls_plan_node(LsPlanWalk *walk, uint32_t first, uint32_t count)
 {
     if (walk->next->subtree.first == first && walk->next->subtree.count == count)
         return walk->next++->slot;
-    uint32_t left = plan_node(walk, first, count / 2);
-    uint32_t right = plan_node(walk, first + count / 2, count / 2);
+    uint32_t left = ls_plan_node(walk, first, count / 2);
+    uint32_t right = ls_plan_node(walk, first + count / 2, count / 2);
     LsPlan *plan = walk->plan;
     plan->add[plan->adds++] =
-        (LsPlanAdd){.into = left, .from = right, .first_piece = plan->rank, .pieces = 1};
+        (LsPlanAdd){.into = left, .from = right, .first_piece = walk->piece, .pieces = 1};
     return left;
 }
 
 // Lists every rank's subtrees from left to right and gives those of other ranks their staging slots.
 // first_leaf[r] is where rank r's begin.
-static void place_leaves(LsPlan *plan, uint32_t unit, Leaf *leaf, uint32_t *first_leaf)
+static void place_leaves(LsPlan *plan, uint32_t unit, LsPlanLeaf *leaf, uint32_t *first_leaf)
 {
     uint32_t leaves = 0;
     plan->slots = plan->lane_slots;
@@ -143,20 +129,20 @@ static void place_leaves(LsPlan *plan, uint32_t unit, Leaf *leaf, uint32_t *firs
         LsLaneShare share = ls_plan_share(plan->lanes, plan->ranks, r, unit);
         first_leaf[r] = leaves;
         for (uint32_t s = 0; s < share.subtrees; s++)
-            leaf[leaves++] = (Leaf){share.subtree[s], r == plan->rank ? s : plan->slots++};
+            leaf[leaves++] = (LsPlanLeaf){share.subtree[s], r == plan->rank ? s : plan->slots++};
     }
     first_leaf[plan->ranks] = leaves;
 }
 
 // Rank r sends to its right neighbours in turn and receives from its left ones, so that no rank is
 // everybody's first target. Receives come first: a message that finds its receive posted needs no copy.
-static void plan_transfers(LsPlan *plan, const Leaf *leaf, const uint32_t *first_leaf)
+static void plan_transfers(LsPlan *plan, const LsPlanLeaf *leaf, const uint32_t *first_leaf)
 {
     for (uint32_t d = 1; d < plan->ranks; d++) {
         uint32_t peer = (plan->rank + plan->ranks - d) % plan->ranks;
         for (uint32_t i = first_leaf[peer]; i < first_leaf[peer + 1]; i++)
-            plan->transfer[plan->transfers++] =
-                (LsTransfer){LS_RECEIVE, peer, leaf[i].slot, .first_piece = plan->rank, .pieces = 1};
+            plan->transfer[plan->transfers++] = (LsTransfer){LS_RECEIVE, peer, leaf[i].slot,
+                .first_piece = plan->rank, .pieces = 1, .peer_slot = i - first_leaf[peer]};
     }
     for (uint32_t d = 1; d < plan->ranks; d++) {
         uint32_t peer = (plan->rank + d) % plan->ranks;
@@ -168,7 +154,7 @@ static void plan_transfers(LsPlan *plan, const Leaf *leaf, const uint32_t *first
 
 static LsStatus plan_direct_exchange(LsPlan *plan, uint32_t unit)
 {
-    Leaf *leaf = NULL;
+    LsPlanLeaf *leaf = NULL;
     uint32_t *first_leaf = NULL;
     size_t leaves = (size_t)LS_SUBTREES_MAX * plan->ranks;
     LsStatus status = ls_memory_allocate(leaves * sizeof *leaf, (void **)&leaf);
@@ -177,9 +163,10 @@ static LsStatus plan_direct_exchange(LsPlan *plan, uint32_t unit)
     if (status == LS_OK) {
         place_leaves(plan, unit, leaf, first_leaf);
         plan_transfers(plan, leaf, first_leaf);
-        TopWalk walk = {plan, leaf};
-        plan->result_slot = plan_node(&walk, 0, plan->lanes);
+        LsPlanWalk walk = {plan, leaf, plan->rank};
+        plan->result_slot = ls_plan_node(&walk, 0, plan->lanes);
         plan->phase[plan->phases++] = (LsPlanPhase){0, plan->transfers, 0, plan->adds};
+        plan->host = (LsPieceSpan){0, plan->ranks};
     }
     free(first_leaf);
     free(leaf);
@@ -262,6 +249,19 @@ LsStatus ls_plan_choose(uint32_t lanes, uint32_t ranks, uint32_t rank, LsPlan *o
 {
     return ranks > LS_DIRECT_RANKS_MAX ? ls_plan_compile_halving(lanes, ranks, rank, out)
                                        : ls_plan_compile(lanes, ranks, rank, out);
+}
+
+// Two levels take less between hosts wherever a host has several ranks.
+static bool has_two_levels(const LsHosts *hosts, uint32_t ranks)
+{
+    return hosts && hosts->count > 1 && hosts->count < ranks && hosts->count <= LS_DIRECT_RANKS_MAX;
+}
+
+LsStatus ls_plan_choose_hosts(
+    uint32_t lanes, uint32_t ranks, uint32_t rank, const LsHosts *hosts, LsPlan *out)
+{
+    return has_two_levels(hosts, ranks) ? ls_plan_compile_hosts(lanes, ranks, rank, hosts, out)
+                                        : ls_plan_choose(lanes, ranks, rank, out);
 }
 
 void ls_plan_free(LsPlan *plan)

@@ -201,7 +201,7 @@ static LsStatus obtain(Halving *h, const Node *node, const Holding *part, uint32
         uint32_t from = holding[i].first > part->first ? holding[i].first : part->first;
         uint32_t to = holding[i].first + holding[i].count;
         to = to < end ? to : end;
-        LS_TRY(push_transfer(h, (LsTransfer){LS_RECEIVE, holding[i].rank, *slot, from, to - from}));
+        LS_TRY(push_transfer(h, (LsTransfer){LS_RECEIVE, holding[i].rank, *slot, from, .pieces = to - from}));
     }
     return LS_OK;
 }
@@ -219,7 +219,8 @@ static LsStatus give(Halving *h, const Node *node, size_t held, const Node *sum)
             uint32_t from = part.first > mine.first ? part.first : mine.first;
             uint32_t to = part.first + part.count < end ? part.first + part.count : end;
             if (part.rank != rank)
-                LS_TRY(push_transfer(h, (LsTransfer){LS_SEND, part.rank, mine.slot, from, to - from}));
+                LS_TRY(
+                    push_transfer(h, (LsTransfer){LS_SEND, part.rank, mine.slot, from, .pieces = to - from}));
         }
     }
     return LS_OK;

@@ -1,6 +1,9 @@
 # The communicator under mpirun, as root and as anybody, with more ranks than processors.
 target_include_directories(test_reducer_program PRIVATE ${PROJECT_SOURCE_DIR}/collectives) # private headers
 target_link_libraries(test_reducer PRIVATE lockstep_strict_device)
+foreach(program IN ITEMS test_plan test_plan_hosts)
+  target_sources(${program} PRIVATE ${CMAKE_CURRENT_LIST_DIR}/plan_interpreter.c)
+endforeach()
 
 set(mpi_environment OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1)
 set(mpi_run ${MPIEXEC_EXECUTABLE} --oversubscribe ${MPIEXEC_NUMPROC_FLAG})

@@ -265,6 +265,40 @@ static void test_direct_exchange(void **state)
     }
 }
 
+static uint32_t host_size; // ranks of a host, the last one has what is left
+
+static LsStatus compile_hosts(uint32_t lanes, uint32_t ranks, uint32_t rank, LsPlan *out)
+{
+    LsHosts hosts = {.first = calloc(ranks + 1, sizeof *hosts.first)};
+    assert_non_null(hosts.first);
+    for (uint32_t r = 0; r < ranks; r += host_size)
+        hosts.first[hosts.count++] = r;
+    hosts.first[hosts.count] = ranks;
+    LsStatus status = ls_plan_compile_hosts(lanes, ranks, rank, &hosts, out);
+    free(hosts.first);
+    return status;
+}
+
+static void test_two_levels(void **state)
+{
+    (void)state;
+    static const uint32_t some[][2] = {{64, 8}, {100, 7}, {256, 64}, {256, 8}, {1000, 100}, {1024, 128}};
+    for (size_t i = 0; i < sizeof some / sizeof *some; i++) {
+        uint32_t ranks = some[i][0];
+        host_size = some[i][1];
+        Needs needs = examine(compile_hosts, LS_LANES_MAX, ranks);
+        print_message(
+            "L = %u, W = %u, hosts of %u: %zu messages, %.2f of a ring's bytes, staging %.2f models\n",
+            LS_LANES_MAX, ranks, host_size, needs.messages, needs.ratio, (double)needs.staging / ranks);
+        assert_int_equal(needs.phases, 2);
+        if ((ranks & (ranks - 1)) == 0 && (host_size & (host_size - 1)) == 0) {
+            assert_true(needs.ratio == 1.0);
+            assert_int_equal(needs.staging, ranks - 1);
+        }
+        assert_true(needs.ratio <= 2 * LS_SUBTREES_MAX && needs.staging <= 2 * LS_SUBTREES_MAX * ranks);
+    }
+}
+
 static void test_choice(void **state)
 {
     (void)state;
@@ -359,6 +393,7 @@ int main(void)
         cmocka_unit_test(test_powers_of_two),
         cmocka_unit_test(test_any_number_of_ranks),
         cmocka_unit_test(test_direct_exchange),
+        cmocka_unit_test(test_two_levels),
         cmocka_unit_test(test_choice),
         cmocka_unit_test(test_rounds_compute_the_tree),
         cmocka_unit_test(test_rounds_need_few_sums),

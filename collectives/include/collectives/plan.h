@@ -55,6 +55,7 @@ typedef enum LsTransferKind { LS_SEND, LS_RECEIVE } LsTransferKind;
 typedef struct LsTransfer {
     LsTransferKind kind;
     uint32_t peer, slot, first_piece, pieces;
+    uint32_t peer_slot; // receives of phase 0, where LsPlan.host says so: the slot at the peer
 } LsTransfer;
 
 // slot[into] += slot[from] over the same pieces.
@@ -74,6 +75,8 @@ typedef struct LsPieceSpan {
 
 typedef struct LsPlan {
     uint32_t lanes, ranks, rank;
+    LsPieceSpan host; // ranks. When count > 0: phase 0 moves between these alone, and nothing but what local
+                      // steps left in lane slots. Where they see each other's memory they may read it there.
     LsLaneShare share;
     uint32_t lane_slots;  // gradient buffers that the local steps need (whole model each); >= share.subtrees
     uint32_t slots;       // all slots: [0, lane_slots) are gradient buffers, the rest are staging areas for
@@ -107,6 +110,37 @@ LsStatus ls_plan_compile_halving(uint32_t lanes, uint32_t ranks, uint32_t rank, 
 // 0.8 MiB) and one phase waits once. Beyond, it is the number of messages that costs: time to post and match
 // each, and memory for each, in every bucket.
 LsStatus ls_plan_choose(uint32_t lanes, uint32_t ranks, uint32_t rank, LsPlan *out);
+
+// Which ranks share a host: host h has the ranks from first[h] to first[h + 1] - 1.
+typedef struct LsHosts {
+    uint32_t count;
+    uint32_t *first; // [count + 1]
+} LsHosts;
+
+// Two levels: phase 0 inside hosts, phase 1 between them. The lanes of a host are a few maximal aligned
+// subtrees. For each piece that a rank of another host owns, one rank of the host, its agent there, adds up
+// what the host's ranks have of such a subtree and sends the sum; a subtree that one rank has by itself is
+// sent by that rank. The owner does the same for its own host, and adds up the rest. So for a bucket a host
+// of W_h ranks sends (W - W_h) / W of a bucket for each of its subtrees to other hosts: with hosts of equal
+// powers of two of lanes less than a ring, which passes (W - 1) / W of a bucket from host to host. In all a
+// rank sends about what it does in the direct exchange. Freed by ls_plan_free. LS_INTERNAL: `hosts` does not
+// describe these ranks.
+LsStatus ls_plan_compile_hosts(
+    uint32_t lanes, uint32_t ranks, uint32_t rank, const LsHosts *hosts, LsPlan *out);
+
+// The plan to take on these hosts: two levels where there are several, up to LS_DIRECT_RANKS_MAX, not each of
+// one rank; else, and when `hosts` is NULL, ls_plan_choose.
+LsStatus ls_plan_choose_hosts(
+    uint32_t lanes, uint32_t ranks, uint32_t rank, const LsHosts *hosts, LsPlan *out);
+
+// The rank that stands for host `host` where piece `piece` is summed and gathered: its owner, or an agent.
+uint32_t ls_host_server(const LsHosts *hosts, uint32_t host, uint32_t piece);
+
+// The host of `rank`.
+uint32_t ls_host_of(const LsHosts *hosts, uint32_t rank);
+
+// Pieces that the rank sends to ranks of other hosts.
+size_t ls_plan_pieces_between(const LsPlan *plan, const LsHosts *hosts);
 
 void ls_plan_free(LsPlan *plan);
 
