@@ -23,8 +23,8 @@ typedef struct LsWait {
 //
 // `host` (mpi_transport.c) takes host-reachable memory to MPI directly. `staged` (staged.c) wraps it for
 // discrete devices: device → pinned memory → MPI → pinned memory → device. `shared` (shared.c) is for ranks
-// of one machine whose devices work in host memory: they read each other's in place. `nccl` (nccl.c) enqueues
-// on the communication stream.
+// whose devices work in host memory: those of one host read each other's in place, and what goes from host to
+// host goes through `host`. `nccl` (nccl.c) enqueues on the communication stream.
 typedef struct LsTransport LsTransport;
 
 // A set of concurrent transfers, prepared once and started any number of times. It is either any number of
@@ -34,24 +34,28 @@ typedef struct LsExchange LsExchange;
 // Memory that every rank passed to `view`, as this process sees it, read-only.
 typedef struct LsView {
     const void *mine;
-    const void **place;    // [ranks] NULL for a rank that passed NULL
+    const void **place;    // [ranks] NULL for a rank that passed NULL, and for one of another host
     struct LsSegment *map; // [ranks]
     size_t ranks;
     struct LsView *next; // for the transport
 } LsView;
 
-// What a transport offers besides whose ranks can read each other's memory in place. `tag` < `tags`.
+// What a transport offers besides whose ranks can read each other's memory in place, those of a host. `tag` <
+// `tags`.
 typedef struct LsSharingOps {
     size_t tags;
+    bool (*reaches)(LsTransport *transport, int rank);        // this rank sees that one's memory
     bool (*owns)(LsTransport *transport, const void *memory); // came from `allocate`
-    // Collective. One memory for all ranks, zeroed; `gather_shards` of it only waits until all have written.
+    // Collective. One memory for all ranks of a host, zeroed; `gather_shards` brings what other hosts' ranks
+    // wrote, and of the others only waits until they have.
     LsStatus (*allocate_common)(LsTransport *transport, size_t bytes, void **out);
     // Collective. mine: in memory that the transport owns, or NULL. `unview` comes before its release.
     LsStatus (*view)(LsTransport *transport, const void *mine, size_t bytes, LsView **out);
     void (*unview)(LsView *view);
-    // A reduction: each rank posts that its contribution `tag` is final, reads those of the others that are,
-    // and after any number of reductions posts once that it has read all, before which no other rank may
-    // change its contributions.
+    // A reduction: each rank posts that its contribution `tag` is final, reads those of the others of its
+    // host that are, and after any number of reductions posts once that it has read all, before which no
+    // other rank may change its contributions. Of ranks that are not reached only has_read may be asked:
+    // true.
     void (*post_final)(LsTransport *transport, size_t tag);
     bool (*is_final)(LsTransport *transport, size_t tag, int rank);
     void (*post_read)(LsTransport *transport);
@@ -59,7 +63,7 @@ typedef struct LsSharingOps {
 } LsSharingOps;
 
 typedef struct LsTransportOps {
-    const char *name;            // for people: "mpi", "shared" or "nccl"
+    const char *name;            // for people: as ls_comm_name
     const LsSharingOps *sharing; // NULL: messages only
     void (*close)(LsTransport *transport);
 
@@ -125,7 +129,8 @@ struct LsComm {
     LsMarker *before;       // in the compute stream: what the communication stream has to wait for
     LsMarker *after;        // in the communication stream: what the compute stream has to wait for
     int rank, size, local_rank, local_size;
-    double timeout; // seconds for one wait
+    LsHostMap hosts; // all ranks'; count 0 where one host's are not contiguous, and in `self`
+    double timeout;  // seconds for one wait
     char host[LS_HOST_NAME];
     char boot[LS_BOOT_ID]; // of the kernel underneath: the containers of one machine share it; "" if unknown
 };
@@ -135,8 +140,20 @@ LsStatus ls_mpi_open(const LsCommOptions *options, LsComm **out);
 
 // The transports' constructors. `host` is given a communicator of the mpi backend.
 LsStatus ls_host_transport_open(LsComm *comm, LsDevice *device, LsTransport **out);
+
+// One owner's pieces of all buckets, to or from another rank. Between two ranks they match in order.
+typedef struct LsShardMove {
+    LsTransferKind kind;
+    uint32_t peer, owner;
+} LsShardMove;
+
+// Moves shards of `flat` over the transport `host`, all at once, and waits for them.
+LsStatus ls_host_move_shards(LsTransport *host, const LsBuckets *buckets, void *flat, size_t element,
+    const LsShardMove *move, size_t moves);
+
 LsStatus ls_staged_transport_open(LsComm *comm, LsDevice *device, LsTransport **out);
-// LS_UNAVAILABLE, on all ranks alike, when some cannot reach others' memory.
+// For comm->hosts.count > 0. LS_UNAVAILABLE, on all ranks alike, when some cannot reach the memory of others
+// of their host.
 LsStatus ls_shared_transport_open(LsComm *comm, LsDevice *device, LsTransport **out);
 LsStatus ls_nccl_transport_open(
     LsComm *comm, LsDevice *device, LsTransport **out); // LS_UNAVAILABLE without NCCL

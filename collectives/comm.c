@@ -93,6 +93,11 @@ int ls_comm_local_size(const LsComm *comm)
     return comm->local_size;
 }
 
+const LsHostMap *ls_comm_hosts(const LsComm *comm)
+{
+    return comm->hosts.count > 0 ? &comm->hosts : NULL;
+}
+
 // A transport's abort waits for its GPU and for other ranks, which may be what has failed: the process does
 // not wait for it longer than this.
 enum { ABORT_SECONDS = 1 };

@@ -111,12 +111,15 @@ static LsStatus choose(LsComm *comm, LsDevice *device, int kind, bool *nccl)
     return status;
 }
 
-// LS_UNAVAILABLE, on all ranks, where these cannot share memory.
+// LS_UNAVAILABLE, on all ranks, where none can share memory.
 static LsStatus open_shared(LsComm *comm, LsTransport **out)
 {
     LsStatus status = LS_OK;
-    if (comm->local_size < comm->size)
-        status = LS_FAIL(LS_UNAVAILABLE, "ranks on several hosts share no memory");
+    if (comm->hosts.count == 0)
+        status =
+            LS_FAIL(LS_UNAVAILABLE, "the ranks of a host do not follow one another; start them host by host");
+    else if (comm->hosts.count == (uint32_t)comm->size)
+        status = LS_FAIL(LS_UNAVAILABLE, "every rank is on a host of its own: none shares memory");
     else if (!comm->device->plain)
         status = LS_FAIL(
             LS_UNAVAILABLE, "the memory of the device `%s` cannot be shared", comm->device->ops->name);
@@ -130,7 +133,7 @@ static LsStatus open_host(LsComm *comm, int kind, LsTransport **out)
         return open_shared(comm, out);
     if (comm->device->discrete)
         return ls_staged_transport_open(comm, comm->device, out);
-    if (kind == LS_COMM_AUTO && comm->local_size == comm->size) {
+    if (kind == LS_COMM_AUTO) {
         LsStatus status = open_shared(comm, out);
         if (status != LS_UNAVAILABLE)
             return status;

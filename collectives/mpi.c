@@ -24,6 +24,7 @@ static void mpi_abort(LsComm *comm, int exit_code)
 
 static void free_memory(MpiComm *mpi)
 {
+    free(mpi->base.hosts.first);
     free(mpi->displacements);
     free(mpi->counts);
     free(mpi);
@@ -208,6 +209,29 @@ typedef struct Place {
     char boot[LS_BOOT_ID], host[LS_HOST_NAME];
 } Place;
 
+static bool is_same(const Place *a, const Place *b)
+{
+    return memcmp(a, b, sizeof *a) == 0;
+}
+
+// Leaves comm->hosts empty where a host comes twice.
+static LsStatus list_hosts(LsComm *comm, const Place *all)
+{
+    uint32_t ranks = (uint32_t)comm->size, *first, count = 0;
+    LS_TRY(ls_memory_allocate((ranks + 1) * sizeof *first, (void **)&first));
+    bool contiguous = true;
+    for (uint32_t r = 0; r < ranks && contiguous; r++) {
+        if (r > 0 && is_same(&all[r], &all[r - 1]))
+            continue;
+        for (uint32_t h = 0; h < count; h++)
+            contiguous = contiguous && !is_same(&all[r], &all[first[h]]);
+        first[count++] = r;
+    }
+    first[count] = ranks;
+    comm->hosts = (LsHostMap){contiguous ? count : 0, first};
+    return LS_OK;
+}
+
 static LsStatus find_neighbours(LsComm *comm)
 {
     size_t ranks = (size_t)comm->size;
@@ -232,10 +256,12 @@ static LsStatus find_neighbours(LsComm *comm)
         status = mpi_all_gather(comm, &mine, all, sizes);
     comm->local_size = comm->local_rank = 0;
     for (int r = 0; status == LS_OK && r < comm->size; r++) {
-        bool here = memcmp(&all[r], &mine, sizeof mine) == 0;
+        bool here = is_same(&all[r], &mine);
         comm->local_size += here;
         comm->local_rank += here && r < comm->rank;
     }
+    if (status == LS_OK)
+        status = list_hosts(comm, all);
     free(sizes);
     free(all);
     return status;

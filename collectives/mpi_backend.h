@@ -35,6 +35,10 @@ typedef struct HostTransport {
     size_t gathers;
     MPI_Request *gather;
     int *gather_counts, *gather_displacements; // [gathers × size]
+
+    // Of ls_host_move_shards, likewise.
+    size_t moves;
+    MPI_Request *move;
 } HostTransport;
 
 static inline MpiComm *mpi_comm(LsComm *comm)

@@ -58,23 +58,115 @@ static void start_gather(HostTransport *host, LsBucket bucket, size_t b, char *f
         "MPI_Iallgatherv");
 }
 
+// *type: the index of the block of such elements.
+static LsStatus check_gather(const LsBuckets *buckets, size_t element, int *type)
+{
+    *type = 0;
+    while (*type < BLOCK_TYPES && element != (size_t)1 << *type)
+        ++*type;
+    if (*type == BLOCK_TYPES)
+        return LS_FAIL(LS_UNSUPPORTED, "cannot gather elements of %zu bytes", element);
+    for (size_t b = 0; b < buckets->count; b++)
+        if (buckets->bucket[b].blocks > INT_MAX)
+            return LS_FAIL(LS_CONFIG, "a bucket of %zu blocks is too large; lower collectives.bucket_mb",
+                buckets->bucket[b].blocks);
+    return LS_OK;
+}
+
 static LsStatus host_gather_shards(
     LsTransport *transport, const LsBuckets *buckets, void *flat, size_t element)
 {
     HostTransport *host = (HostTransport *)transport;
-    int type = 0;
-    while (type < BLOCK_TYPES && element != (size_t)1 << type)
-        type++;
-    if (type == BLOCK_TYPES)
-        return LS_FAIL(LS_UNSUPPORTED, "cannot gather elements of %zu bytes", element);
+    int type;
+    LS_TRY(check_gather(buckets, element, &type));
     LS_TRY(reserve_gathers(host, buckets->count));
-    for (size_t b = 0; b < buckets->count; b++) {
-        if (buckets->bucket[b].blocks > INT_MAX)
-            return LS_FAIL(LS_CONFIG, "a bucket of %zu blocks is too large; lower collectives.bucket_mb",
-                buckets->bucket[b].blocks);
+    for (size_t b = 0; b < buckets->count; b++)
         start_gather(host, buckets->bucket[b], b, flat, type);
-    }
     return ls_mpi_wait_requests(host->mpi, host->gather, (int)buckets->count, "the updated parameters");
+}
+
+// ---- Shards to single ranks -----------------------------------------------------------------------------
+
+static LsStatus reserve_moves(HostTransport *host, size_t buckets, size_t moves, size_t *messages)
+{
+    size_t bytes;
+    if (!ls_size_multiply(buckets, moves, messages) || *messages > INT_MAX ||
+        !ls_size_multiply(*messages, sizeof(MPI_Request), &bytes))
+        return LS_FAIL(LS_CONFIG, "%zu buckets are too many; raise collectives.bucket_mb", buckets);
+    if (*messages <= host->moves)
+        return LS_OK;
+    free(host->move);
+    host->move = NULL;
+    host->moves = 0;
+    LS_TRY(ls_memory_allocate(bytes, (void **)&host->move));
+    host->moves = *messages;
+    return LS_OK;
+}
+
+// Messages between two ranks are told apart by their order: collectives, which also use this communicator,
+// are not mixed up with them.
+static void start_move(HostTransport *host, const LsShardMove *move, LsBlockRange piece, char *flat, int type,
+    MPI_Request *request)
+{
+    char *place = flat + piece.first * ((size_t)LS_BLOCK << type);
+    int count = (int)piece.count, peer = (int)move->peer;
+    *request = MPI_REQUEST_NULL;
+    if (piece.count == 0) // both ends leave it out
+        return;
+    if (move->kind == LS_SEND)
+        ls_mpi_check(host->mpi,
+            MPI_Isend(place, count, host->block[type], peer, 0, host->mpi->traffic, request), "MPI_Isend");
+    else
+        ls_mpi_check(host->mpi,
+            MPI_Irecv(place, count, host->block[type], peer, 0, host->mpi->traffic, request), "MPI_Irecv");
+}
+
+typedef struct MoveWait {
+    HostTransport *host;
+    const LsShardMove *move;
+    size_t moves, messages;
+} MoveWait;
+
+static LsStatus poll_moves(void *context, size_t *outstanding)
+{
+    const MoveWait *wait = context;
+    HostTransport *host = wait->host;
+    *outstanding = 0;
+    for (size_t i = 0; i < wait->messages; i++) {
+        int done = 1;
+        if (host->move[i] != MPI_REQUEST_NULL)
+            ls_mpi_check(host->mpi, MPI_Test(&host->move[i], &done, MPI_STATUS_IGNORE), "MPI_Test");
+        *outstanding += !done;
+    }
+    return LS_OK;
+}
+
+static void mark_moves(void *context, bool *pending)
+{
+    const MoveWait *wait = context;
+    for (size_t i = 0; i < wait->messages; i++)
+        if (wait->host->move[i] != MPI_REQUEST_NULL)
+            pending[wait->move[i % wait->moves].peer] = true;
+}
+
+LsStatus ls_host_move_shards(LsTransport *transport, const LsBuckets *buckets, void *flat, size_t element,
+    const LsShardMove *move, size_t moves)
+{
+    HostTransport *host = (HostTransport *)transport;
+    int type;
+    MoveWait wait = {host, move, moves, 0};
+    LS_TRY(check_gather(buckets, element, &type));
+    LS_TRY(reserve_moves(host, buckets->count, moves, &wait.messages));
+    for (size_t i = 0; i < wait.messages; i++) {
+        const LsShardMove *m = &move[i % moves];
+        LsBlockRange piece = ls_bucket_piece(buckets, i / moves, (uint32_t)transport->comm->size, m->owner);
+        start_move(host, m, piece, flat, type, &host->move[i]);
+    }
+    LsComm *comm = transport->comm;
+    return comm->ops->wait(comm, &(LsWait){.what = "the updated parameters",
+                                     .poll = poll_moves,
+                                     .mark_pending = mark_moves,
+                                     .context = &wait});
 }
 
 // ---- Opening --------------------------------------------------------------------------------------------
@@ -90,6 +182,7 @@ static void host_close(LsTransport *transport)
     free(host->gather_displacements);
     free(host->gather_counts);
     free(host->gather);
+    free(host->move);
     free(host->sizes);
     free(host);
 }

@@ -252,13 +252,13 @@ LsStatus ls_plan_choose(uint32_t lanes, uint32_t ranks, uint32_t rank, LsPlan *o
 }
 
 // Two levels take less between hosts wherever a host has several ranks.
-static bool has_two_levels(const LsHosts *hosts, uint32_t ranks)
+static bool has_two_levels(const LsHostMap *hosts, uint32_t ranks)
 {
     return hosts && hosts->count > 1 && hosts->count < ranks && hosts->count <= LS_DIRECT_RANKS_MAX;
 }
 
 LsStatus ls_plan_choose_hosts(
-    uint32_t lanes, uint32_t ranks, uint32_t rank, const LsHosts *hosts, LsPlan *out)
+    uint32_t lanes, uint32_t ranks, uint32_t rank, const LsHostMap *hosts, LsPlan *out)
 {
     return has_two_levels(hosts, ranks) ? ls_plan_compile_hosts(lanes, ranks, rank, hosts, out)
                                         : ls_plan_choose(lanes, ranks, rank, out);

@@ -28,7 +28,7 @@ typedef struct Root {
 // Leaves and roots of all ranks, from left to right.
 typedef struct Layout {
     LsPlan *plan;
-    const LsHosts *hosts;
+    const LsHostMap *hosts;
     uint32_t host, first, ranks; // this rank's, and the ranks of it
     Leaf *leaf;
     uint32_t *first_leaf; // [ranks + 1] of a rank
@@ -41,7 +41,7 @@ typedef struct Layout {
 
 // ---- Hosts ----------------------------------------------------------------------------------------------
 
-uint32_t ls_host_of(const LsHosts *hosts, uint32_t rank)
+uint32_t ls_host_of(const LsHostMap *hosts, uint32_t rank)
 {
     uint32_t low = 0, high = hosts->count;
     while (high - low > 1) {
@@ -54,13 +54,13 @@ uint32_t ls_host_of(const LsHosts *hosts, uint32_t rank)
     return low;
 }
 
-uint32_t ls_host_server(const LsHosts *hosts, uint32_t host, uint32_t piece)
+uint32_t ls_host_server(const LsHostMap *hosts, uint32_t host, uint32_t piece)
 {
     uint32_t first = hosts->first[host], end = hosts->first[host + 1];
     return piece >= first && piece < end ? piece : first + piece % (end - first);
 }
 
-static LsStatus check_hosts(const LsHosts *hosts, uint32_t ranks)
+static LsStatus check_hosts(const LsHostMap *hosts, uint32_t ranks)
 {
     bool good = hosts->count > 0 && hosts->first[0] == 0 && hosts->first[hosts->count] == ranks;
     for (uint32_t h = 0; good && h < hosts->count; h++)
@@ -247,7 +247,7 @@ static void send_roots(Layout *l, uint32_t piece)
 static void plan_between(Layout *l)
 {
     LsPlan *plan = l->plan;
-    const LsHosts *hosts = l->hosts;
+    const LsHostMap *hosts = l->hosts;
     size_t first_transfer = plan->transfers, first_add = plan->adds;
     for (uint32_t d = 1; d < hosts->count; d++)
         receive_roots(l, (l->host + hosts->count - d) % hosts->count);
@@ -292,7 +292,7 @@ static LsStatus allocate_lists(Layout *l)
     return ls_memory_allocate((received + roots) * sizeof *plan->add, (void **)&plan->add);
 }
 
-static LsStatus plan_levels(LsPlan *plan, const LsHosts *hosts, uint32_t unit)
+static LsStatus plan_levels(LsPlan *plan, const LsHostMap *hosts, uint32_t unit)
 {
     Layout l = {.plan = plan, .hosts = hosts, .host = ls_host_of(hosts, plan->rank)};
     l.first = hosts->first[l.host];
@@ -317,7 +317,7 @@ static LsStatus plan_levels(LsPlan *plan, const LsHosts *hosts, uint32_t unit)
 }
 
 LsStatus ls_plan_compile_hosts(
-    uint32_t lanes, uint32_t ranks, uint32_t rank, const LsHosts *hosts, LsPlan *out)
+    uint32_t lanes, uint32_t ranks, uint32_t rank, const LsHostMap *hosts, LsPlan *out)
 {
     uint32_t unit;
     LsPlan plan;
@@ -336,7 +336,7 @@ LsStatus ls_plan_compile_hosts(
     return LS_OK;
 }
 
-size_t ls_plan_pieces_between(const LsPlan *plan, const LsHosts *hosts)
+size_t ls_plan_pieces_between(const LsPlan *plan, const LsHostMap *hosts)
 {
     size_t pieces = 0;
     uint32_t host = ls_host_of(hosts, plan->rank);

@@ -29,11 +29,11 @@ struct LsReducer {
     LsReducerProgram program;
     float *result;         // or NULL: slot 0
     const LsTreeOp *makes; // the op that makes the rank's piece of the sum; NULL: it is copied from slot 0
-    LsReducerPeers peers;  // of a transport that shares memory: received pieces are read where they are
+    LsReducerPeers peers;  // of a transport that shares memory: what phase 0 receives is read where it is
     bool read_posted;      // the others may change what this rank has read
 
     // Staging: slot s >= lane_slots holds the pieces span[s - lane_slots] of every bucket, bucket b's from
-    // element offset[b * staging_slots + s - lane_slots] on.
+    // element offset[b * staging_slots + s - lane_slots] on. None of a slot that is only read in place.
     size_t staging_slots, staging_bytes;
     LsPieceSpan *span;
     size_t *offset;
@@ -67,9 +67,11 @@ static float *place(const LsReducer *r, size_t b, uint32_t slot, uint32_t piece)
     size_t first = ls_piece(bucket.blocks, r->plan->ranks, piece).first;
     if (slot < r->plan->lane_slots)
         return r->slot[slot] + (bucket.first_block + first) * LS_BLOCK;
+    if (slot >= r->plan->slots) { // see read_in_place; read-only
+        const float *source = r->peers.source[slot - r->plan->slots];
+        return (float *)source + (bucket.first_block + first) * LS_BLOCK;
+    }
     size_t s = slot - r->plan->lane_slots;
-    if (r->peers.transport) // read-only
-        return (float *)r->peers.source[s] + (bucket.first_block + first) * LS_BLOCK;
     size_t span_first = ls_piece(bucket.blocks, r->plan->ranks, r->span[s].first).first;
     return r->staging + r->offset[b * r->staging_slots + s] + (first - span_first) * LS_BLOCK;
 }
@@ -83,19 +85,42 @@ static float *result_place(const LsReducer *r, size_t b)
 
 // ---- Set-up ---------------------------------------------------------------------------------------------
 
+// Slots whose contents lie with other ranks are read there, until an op writes to the slot: only then do they
+// need staging. Such an input is given the number of the slot's source, counted from plan->slots on.
+static void read_in_place(LsReducer *r)
+{
+    const LsPlan *plan = r->plan;
+    for (size_t s = 0; s < r->staging_slots; s++)
+        if (r->peers.source[s])
+            r->span[s].count = 0;
+    for (size_t i = 0; i < r->program.ops; i++) {
+        LsTreeOp *op = &r->program.op[i];
+        for (size_t k = 0; k < op->inputs; k++) {
+            uint32_t slot = op->slot[k];
+            if (slot >= plan->lane_slots && r->span[slot - plan->lane_slots].count == 0)
+                op->slot[k] = plan->slots + slot - plan->lane_slots;
+        }
+        if (op->output_slot >= plan->lane_slots)
+            r->span[op->output_slot - plan->lane_slots] = plan->staging[op->output_slot - plan->lane_slots];
+    }
+}
+
 static void find_spans(LsReducer *r)
 {
-    if (r->fast)
+    if (r->fast) {
         r->span[0] = (LsPieceSpan){r->plan->rank, 1};
-    else
-        memcpy(r->span, r->plan->staging, r->staging_slots * sizeof *r->span);
+        return;
+    }
+    memcpy(r->span, r->plan->staging, r->staging_slots * sizeof *r->span);
+    if (r->peers.transport)
+        read_in_place(r);
 }
 
 // Every bucket has staging of its own, so that all of them can be under way at once.
 static LsStatus create_staging(LsReducer *r)
 {
     r->staging_slots = r->fast ? 1 : r->plan->slots - r->plan->lane_slots;
-    if (r->plan->ranks == 1 || r->staging_slots == 0 || r->peers.transport)
+    if (r->plan->ranks == 1 || r->staging_slots == 0)
         return LS_OK;
     size_t entries, bytes, elements = 0;
     if (!ls_size_multiply(r->staging_slots, r->buckets->count, &entries) ||
@@ -110,6 +135,8 @@ static LsStatus create_staging(LsReducer *r)
             elements += range_blocks(r, b, r->span[s]) * LS_BLOCK;
         }
     r->staging_bytes = elements * sizeof(float);
+    if (elements == 0 && r->peers.transport)
+        return LS_OK;
     return ls_comm_allocate(r->comm, r->staging_bytes, (void **)&r->staging);
 }
 
@@ -143,6 +170,12 @@ static LsStatus prepare_reduce_scatter(LsReducer *r, size_t b, LsExchange **out)
     return status;
 }
 
+// Whether a phase's pieces are read in place instead of received.
+static bool is_read(const LsReducer *r, size_t phase)
+{
+    return phase == 0 && r->peers.transport;
+}
+
 static LsStatus create_exchanges(LsReducer *r)
 {
     size_t entries;
@@ -156,7 +189,7 @@ static LsStatus create_exchanges(LsReducer *r)
             LsExchange **exchange = &r->exchange[b * r->phases + p];
             if (r->fast)
                 LS_TRY(prepare_reduce_scatter(r, b, exchange));
-            else if (r->plan->phase[p].transfers > 0 && !r->peers.transport)
+            else if (r->plan->phase[p].transfers > 0 && !is_read(r, p))
                 LS_TRY(prepare_phase(r, b, &r->plan->phase[p], exchange));
         }
     return LS_OK;
@@ -348,8 +381,8 @@ static size_t count_readers(const LsReducer *r, bool *reading)
 
 static LsStatus start_phase(LsReducer *r, size_t b)
 {
-    if (r->peers.transport)
-        return r->phase[b] == 0 ? show(r, b) : LS_OK;
+    if (is_read(r, r->phase[b]))
+        return show(r, b);
     LsExchange *exchange = r->phase[b] < r->phases ? r->exchange[b * r->phases + r->phase[b]] : NULL;
     return exchange ? transport_ops(r)->exchange_start(exchange) : LS_OK;
 }
@@ -361,7 +394,7 @@ static LsStatus advance(LsReducer *r, size_t b, size_t *outstanding)
     while (r->phase[b] < r->phases) {
         LsExchange *exchange = r->exchange[b * r->phases + r->phase[b]];
         size_t missing = 0;
-        if (r->peers.transport)
+        if (is_read(r, r->phase[b]))
             missing = count_hidden(r, b, NULL);
         else if (exchange)
             LS_TRY(transport_ops(r)->exchange_test(exchange, &missing));
@@ -411,7 +444,7 @@ static void mark_pending(void *context, bool *pending)
         if (r->phase[b] == r->phases)
             continue;
         const LsExchange *exchange = r->exchange[b * r->phases + r->phase[b]];
-        if (r->peers.transport)
+        if (is_read(r, r->phase[b]))
             count_hidden(r, b, pending);
         else if (exchange)
             transport_ops(r)->exchange_mark_pending(exchange, pending);

@@ -8,58 +8,15 @@
 
 // ---- Who would send what --------------------------------------------------------------------------------
 
-static bool same_transfers(const LsPlan *a, const LsPlan *b)
+// LS_UNSUPPORTED unless phase 0 can be read in place.
+static LsStatus require_reach(LsTransport *transport, const LsPlan *plan)
 {
-    if (a->transfers != b->transfers || a->phases != b->phases || a->lane_slots != b->lane_slots)
-        return false;
-    for (size_t i = 0; i < a->transfers; i++) {
-        const LsTransfer *x = &a->transfer[i], *y = &b->transfer[i];
-        if (x->kind != y->kind || x->peer != y->peer || x->slot != y->slot ||
-            x->first_piece != y->first_piece || x->pieces != y->pieces)
-            return false;
-    }
-    return true;
-}
-
-// LS_UNSUPPORTED unless the plan is one phase of which the other ranks' parts are known.
-static LsStatus require_direct(const LsPlan *plan)
-{
-    LsPlan known;
-    LS_TRY(ls_plan_compile(plan->lanes, plan->ranks, plan->rank, &known));
-    // In one op for each sum, since slots of others are not written. All ranks have the same number of
-    // inputs.
-    size_t inputs = plan->share.subtrees;
-    for (size_t i = 0; i < plan->transfers; i++)
-        inputs += plan->transfer[i].kind == LS_RECEIVE;
-    bool direct = plan->phases <= 1 && inputs <= LS_TREE_INPUTS && same_transfers(plan, &known);
-    ls_plan_free(&known);
-    return direct ? LS_OK : LS_FAIL(LS_UNSUPPORTED, "the plan is not the direct exchange");
-}
-
-// Transfers between two ranks match in order: the n-th that is received from `peer` is the n-th that it
-// sends.
-static LsStatus match_peer(const LsPlan *plan, uint32_t peer, LsReducerPeers *peers)
-{
-    LsPlan theirs;
-    LS_TRY(ls_plan_compile(plan->lanes, plan->ranks, peer, &theirs));
-    size_t sent = 0;
-    LsStatus status = LS_OK;
-    for (size_t i = 0; i < plan->transfers && status == LS_OK; i++) {
-        const LsTransfer *mine = &plan->transfer[i];
-        if (mine->kind != LS_RECEIVE || mine->peer != peer)
-            continue;
-        while (sent < theirs.transfers &&
-               (theirs.transfer[sent].kind != LS_SEND || theirs.transfer[sent].peer != plan->rank))
-            sent++;
-        if (sent == theirs.transfers)
-            status = LS_FAIL(LS_INTERNAL, "rank %u sends less than rank %u receives", peer, plan->rank);
-        else
-            peers->source[mine->slot - plan->lane_slots] =
-                peers->view[theirs.transfer[sent++].slot]->place[peer];
-        peers->reads[peer] = true;
-    }
-    ls_plan_free(&theirs);
-    return status;
+    bool reached = plan->host.count > 0;
+    for (uint32_t r = plan->host.first; r < plan->host.first + plan->host.count; r++)
+        reached = reached && transport->ops->sharing->reaches(transport, (int)r);
+    return reached
+               ? LS_OK
+               : LS_FAIL(LS_UNSUPPORTED, "the plan has no phase among ranks that see each other's memory");
 }
 
 static LsStatus match(const LsPlan *plan, LsReducerPeers *peers)
@@ -67,9 +24,13 @@ static LsStatus match(const LsPlan *plan, LsReducerPeers *peers)
     size_t staging = plan->slots - plan->lane_slots;
     LS_TRY(ls_memory_allocate((staging + 1) * sizeof *peers->source, (void **)&peers->source));
     LS_TRY(ls_memory_allocate(plan->ranks * sizeof *peers->reads, (void **)&peers->reads));
-    for (uint32_t peer = 0; peer < plan->ranks; peer++)
-        if (peer != plan->rank)
-            LS_TRY(match_peer(plan, peer, peers));
+    for (size_t i = 0; i < plan->transfers && plan->phases > 0; i++) {
+        const LsTransfer *t = &plan->transfer[i];
+        if (i >= plan->phase[0].transfers || t->kind != LS_RECEIVE)
+            continue;
+        peers->source[t->slot - plan->lane_slots] = peers->view[t->peer_slot]->place[t->peer];
+        peers->reads[t->peer] = true;
+    }
     return LS_OK;
 }
 
@@ -97,7 +58,7 @@ LsStatus ls_reducer_peers_create(LsComm *comm, const LsPlan *plan, float *const 
     *out = (LsReducerPeers){0};
     if (!sharing || buckets > sharing->tags) // alike on all ranks
         return LS_OK;
-    LsStatus status = require_direct(plan);
+    LsStatus status = require_reach(comm->transport, plan);
     if (status == LS_OK)
         status = make_copies(comm, plan, slot, elements, &peers);
     status = ls_comm_agree(comm, status);

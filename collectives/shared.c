@@ -16,8 +16,12 @@ typedef struct Block {
 
 typedef struct SharedTransport {
     LsTransport base;
-    LsTransportOps ops;             // the host's, with what is done otherwise put over them
-    LsTransport *host;              // owned
+    LsTransportOps ops; // the host's, with what is done otherwise put over them
+    LsTransport *host;  // owned
+    uint32_t number;    // of this rank's host
+    int first, end;     // its ranks
+    LsShardMove *move;  // what a gather brings from other hosts and to them
+    size_t moves;
     Block *blocks;                  // what `allocate` gave
     LsView *views;                  // of the flat buffers that were gathered
     LsSegment own;                  // this rank's board
@@ -39,6 +43,12 @@ static const LsBoard *board_of(const SharedTransport *shared, int rank)
 static LsBoard *own_board(const SharedTransport *shared)
 {
     return shared->own.memory;
+}
+
+static bool shared_reaches(LsTransport *transport, int rank)
+{
+    const SharedTransport *shared = shared_of(transport);
+    return rank >= shared->first && rank < shared->end;
 }
 
 // Writes made before are seen by whoever sees the counter.
@@ -130,9 +140,12 @@ static const Block *block_of(const SharedTransport *shared, const void *memory)
     return NULL;
 }
 
-// Maps what every rank passes, read-only; `segment` NULL: this one has nothing to show. Collective.
-static LsStatus map_all(LsComm *comm, const LsSegment *segment, const void *mine, size_t bytes, LsView **out)
+// Maps what every rank of the host passes, read-only; `segment` NULL: this one has nothing to show.
+// Collective.
+static LsStatus map_all(
+    SharedTransport *shared, const LsSegment *segment, const void *mine, size_t bytes, LsView **out)
 {
+    LsComm *comm = shared->base.comm;
     size_t ranks = (size_t)comm->size;
     LsSegmentAddress address = {.fd = -1}, *all = NULL;
     LsView *view = NULL;
@@ -157,7 +170,7 @@ static LsStatus map_all(LsComm *comm, const LsSegment *segment, const void *mine
         for (size_t r = 0; status == LS_OK && r < ranks; r++)
             if (r == (size_t)comm->rank)
                 view->place[r] = mine;
-            else if (all[r].fd >= 0)
+            else if (all[r].fd >= 0 && shared_reaches(&shared->base, (int)r))
                 status = ls_segment_map(&all[r], LS_SEGMENT_READ, &view->map[r], &view->place[r]);
         status = ls_comm_agree(comm, status); // also: no file is closed before all have mapped it
     }
@@ -170,20 +183,37 @@ static LsStatus map_all(LsComm *comm, const LsSegment *segment, const void *mine
     return LS_OK;
 }
 
-// Rank 0 makes it and the others map it.
+// *out: what the first rank of this host has passed.
+static LsStatus hear_first(SharedTransport *shared, const LsSegmentAddress *mine, LsSegmentAddress *out)
+{
+    LsComm *comm = shared->base.comm;
+    size_t ranks = (size_t)comm->size, *sizes;
+    LsSegmentAddress *all = NULL;
+    LsStatus status = ls_memory_allocate(ranks * (sizeof *all + sizeof *sizes), (void **)&all);
+    LS_TRY(ls_comm_agree(comm, status));
+    sizes = (size_t *)(all + ranks);
+    for (size_t r = 0; r < ranks; r++)
+        sizes[r] = sizeof *all;
+    status = ls_comm_all_gather(comm, mine, all, sizes);
+    *out = all[shared->first];
+    free(all);
+    return status;
+}
+
+// The first rank of a host makes it and the others map it.
 static LsStatus share_block(SharedTransport *shared, size_t bytes, Block *block)
 {
     LsComm *comm = shared->base.comm;
-    LsSegmentAddress address = {.fd = -1};
+    LsSegmentAddress mine = {.fd = -1}, address;
     LsStatus status = LS_OK;
-    if (comm->rank == 0)
+    if (comm->rank == shared->first)
         status = ls_segment_create(bytes, &block->segment);
-    if (comm->rank == 0 && status == LS_OK)
-        status = address_in(&block->segment, block->segment.memory, bytes, &address);
+    if (comm->rank == shared->first && status == LS_OK)
+        status = address_in(&block->segment, block->segment.memory, bytes, &mine);
     LS_TRY(ls_comm_agree(comm, status));
-    LS_TRY(ls_comm_broadcast(comm, &address, sizeof address, 0));
+    LS_TRY(hear_first(shared, &mine, &address));
     const void *memory;
-    if (comm->rank != 0)
+    if (comm->rank != shared->first)
         status = ls_segment_map(&address, LS_SEGMENT_WRITE, &block->segment, &memory);
     return ls_comm_agree(comm, status);
 }
@@ -211,7 +241,7 @@ static LsStatus shared_view(LsTransport *transport, const void *mine, size_t byt
     const Block *block = mine ? block_of(shared_of(transport), mine) : NULL;
     if (mine && !block)
         return LS_FAIL(LS_INTERNAL, "memory to be seen by other ranks is not the communicator's");
-    return map_all(transport->comm, block ? &block->segment : NULL, mine, bytes, out);
+    return map_all(shared_of(transport), block ? &block->segment : NULL, mine, bytes, out);
 }
 
 static bool shared_owns(LsTransport *transport, const void *memory)
@@ -237,7 +267,7 @@ static LsStatus poll_counters(void *context, size_t *outstanding)
 {
     const CounterWait *wait = context;
     *outstanding = 0;
-    for (int r = 0; r < wait->shared->base.comm->size; r++)
+    for (int r = wait->shared->first; r < wait->shared->end; r++)
         *outstanding += !peer_reached(wait, r);
     return LS_OK;
 }
@@ -245,11 +275,11 @@ static LsStatus poll_counters(void *context, size_t *outstanding)
 static void mark_counters(void *context, bool *pending)
 {
     const CounterWait *wait = context;
-    for (int r = 0; r < wait->shared->base.comm->size; r++)
+    for (int r = wait->shared->first; r < wait->shared->end; r++)
         pending[r] = !peer_reached(wait, r);
 }
 
-static LsStatus wait_for_all(SharedTransport *shared, size_t offset, uint64_t value, const char *what)
+static LsStatus wait_for_host(SharedTransport *shared, size_t offset, uint64_t value, const char *what)
 {
     CounterWait wait = {shared, offset, value};
     LsComm *comm = shared->base.comm;
@@ -280,7 +310,7 @@ static void shared_post_read(LsTransport *transport)
 static bool shared_has_read(LsTransport *transport, int rank)
 {
     const SharedTransport *shared = shared_of(transport);
-    return reached(&board_of(shared, rank)->read, shared->read);
+    return !shared_reaches(transport, rank) || reached(&board_of(shared, rank)->read, shared->read);
 }
 
 // ---- Gathers --------------------------------------------------------------------------------------------
@@ -291,12 +321,14 @@ static LsStatus shared_gather(LsTransport *transport, const void *mine, void *al
 {
     SharedTransport *shared = shared_of(transport);
     LsComm *comm = transport->comm;
+    if (shared->end - shared->first < comm->size)
+        return shared->host->ops->gather(shared->host, mine, all, bytes);
     for (size_t done = 0; done < bytes; done += LS_SHARED_PAGE) {
         size_t count = bytes - done < LS_SHARED_PAGE ? bytes - done : LS_SHARED_PAGE;
         uint64_t page = ++shared->pages;
         memcpy(own_board(shared)->words[page % 2], (const char *)mine + done, count);
         post(&own_board(shared)->pages, page);
-        LS_TRY(wait_for_all(shared, offsetof(LsBoard, pages), page, "the others' words"));
+        LS_TRY(wait_for_host(shared, offsetof(LsBoard, pages), page, "the others' words"));
         for (int r = 0; r < comm->size; r++)
             if (r != comm->rank || mine != (char *)all + (size_t)r * bytes)
                 memcpy((char *)all + (size_t)r * bytes + done, board_of(shared, r)->words[page % 2], count);
@@ -327,6 +359,28 @@ static void copy_pieces(
     }
 }
 
+// Each host gets another's shards once: their owners send them to the ranks that stand for it (as in the plan
+// of two levels), which the others of the host then look to.
+static LsStatus list_moves(SharedTransport *shared)
+{
+    LsComm *comm = shared->base.comm;
+    const LsHostMap *hosts = &comm->hosts;
+    uint32_t me = (uint32_t)comm->rank;
+    size_t room = (size_t)comm->size + hosts->count;
+    LS_TRY(ls_memory_allocate(room * sizeof *shared->move, (void **)&shared->move));
+    for (uint32_t d = 1; d < hosts->count; d++) {
+        uint32_t host = (shared->number + hosts->count - d) % hosts->count;
+        for (uint32_t owner = hosts->first[host]; owner < hosts->first[host + 1]; owner++)
+            if (ls_host_server(hosts, shared->number, owner) == me)
+                shared->move[shared->moves++] = (LsShardMove){LS_RECEIVE, owner, owner};
+    }
+    for (uint32_t d = 1; d < hosts->count; d++) {
+        uint32_t host = (shared->number + d) % hosts->count;
+        shared->move[shared->moves++] = (LsShardMove){LS_SEND, ls_host_server(hosts, host, me), me};
+    }
+    return LS_OK;
+}
+
 static LsStatus shared_gather_shards(
     LsTransport *transport, const LsBuckets *buckets, void *flat, size_t element)
 {
@@ -338,17 +392,22 @@ static LsStatus shared_gather_shards(
     LsView *view = NULL;
     if (!block->common)
         LS_TRY(find_view(shared, flat, buckets->blocks * LS_BLOCK * element, &view));
+    // Nobody reads what is overwritten here: each owner has come here, so all ranks are done with it.
+    if (shared->moves > 0)
+        LS_TRY(ls_host_move_shards(shared->host, buckets, flat, element, shared->move, shared->moves));
     uint64_t number = ++shared->shards;
     post(&own_board(shared)->shards, number);
-    LS_TRY(wait_for_all(shared, offsetof(LsBoard, shards), number, "the updated parameters"));
+    LS_TRY(wait_for_host(shared, offsetof(LsBoard, shards), number, "the updated parameters"));
     if (block->common)
         return LS_OK;
     for (int i = 1; i < comm->size; i++) { // each rank starts at another one
         int r = (comm->rank + i) % comm->size;
-        copy_pieces(buckets, comm->size, r, element, view->place[r], flat);
+        int from = (int)ls_host_server(&comm->hosts, shared->number, (uint32_t)r);
+        if (from != comm->rank)
+            copy_pieces(buckets, comm->size, r, element, view->place[from], flat);
     }
     shared_post_read(transport);
-    return wait_for_all(
+    return wait_for_host(
         shared, offsetof(LsBoard, read), shared->read, "all ranks to read the updated parameters");
 }
 
@@ -363,6 +422,7 @@ static void shared_close(LsTransport *transport)
     ls_segment_destroy(&shared->own);
     if (shared->host)
         shared->host->ops->close(shared->host);
+    free(shared->move);
     free(shared);
 }
 
@@ -374,6 +434,7 @@ static LsStatus shared_exchange_create(LsTransport *transport, size_t transfers,
 
 static const LsSharingOps sharing_ops = {
     .tags = LS_SHARED_TAGS,
+    .reaches = shared_reaches,
     .owns = shared_owns,
     .allocate_common = shared_allocate_common,
     .view = shared_view,
@@ -387,7 +448,7 @@ static const LsSharingOps sharing_ops = {
 static void put_over(SharedTransport *shared)
 {
     shared->ops = *shared->host->ops;
-    shared->ops.name = "shared";
+    shared->ops.name = shared->base.comm->hosts.count > 1 ? "shared+mpi" : "shared";
     shared->ops.sharing = &sharing_ops;
     shared->ops.close = shared_close;
     shared->ops.allocate = shared_allocate;
@@ -403,16 +464,22 @@ static LsStatus create_board(SharedTransport *shared)
     LsComm *comm = shared->base.comm;
     LsStatus status = ls_segment_create(sizeof(LsBoard), &shared->own);
     status = ls_comm_agree(comm, status);
-    return status == LS_OK ? map_all(comm, &shared->own, shared->own.memory, sizeof(LsBoard), &shared->board)
-                           : status;
+    return status == LS_OK
+               ? map_all(shared, &shared->own, shared->own.memory, sizeof(LsBoard), &shared->board)
+               : status;
 }
 
 LsStatus ls_shared_transport_open(LsComm *comm, LsDevice *device, LsTransport **out)
 {
     SharedTransport *shared = NULL;
     LsStatus status = ls_memory_allocate(sizeof *shared, (void **)&shared);
-    if (status == LS_OK)
+    if (status == LS_OK) {
         shared->base = (LsTransport){.comm = comm, .device = device};
+        shared->number = ls_host_of(&comm->hosts, (uint32_t)comm->rank);
+        shared->first = (int)comm->hosts.first[shared->number];
+        shared->end = (int)comm->hosts.first[shared->number + 1];
+        status = list_moves(shared);
+    }
     status = ls_comm_agree(comm, status);
     if (status == LS_OK)
         status = create_board(shared);

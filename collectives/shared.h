@@ -1,11 +1,12 @@
-// The transport `shared`: ranks of one machine read each other's memory in place. Private to this layer.
+// The transport `shared`: ranks of one host read each other's memory in place. Private to this layer.
 //
-// Each rank has a board that the others see, with counters that only it writes. What it says with them:
-// "my contribution to reduction `tag` is final", "I have read what I needed of yours", "my words are there".
-// Counters only rise; a wait is for a peer's counter to reach the number that this rank has itself got to,
-// since all ranks make the same collective calls in the same order.
+// Each rank has a board that the others of its host see, with counters that only it writes. What it says with
+// them: "my contribution to reduction `tag` is final", "I have read what I needed of yours", "my words are
+// there". Counters only rise; a wait is for a peer's counter to reach the number that this rank has itself
+// got to, since all ranks make the same collective calls in the same order.
 //
-// What does not go through shared memory goes through the transport `host`, which it owns.
+// What does not go through shared memory goes through the transport `host`, which it owns: messages, and all
+// that ranks of several hosts tell each other.
 #ifndef LOCKSTEP_COLLECTIVES_SHARED_H
 #define LOCKSTEP_COLLECTIVES_SHARED_H
 

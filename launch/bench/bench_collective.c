@@ -27,6 +27,13 @@ typedef struct Bench {
     bool speaks;
 } Bench;
 
+// In the reduction, for each byte that a ring's reduce-scatter sends.
+typedef struct Sent {
+    double in_all;  // of the busiest rank
+    double between; // of the busiest host to others; 0: there are none
+    int levels;     // of the plan
+} Sent;
+
 // What one contender did at one size.
 typedef struct Series {
     double *seconds; // [windows] of one call
@@ -213,12 +220,16 @@ static double bus_factor(LsLibraryCall call, int ranks)
     return call == LS_LIBRARY_ALL_REDUCE ? 2 * share : share;
 }
 
-static void print_head(const Bench *bench, double sent)
+static void print_head(const Bench *bench, const Sent *sent)
 {
     const LsCollectiveOptions *o = &bench->options;
+    const LsHostMap *hosts = ls_comm_hosts(o->comm);
     printf("# %d ranks, %d of them on %s; %s; %u lanes: the busiest rank sends %.2f times a ring's bytes\n",
         ls_comm_size(o->comm), ls_comm_local_size(o->comm), ls_comm_host(o->comm), ls_comm_name(o->comm),
-        o->lanes, sent);
+        o->lanes, sent->in_all);
+    if (sent->between > 0)
+        printf("# %u hosts, %s: the busiest sends %.2f times a ring's bytes to the others\n", hosts->count,
+            sent->levels > 1 ? "two levels" : "one level", sent->between);
     printf("# %lld calls a window, %lld windows of each in turn; GB/s of 10^9 bytes; wrong: results of all "
            "ranks\n",
         (long long)bench->arguments.iterations, (long long)bench->arguments.windows);
@@ -310,16 +321,25 @@ static LsStatus run_size(Bench *bench, size_t bytes)
     return status;
 }
 
-// Of the busiest rank, for each byte that a ring's reduce-scatter sends.
-static LsStatus find_sent(Bench *bench, double *sent)
+// A ring passes ranks - 1 pieces from host to host.
+static LsStatus find_sent(Bench *bench, Sent *sent)
 {
-    *sent = 1;
-    int ranks = ls_comm_size(bench->options.comm);
-    for (int r = 0; bench->options.call != LS_LIBRARY_ALL_GATHER && r < ranks; r++) {
+    const LsHostMap *hosts = ls_comm_hosts(bench->options.comm);
+    uint32_t ranks = (uint32_t)ls_comm_size(bench->options.comm);
+    *sent = (Sent){.in_all = 1, .levels = 1};
+    size_t between = 0; // pieces of this host
+    for (uint32_t r = 0; bench->options.call != LS_LIBRARY_ALL_GATHER && r < ranks; r++) {
         LsPlan plan;
-        LS_TRY(ls_plan_compile(bench->options.lanes, (uint32_t)ranks, (uint32_t)r, &plan));
+        LS_TRY(ls_collective_plan(&bench->options, r, &plan));
         double ratio = ls_plan_send_ratio(&plan);
-        *sent = ratio > *sent ? ratio : *sent;
+        sent->in_all = ratio > sent->in_all ? ratio : sent->in_all;
+        sent->levels = plan.host.count > 0 && plan.phases > 1 ? 2 : 1;
+        if (hosts && hosts->count > 1) {
+            uint32_t host = ls_host_of(hosts, r);
+            between = (hosts->first[host] == r ? 0 : between) + ls_plan_pieces_between(&plan, hosts);
+            double times = (double)between / (ranks - 1);
+            sent->between = times > sent->between ? times : sent->between;
+        }
         ls_plan_free(&plan);
     }
     return LS_OK;
@@ -327,10 +347,10 @@ static LsStatus find_sent(Bench *bench, double *sent)
 
 static LsStatus sweep(Bench *bench, LsInvocation *invocation)
 {
-    double sent;
+    Sent sent;
     LS_TRY(find_sent(bench, &sent));
     if (bench->speaks)
-        print_head(bench, sent);
+        print_head(bench, &sent);
     bench->rows = json_array();
     LsStatus status = LS_OK;
     for (size_t bytes = bench->begin; status == LS_OK && bytes <= bench->end;) {
@@ -341,11 +361,13 @@ static LsStatus sweep(Bench *bench, LsInvocation *invocation)
     if (status == LS_OK && bench->speaks) {
         json_t *report = ls_bench_report(invocation, bench->device);
         if (report)
-            json_object_update_new(report,
-                json_pack("{s:s, s:i, s:o, s:I, s:I, s:O}", "backend", ls_comm_name(bench->options.comm),
-                    "lanes", (int)bench->options.lanes, "sent_ratio", ls_json_number(sent), "iterations",
-                    (json_int_t)bench->arguments.iterations, "warm_up", (json_int_t)bench->arguments.warm_up,
-                    "rows", bench->rows));
+            json_object_update_new(
+                report, json_pack("{s:s, s:i, s:o, s:o, s:o, s:I, s:I, s:O}", "backend",
+                            ls_comm_name(bench->options.comm), "lanes", (int)bench->options.lanes,
+                            "sent_ratio", ls_json_number(sent.in_all), "sent_ratio_between_hosts",
+                            ls_json_number(sent.between), "levels", json_integer(sent.levels), "iterations",
+                            (json_int_t)bench->arguments.iterations, "warm_up",
+                            (json_int_t)bench->arguments.warm_up, "rows", bench->rows));
         status = ls_bench_report_write(report, bench->arguments.json);
     }
     json_decref(bench->rows);
@@ -361,7 +383,10 @@ static LsStatus attach(Bench *bench, LsComm *comm)
     bench->options.device = bench->device;
     bench->options.bucket_bytes = (size_t)(config->collectives.bucket_mb * 1024 * 1024);
     LS_TRY(choose_lanes(bench));
-    return ls_comm_attach(comm, bench->device, config->collectives.backend);
+    LS_TRY(ls_comm_attach(comm, bench->device, config->collectives.backend));
+    if (config->collectives.backend != LS_COMM_MPI)
+        bench->options.hosts = ls_comm_hosts(comm);
+    return LS_OK;
 }
 
 LsStatus ls_bench_collective(LsInvocation *invocation, LsLibraryCall call)

@@ -134,10 +134,17 @@ static LsStatus create_reducers(LsCollective *c)
     return ls_comm_agree(comm, ls_reducer_create(comm, &options, &c->fast));
 }
 
+// As training chooses it.
+LsStatus ls_collective_plan(const LsCollectiveOptions *options, uint32_t rank, LsPlan *out)
+{
+    return ls_plan_choose_hosts(
+        options->lanes, (uint32_t)ls_comm_size(options->comm), rank, options->hosts, out);
+}
+
 static LsStatus prepare(LsCollective *c)
 {
     LsDevice *device = c->options.device;
-    LS_TRY(ls_plan_compile(c->options.lanes, ranks_of(c), rank_of(c), &c->plan));
+    LS_TRY(ls_collective_plan(&c->options, rank_of(c), &c->plan));
     LS_TRY(ls_buckets_create(c->padded / LS_BLOCK, c->options.bucket_bytes, &c->buckets));
     LS_TRY(device->ops->marker_create(device, &c->done));
     return allocate_memory(c);

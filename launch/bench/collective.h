@@ -20,8 +20,12 @@ typedef struct LsCollectiveOptions {
     LsDevice *device;
     LsLibraryCall call;
     uint32_t lanes;
+    const LsHostMap *hosts; // for which the plan is made; NULL: as if each rank had its own. Lent
     size_t bucket_bytes;
 } LsCollectiveOptions;
+
+// The plan of any of the ranks.
+LsStatus ls_collective_plan(const LsCollectiveOptions *options, uint32_t rank, LsPlan *out);
 
 // All of it is the collective's own but comm and device, which are lent. It stays where it was created: its
 // reducers are lent plan and buckets.

@@ -235,7 +235,8 @@ static const LsOption options[] = {
 
     CHOICE("collectives.backend", collectives.backend, "auto", comm_backends, FREE,
         "What moves gradients between ranks; `auto` is `nccl` where every rank has a GPU of its own, `shared` for "
-        "CPU ranks of one machine, which read each other's memory, else `mpi`."),
+        "CPU ranks of which a host has several, which read each other's memory there, else `mpi`. `mpi` sends "
+        "as if every rank had a host of its own."),
     CHOICE("collectives.reduction", collectives.reduction, "exact", reductions, NUMERIC,
         "`exact` sums along the tree of lanes: the same bits on any number of ranks; `fast` is the library's "
         "own all-reduce."),

@@ -1,13 +1,15 @@
 // How the configuration wants a model's flat buffers cut.
 #include "arenas.h"
 
-LsStatus ls_cut_lanes(const LsConfig *config, uint32_t ranks, uint32_t rank, LsPlan *plan, LsRounds *rounds)
+LsStatus ls_cut_lanes(const LsConfig *config, uint32_t ranks, uint32_t rank, const LsHostMap *hosts,
+    LsPlan *plan, LsRounds *rounds)
 {
     uint32_t lanes = (uint32_t)config->train.lanes;
     *rounds = (LsRounds){0};
     if (config->optimizer.shard == LS_SHARD_STATE_GRADIENTS)
         return ls_rounds_compile(lanes, ranks, rank, plan, rounds);
-    return ls_plan_choose(lanes, ranks, rank, plan);
+    bool flat = config->collectives.backend == LS_COMM_MPI;
+    return ls_plan_choose_hosts(lanes, ranks, rank, flat ? NULL : hosts, plan);
 }
 
 LsStatus ls_cut_model(const LsConfig *config, const LsModel *model, LsBuckets *buckets, LsWindow *window)

@@ -91,7 +91,7 @@ static LsStatus print_rank(const DryRun *dry, uint32_t ranks, uint32_t rank, uin
 {
     LsPlan plan;
     LsRounds rounds;
-    LS_TRY(ls_cut_lanes(dry->config, ranks, rank, &plan, &rounds));
+    LS_TRY(ls_cut_lanes(dry->config, ranks, rank, NULL, &plan, &rounds));
     LsMemoryPlan memory = ls_memory_plan(&(LsMemoryQuestion){.config = dry->config,
         .info = dry->info,
         .model = dry->model,

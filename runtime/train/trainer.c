@@ -138,8 +138,8 @@ static LsStatus shape_batches(LsTrainer *t)
     t->microbatch = (size_t)(config->train.batch / (config->train.lanes * config->train.accumulation));
     t->block = ls_evaluation_rows(config, &t->shape);
     t->rows = t->microbatch > t->block ? t->microbatch : t->block;
-    return ls_cut_lanes(
-        config, (uint32_t)ls_comm_size(t->comm), (uint32_t)ls_comm_rank(t->comm), &t->plan, &t->rounds);
+    return ls_cut_lanes(config, (uint32_t)ls_comm_size(t->comm), (uint32_t)ls_comm_rank(t->comm),
+        ls_comm_hosts(t->comm), &t->plan, &t->rounds);
 }
 
 // What the run will allocate in this precision, from a model without a device.

@@ -1,6 +1,7 @@
 # The communicator under mpirun, as root and as anybody, with more ranks than processors.
 target_include_directories(test_reducer_program PRIVATE ${PROJECT_SOURCE_DIR}/collectives) # private headers
 target_link_libraries(test_reducer PRIVATE lockstep_strict_device)
+target_link_options(test_reducer PRIVATE -Wl,--wrap=gethostname)
 foreach(program IN ITEMS test_plan test_plan_hosts)
   target_sources(${program} PRIVATE ${CMAKE_CURRENT_LIST_DIR}/plan_interpreter.c)
 endforeach()
@@ -15,6 +16,16 @@ foreach(program IN ITEMS test_comm test_attach test_reducer)
     set_tests_properties(collectives/${program}_${ranks}_ranks PROPERTIES
       ENVIRONMENT "${mpi_environment};EMULATED_GPUS=1" TIMEOUT 120 LABELS "mpi;collectives" PROCESSORS 2)
   endforeach()
+endforeach()
+
+# The same ranks as on several hosts.
+foreach(division IN ITEMS "3;2" "5;3" "8;4")
+  list(GET division 0 ranks)
+  list(GET division 1 each)
+  set(name collectives/test_reducer_${ranks}_ranks_${each}_a_host)
+  add_test(NAME ${name} COMMAND ${mpi_run} ${ranks} $<TARGET_FILE:test_reducer> shared)
+  set_tests_properties(${name} PROPERTIES ENVIRONMENT "${mpi_environment};RANKS_PER_HOST=${each}" TIMEOUT 120
+    LABELS "mpi;collectives" PROCESSORS 2)
 endforeach()
 
 # Failures on purpose: the exit code of the whole job and what its standard error must say.

@@ -16,9 +16,9 @@ enum { LANES = 64, RANDOM = 4 };
 // ---- Divisions ------------------------------------------------------------------------------------------
 
 // Hosts of `size` ranks, the last one of what is left.
-static LsHosts equal_hosts(uint32_t ranks, uint32_t size)
+static LsHostMap equal_hosts(uint32_t ranks, uint32_t size)
 {
-    LsHosts hosts = {.first = calloc(ranks + 1, sizeof *hosts.first)};
+    LsHostMap hosts = {.first = calloc(ranks + 1, sizeof *hosts.first)};
     assert_non_null(hosts.first);
     for (uint32_t r = 0; r < ranks; r += size)
         hosts.first[hosts.count++] = r;
@@ -27,9 +27,9 @@ static LsHosts equal_hosts(uint32_t ranks, uint32_t size)
 }
 
 // Each rank but the first begins a host of its own in one of `about` cases.
-static LsHosts random_hosts(uint32_t ranks, uint32_t about, uint32_t seed)
+static LsHostMap random_hosts(uint32_t ranks, uint32_t about, uint32_t seed)
 {
-    LsHosts hosts = {.first = calloc(ranks + 1, sizeof *hosts.first)};
+    LsHostMap hosts = {.first = calloc(ranks + 1, sizeof *hosts.first)};
     assert_non_null(hosts.first);
     for (uint32_t r = 0; r < ranks; r++)
         if (r == 0 || ls_rng_u32(ls_rng_key(seed, ranks), about, r) % about == 0)
@@ -40,7 +40,7 @@ static LsHosts random_hosts(uint32_t ranks, uint32_t about, uint32_t seed)
 
 // ---- The tree -------------------------------------------------------------------------------------------
 
-static void compile_all(uint32_t lanes, uint32_t ranks, const LsHosts *hosts, LsPlan *plan)
+static void compile_all(uint32_t lanes, uint32_t ranks, const LsHostMap *hosts, LsPlan *plan)
 {
     for (uint32_t r = 0; r < ranks; r++)
         assert_int_equal(ls_plan_compile_hosts(lanes, ranks, r, hosts, &plan[r]), LS_OK);
@@ -53,7 +53,7 @@ static void free_all(LsPlan *plan, uint32_t ranks)
 }
 
 // Takes the hosts.
-static void check_tree(uint32_t lanes, uint32_t ranks, LsHosts hosts)
+static void check_tree(uint32_t lanes, uint32_t ranks, LsHostMap hosts)
 {
     LsPlan plan[LANES];
     compile_all(lanes, ranks, &hosts, plan);
@@ -83,7 +83,7 @@ static void test_a_broken_plan_is_detected(void **state)
     (void)state;
     for (int kind = 0; kind < 4; kind++) {
         LsPlan plan[8];
-        LsHosts hosts = equal_hosts(8, 3);
+        LsHostMap hosts = equal_hosts(8, 3);
         compile_all(16, 8, &hosts, plan);
         LsPlan *broken = &plan[1];
         assert_true(plans_compute_tree(plan, 8));
@@ -108,7 +108,7 @@ typedef struct Sent {
     double ratio;           // of the busiest rank, in all
 } Sent;
 
-static Sent count_sent(uint32_t lanes, uint32_t ranks, const LsHosts *hosts)
+static Sent count_sent(uint32_t lanes, uint32_t ranks, const LsHostMap *hosts)
 {
     Sent sent = {0};
     for (uint32_t h = 0; h < hosts->count; h++) {
@@ -137,7 +137,7 @@ static void test_equal_powers_of_two_send_less_than_a_ring(void **state)
     (void)state;
     for (uint32_t ranks = 2; ranks <= 64; ranks *= 2)
         for (uint32_t size = 1; size < ranks; size *= 2) {
-            LsHosts hosts = equal_hosts(ranks, size);
+            LsHostMap hosts = equal_hosts(ranks, size);
             Sent sent = count_sent(64, ranks, &hosts);
             assert_int_equal(sent.between, ranks - size);
             assert_int_equal(sent.direct, size * (ranks - size));
@@ -153,7 +153,7 @@ static void test_bytes_of_other_hosts(void **state)
         {8, 6, 2}, {8, 6, 3}, {8, 3, 2}, {16, 12, 4}, {32, 24, 8}, {64, 24, 8}};
     for (size_t i = 0; i < sizeof some / sizeof *some; i++) {
         uint32_t lanes = some[i][0], ranks = some[i][1];
-        LsHosts hosts = equal_hosts(ranks, some[i][2]);
+        LsHostMap hosts = equal_hosts(ranks, some[i][2]);
         Sent sent = count_sent(lanes, ranks, &hosts);
         double ring = ranks - 1;
         print_message(
@@ -169,7 +169,7 @@ static void test_bytes_of_other_hosts(void **state)
 static void test_ranks_of_a_host_share_the_work(void **state)
 {
     (void)state;
-    LsHosts hosts = equal_hosts(32, 8);
+    LsHostMap hosts = equal_hosts(32, 8);
     for (uint32_t r = 0; r < 32; r++) {
         LsPlan plan;
         assert_int_equal(ls_plan_compile_hosts(64, 32, r, &hosts, &plan), LS_OK);
@@ -191,7 +191,7 @@ static void test_choice(void **state)
     } cases[] = {{8, 4, 2}, {8, 1, 1}, {8, 8, 1}, {64, 1, 6}, {64, 2, 2}, {64, 64, 6}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         LsPlan plan;
-        LsHosts hosts = equal_hosts(cases[i].ranks, cases[i].size);
+        LsHostMap hosts = equal_hosts(cases[i].ranks, cases[i].size);
         assert_int_equal(ls_plan_choose_hosts(64, cases[i].ranks, 3, &hosts, &plan), LS_OK);
         assert_int_equal(plan.phases, cases[i].phases);
         ls_plan_free(&plan);
@@ -207,7 +207,7 @@ static void test_hosts_of_other_ranks_are_refused(void **state)
 {
     (void)state;
     LsPlan plan;
-    LsHosts hosts = equal_hosts(6, 3);
+    LsHostMap hosts = equal_hosts(6, 3);
     assert_int_equal(ls_plan_compile_hosts(8, 7, 0, &hosts, &plan), LS_INTERNAL);
     hosts.first[1] = 6;
     assert_int_equal(ls_plan_compile_hosts(8, 6, 0, &hosts, &plan), LS_INTERNAL);

@@ -269,7 +269,7 @@ static uint32_t host_size; // ranks of a host, the last one has what is left
 
 static LsStatus compile_hosts(uint32_t lanes, uint32_t ranks, uint32_t rank, LsPlan *out)
 {
-    LsHosts hosts = {.first = calloc(ranks + 1, sizeof *hosts.first)};
+    LsHostMap hosts = {.first = calloc(ranks + 1, sizeof *hosts.first)};
     assert_non_null(hosts.first);
     for (uint32_t r = 0; r < ranks; r += host_size)
         hosts.first[hosts.count++] = r;

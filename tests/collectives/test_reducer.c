@@ -2,6 +2,8 @@
 // the program is started with. Every rank runs the same tests in the same order and computes by itself what
 // all must end with. The host looks at device memory only behind a marker of the compute stream, so that work
 // of the communication stream that nothing waits for shows.
+//
+// With RANKS_PER_HOST in the environment so many ranks say that they are on a host of their own.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -28,6 +30,18 @@ typedef struct Platform {
     int transport;        // LsCommKind
     const char *expected; // its name, NULL: mpi
 } Platform;
+
+int __real_gethostname(char *name, size_t size);
+int __wrap_gethostname(char *name, size_t size);
+
+int __wrap_gethostname(char *name, size_t size)
+{
+    const char *each = getenv("RANKS_PER_HOST"), *number = getenv("OMPI_COMM_WORLD_RANK");
+    if (!each || !number)
+        return __real_gethostname(name, size);
+    snprintf(name, size, "host-%ld", atol(number) / atol(each));
+    return 0;
+}
 
 static const Platform *platform;
 static LsComm *comm;
@@ -250,6 +264,32 @@ static void test_exact_reduction(void **state)
     reduce_and_compare_bits(ls_plan_compile, 37, 8);
     reduce_and_compare_bits(ls_plan_compile, 5, 1); // most ranks own nothing of a bucket
     reduce_and_compare_bits(ls_plan_compile, 64, 64);
+}
+
+static uint32_t host_size; // 0: the hosts that there are
+
+static LsStatus compile_two_levels(uint32_t lanes, uint32_t of, uint32_t number, LsPlan *out)
+{
+    uint32_t first[LANES + 1];
+    LsHostMap hosts = {.first = first};
+    if (host_size == 0 && ls_comm_hosts(comm))
+        return ls_plan_compile_hosts(lanes, of, number, ls_comm_hosts(comm), out);
+    for (uint32_t r = 0; r < of; r += host_size ? host_size : of)
+        first[hosts.count++] = r;
+    first[hosts.count] = of;
+    return ls_plan_compile_hosts(lanes, of, number, &hosts, out);
+}
+
+// Also on other hosts than those that there are: what is not reached in place is sent.
+static void test_plan_of_two_levels(void **state)
+{
+    (void)state;
+    static const uint32_t sizes[] = {2, 3, 0};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        host_size = sizes[i];
+        reduce_to_and_compare_bits(i % 2, compile_two_levels, i == 1 ? 5 : 19, i == 1 ? 1 : 8);
+    }
+    reduce_to_and_compare_bits(true, compile_two_levels, 19, 8);
 }
 
 static void test_plan_of_several_phases(void **state)
@@ -697,6 +737,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_attaching_twice_is_refused),
     cmocka_unit_test(test_new_memory_is_zero),
     cmocka_unit_test(test_exact_reduction),
+    cmocka_unit_test(test_plan_of_two_levels),
     cmocka_unit_test(test_plan_of_several_phases),
     cmocka_unit_test(test_destroyed_at_once),
     cmocka_unit_test(test_fast_reduction),
@@ -725,10 +766,11 @@ int main(int argc, char **argv)
     char text[512];
     int gpus;
     ls_device_gpus(text, sizeof text, &gpus);
+    const char *shared = ls_comm_local_size(comm) < (int)ranks ? "shared+mpi" : "shared";
     // The first one's transport is the plainest: what the others' results are compared to.
     const Platform platforms[] = {{"ref", open_ref, LS_COMM_MPI, NULL},
-        {"strict", open_strict, LS_COMM_MPI, NULL}, {"shared", open_ref, LS_COMM_SHARED, "shared"},
-        {"auto", open_ref, LS_COMM_AUTO, "shared"}, {"cuda", open_cuda, LS_COMM_MPI, NULL},
+        {"strict", open_strict, LS_COMM_MPI, NULL}, {"shared", open_ref, LS_COMM_SHARED, shared},
+        {"auto", open_ref, LS_COMM_AUTO, shared}, {"cuda", open_cuda, LS_COMM_MPI, NULL},
         {"nccl", open_cuda, LS_COMM_NCCL, "nccl"}};
     bool nccl = ls_comm_nccl_version()[0] != '\0' && gpus > 0 && (uint32_t)gpus >= ranks;
     int failed = 0;

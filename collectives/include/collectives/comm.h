@@ -1,7 +1,7 @@
 // The communicator: what ranks tell each other. Backends: `self` (one rank, no MPI) and `mpi`. Host memory
 // travels through the backend itself. Device memory travels through the transport that ls_comm_attach chose
-// for it: `nccl` from GPU to GPU; `shared` between CPU ranks of one machine, which read each other's memory
-// in place; or the backend, through pinned host memory where the device is discrete.
+// for it: `nccl` from GPU to GPU; `shared` between CPU ranks, of which those of a host read each other's
+// memory in place; or the backend, through pinned host memory where the device is discrete.
 //
 // All calls come from one thread. Collective calls are made by all ranks in the same order. Every wait has
 // the deadline LsCommOptions.timeout, which starts anew with each message that arrives; when it passes, the
@@ -41,10 +41,15 @@ void ls_comm_close(LsComm *comm);
 
 int ls_comm_rank(const LsComm *comm);
 int ls_comm_size(const LsComm *comm);
-const char *ls_comm_name(const LsComm *comm); // what carries gradients: "self", "mpi", "shared" or "nccl"
+// What carries gradients: "self", "mpi", "shared", "shared+mpi" (inside hosts, between them) or "nccl".
+const char *ls_comm_name(const LsComm *comm);
 const char *ls_comm_host(const LsComm *comm); // this rank's host name
 int ls_comm_local_rank(const LsComm *comm);   // its number among the ranks of its host
 int ls_comm_local_size(const LsComm *comm);
+
+// Who shares a host: ranks with one host name on one running kernel. NULL where the ranks of some host do not
+// follow one another, or nothing is known. Lent.
+const LsHostMap *ls_comm_hosts(const LsComm *comm);
 
 // Ends the whole job at once with the status's exit code: for failures that the other ranks cannot learn of
 // in time. Prints the line. Does not return.
@@ -73,9 +78,10 @@ const volatile uint64_t *ls_comm_polls(void);
 
 // Chooses what carries the memory of `device` (lent until ls_comm_detach) and connects it; collective, and
 // comes before the calls below. kind: LsCommKind; auto is nccl where the device is a GPU, this build has NCCL
-// and no two ranks share a GPU, shared for CPU ranks of one machine, else mpi. LS_CONFIG: nccl for ranks that
-// share a GPU (named). LS_UNAVAILABLE: nccl in a build or on a device without it, shared for ranks that
-// cannot read each other's memory. One rank alone needs no transport and is refused nothing.
+// and no two ranks share a GPU, shared for CPU ranks of which a host has several, else mpi. LS_CONFIG: nccl
+// for ranks that share a GPU (named). LS_UNAVAILABLE: nccl in a build or on a device without it, shared for
+// ranks none of which can read another's memory, or only some on their host. One rank alone needs no
+// transport and is refused nothing.
 LsStatus ls_comm_attach(LsComm *comm, LsDevice *device, int kind);
 void ls_comm_detach(LsComm *comm); // collective; comes before the device is closed
 
@@ -85,9 +91,9 @@ LsStatus ls_comm_allocate(LsComm *comm, size_t bytes, void **out);
 void ls_comm_release(LsComm *comm, void *memory);
 
 // Collective. The same for a flat buffer that is alike on all ranks, of which each writes its shard and
-// ls_comm_gather_shards brings the others'. Ranks that share memory get one for all of them, where there is
-// nothing to bring: a rank therefore writes its shard only after a collective call that no rank entered
-// before it had done with what was there.
+// ls_comm_gather_shards brings the others'. Ranks that share memory get one for all of their host, into which
+// another host's shards are brought once: a rank therefore writes its shard only after a collective call that
+// no rank entered before it had done with what was there.
 LsStatus ls_comm_allocate_common(LsComm *comm, size_t bytes, void **out);
 
 // Gathers `bytes` bytes of device memory from every rank into `all`, rank after rank; `mine` may be this

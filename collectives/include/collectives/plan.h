@@ -112,10 +112,10 @@ LsStatus ls_plan_compile_halving(uint32_t lanes, uint32_t ranks, uint32_t rank, 
 LsStatus ls_plan_choose(uint32_t lanes, uint32_t ranks, uint32_t rank, LsPlan *out);
 
 // Which ranks share a host: host h has the ranks from first[h] to first[h + 1] - 1.
-typedef struct LsHosts {
+typedef struct LsHostMap {
     uint32_t count;
     uint32_t *first; // [count + 1]
-} LsHosts;
+} LsHostMap;
 
 // Two levels: phase 0 inside hosts, phase 1 between them. The lanes of a host are a few maximal aligned
 // subtrees. For each piece that a rank of another host owns, one rank of the host, its agent there, adds up
@@ -126,21 +126,21 @@ typedef struct LsHosts {
 // rank sends about what it does in the direct exchange. Freed by ls_plan_free. LS_INTERNAL: `hosts` does not
 // describe these ranks.
 LsStatus ls_plan_compile_hosts(
-    uint32_t lanes, uint32_t ranks, uint32_t rank, const LsHosts *hosts, LsPlan *out);
+    uint32_t lanes, uint32_t ranks, uint32_t rank, const LsHostMap *hosts, LsPlan *out);
 
 // The plan to take on these hosts: two levels where there are several, up to LS_DIRECT_RANKS_MAX, not each of
 // one rank; else, and when `hosts` is NULL, ls_plan_choose.
 LsStatus ls_plan_choose_hosts(
-    uint32_t lanes, uint32_t ranks, uint32_t rank, const LsHosts *hosts, LsPlan *out);
+    uint32_t lanes, uint32_t ranks, uint32_t rank, const LsHostMap *hosts, LsPlan *out);
 
 // The rank that stands for host `host` where piece `piece` is summed and gathered: its owner, or an agent.
-uint32_t ls_host_server(const LsHosts *hosts, uint32_t host, uint32_t piece);
+uint32_t ls_host_server(const LsHostMap *hosts, uint32_t host, uint32_t piece);
 
 // The host of `rank`.
-uint32_t ls_host_of(const LsHosts *hosts, uint32_t rank);
+uint32_t ls_host_of(const LsHostMap *hosts, uint32_t rank);
 
 // Pieces that the rank sends to ranks of other hosts.
-size_t ls_plan_pieces_between(const LsPlan *plan, const LsHosts *hosts);
+size_t ls_plan_pieces_between(const LsPlan *plan, const LsHostMap *hosts);
 
 void ls_plan_free(LsPlan *plan);
 
