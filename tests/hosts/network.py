@@ -31,7 +31,7 @@ def missing():
     """Why there can be no such hosts here, or None."""
     if os.geteuid() != 0:
         return "needs root, for namespaces"
-    for tool in ("ip", "unshare", "mpirun"):
+    for tool in ("ip", "tc", "unshare", "mpirun"):
         if not shutil.which(tool):
             return f"needs {tool}"
     probe = f"lsh{os.getpid()}p"
@@ -40,6 +40,16 @@ def missing():
     made = all(subprocess.run(command, capture_output=True, check=False).returncode == 0 for command in commands)
     subprocess.run(["ip", "netns", "del", probe], capture_output=True, check=False)
     return None if made else "needs network and UTS namespaces"
+
+
+def can_delay():
+    """Whether the kernel has netem."""
+    probe = f"lsh{os.getpid()}p"
+    subprocess.run(["ip", "netns", "add", probe], check=True)
+    done = subprocess.run(["ip", "netns", "exec", probe, "tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms"],
+                          capture_output=True, check=False)
+    subprocess.run(["ip", "netns", "del", probe], check=False)
+    return done.returncode == 0
 
 
 def sweep():

@@ -24,11 +24,11 @@ class Hosts(Case):
         super().setUp()
         import_images(self)
         self.write("config.yaml", CONFIG)
-        self.network = network.Network(self.dir, 4)
+        self.network = network.Network(self.dir, 4, rate="1gbit", delay="0.1ms" if network.can_delay() else None)
         self.addCleanup(self.network.close)
 
-    def start(self, division, run, *settings):
-        command = [*self.network.mpirun(division), harness.LOCKSTEP, "train", "-c", "config.yaml", "--run-dir", run]
+    def start(self, division, run, *settings, words=()):
+        command = [*self.network.mpirun(division, *words), harness.LOCKSTEP, "train", "-c", "config.yaml", "--run-dir", run]
         for setting in settings:
             command += ["--set", setting]
         process = subprocess.Popen(command, cwd=self.dir, env=harness.environment(), stdin=subprocess.DEVNULL,
@@ -36,8 +36,8 @@ class Hosts(Case):
         self.addCleanup(harness.kill_family, process.pid)
         return process
 
-    def train(self, division, run, *settings):
-        result = harness.finish(self.start(division, run, *settings))
+    def train(self, division, run, *settings, words=()):
+        result = harness.finish(self.start(division, run, *settings, words=words))
         self.assertEqual(result.code, 0, f"{division} {settings}: {result}")
         return json.loads((self.dir / run / "env.json").read_text(encoding="utf-8"))["communicator"]
 
@@ -62,6 +62,12 @@ class Hosts(Case):
                 run = settings[0]
                 self.train((2, 1), run, *SMALL, *settings)
                 self.assertEqual((self.hash(run), self.losses(run)), expected)
+
+    def test_ranks_in_turn(self):
+        """Where a host's ranks do not follow one another, messages carry all."""
+        expected = self.alone()
+        self.assertEqual(self.train((2, 2), "run", *SMALL, words=("--map-by", "node")), "mpi")
+        self.assertEqual((self.hash("run"), self.losses("run")), expected)
 
     def disturb(self, number, timeout):
         """Sends a signal to rank 3, on the second host, in the midst of a run."""
