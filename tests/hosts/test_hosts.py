@@ -28,9 +28,13 @@ class Hosts(Case):
         self.addCleanup(self.network.close)
 
     def start(self, division, run, *settings, words=()):
-        command = [*self.network.mpirun(division, *words), harness.LOCKSTEP, "train", "-c", "config.yaml", "--run-dir", run]
+        command = ["train", "-c", "config.yaml", "--run-dir", run]
         for setting in settings:
             command += ["--set", setting]
+        return self.start_command(division, command, words)
+
+    def start_command(self, division, command, words=()):
+        command = [*self.network.mpirun(division, *words), harness.LOCKSTEP, *command]
         process = subprocess.Popen(command, cwd=self.dir, env=harness.environment(), stdin=subprocess.DEVNULL,
                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
         self.addCleanup(harness.kill_family, process.pid)
@@ -68,6 +72,16 @@ class Hosts(Case):
         expected = self.alone()
         self.assertEqual(self.train((2, 2), "run", *SMALL, words=("--map-by", "node")), "mpi")
         self.assertEqual((self.hash("run"), self.losses("run")), expected)
+
+    def test_bench_says_what_goes_between_hosts(self):
+        for division, backend, line in (((2, 2), "auto", "2 hosts, two levels: the busiest sends 0.67"),
+                                        ((2, 2), "mpi", "2 hosts, one level: the busiest sends 1.33"),
+                                        ((1, 1, 1, 1), "auto", "4 hosts, one level: the busiest sends 1.00")):
+            with self.subTest(division=division, backend=backend):
+                command = ["bench", "allreduce", "-b", "1M", "-e", "1M", "-n", "1", "--windows", "1", "--backend", backend]
+                result = harness.finish(self.start_command(division, command))
+                self.assertEqual(result.code, 0, str(result)) # also: no result is wrong
+                self.assertIn(line, result.stdout)
 
     def disturb(self, number, timeout):
         """Sends a signal to rank 3, on the second host, in the midst of a run."""
