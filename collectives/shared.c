@@ -190,12 +190,14 @@ static LsStatus hear_first(SharedTransport *shared, const LsSegmentAddress *mine
     size_t ranks = (size_t)comm->size, *sizes;
     LsSegmentAddress *all = NULL;
     LsStatus status = ls_memory_allocate(ranks * (sizeof *all + sizeof *sizes), (void **)&all);
-    LS_TRY(ls_comm_agree(comm, status));
-    sizes = (size_t *)(all + ranks);
-    for (size_t r = 0; r < ranks; r++)
-        sizes[r] = sizeof *all;
-    status = ls_comm_all_gather(comm, mine, all, sizes);
-    *out = all[shared->first];
+    status = ls_comm_agree(comm, status);
+    if (status == LS_OK) {
+        sizes = (size_t *)(all + ranks);
+        for (size_t r = 0; r < ranks; r++)
+            sizes[r] = sizeof *all;
+        status = ls_comm_all_gather(comm, mine, all, sizes);
+        *out = all[shared->first];
+    }
     free(all);
     return status;
 }
