@@ -114,8 +114,7 @@ uint32_t ls_plan_node(LsPlanWalk *walk, uint32_t first, uint32_t count)
     uint32_t left = ls_plan_node(walk, first, count / 2);
     uint32_t right = ls_plan_node(walk, first + count / 2, count / 2);
     LsPlan *plan = walk->plan;
-    plan->add[plan->adds++] =
-        (LsPlanAdd){.into = left, .from = right, .first_piece = walk->piece, .pieces = 1};
+    plan->add[plan->adds++] = (LsPlanAdd){left, right, walk->pieces.first, walk->pieces.count};
     return left;
 }
 
@@ -163,7 +162,7 @@ static LsStatus plan_direct_exchange(LsPlan *plan, uint32_t unit)
     if (status == LS_OK) {
         place_leaves(plan, unit, leaf, first_leaf);
         plan_transfers(plan, leaf, first_leaf);
-        LsPlanWalk walk = {plan, leaf, plan->rank};
+        LsPlanWalk walk = {plan, leaf, {plan->rank, 1}};
         plan->result_slot = ls_plan_node(&walk, 0, plan->lanes);
         plan->phase[plan->phases++] = (LsPlanPhase){0, plan->transfers, 0, plan->adds};
         plan->host = (LsPieceSpan){0, plan->ranks};

@@ -4,14 +4,15 @@
 // server gets its host's partial sums over the piece and adds them up to the host's *roots*, the maximal
 // aligned subtrees of the lanes of all its ranks; in phase 1 the owner gets the roots of the other hosts and
 // adds up the tree. A root that is one rank's subtree needs no adding and goes from that rank straight to the
-// owner. Agents take turns by the piece's number, so that every rank of a host has its part of what leaves
-// it.
+// owner. The pieces of other hosts are dealt to a host's ranks evenly and in order, so that every rank has
+// its part of what leaves the host and few messages and additions inside it: what a rank serves is its own
+// piece and one or two spans of others.
 #include <stdlib.h>
 
 #include "base/memory.h"
 #include "plan_private.h"
 
-enum { NONE = UINT32_MAX };
+enum { NONE = UINT32_MAX, SPANS = 3 }; // that a rank serves, at most
 
 typedef struct Leaf {
     LsSubtree subtree;
@@ -34,8 +35,7 @@ typedef struct Layout {
     uint32_t *first_leaf; // [ranks + 1] of a rank
     Root *root;
     uint32_t *first_root; // [hosts + 1] of a host
-    uint32_t *slot;       // [served × leaves of this host] where this rank has them
-    uint32_t served;      // pieces that this rank adds up
+    uint32_t *slot;       // [SPANS × leaves of this host] where this rank has them
     LsPlanLeaf *part;     // scratch of a walk
 } Layout;
 
@@ -56,8 +56,11 @@ uint32_t ls_host_of(const LsHostMap *hosts, uint32_t rank)
 
 uint32_t ls_host_server(const LsHostMap *hosts, uint32_t host, uint32_t piece)
 {
-    uint32_t first = hosts->first[host], end = hosts->first[host + 1];
-    return piece >= first && piece < end ? piece : first + piece % (end - first);
+    uint32_t first = hosts->first[host], size = hosts->first[host + 1] - first;
+    uint32_t others = hosts->first[hosts->count] - size; // pieces of other hosts, numbered without a gap
+    if (piece >= first && piece < first + size)
+        return piece;
+    return first + (uint32_t)((uint64_t)(piece < first ? piece : piece - size) * size / others);
 }
 
 static LsStatus check_hosts(const LsHostMap *hosts, uint32_t ranks)
@@ -68,17 +71,20 @@ static LsStatus check_hosts(const LsHostMap *hosts, uint32_t ranks)
     return good ? LS_OK : LS_FAIL(LS_INTERNAL, "%u hosts do not describe %u ranks", hosts->count, ranks);
 }
 
-// The pieces that a rank of this host serves: its own, then those of other hosts. The first comes after NONE.
-static bool next_piece(const Layout *l, uint32_t server, uint32_t *piece)
+// The pieces that a rank of this host serves: its own, then those of other hosts, which the host's own may
+// cut in two. Returns their number.
+static uint32_t list_spans(const Layout *l, uint32_t server, LsPieceSpan span[SPANS])
 {
-    if (*piece == NONE) {
-        *piece = server;
-        return true;
-    }
-    *piece = *piece == server ? server - l->first : *piece + l->ranks;
-    if (*piece >= l->first && *piece < l->first + l->ranks)
-        *piece += l->ranks;
-    return *piece < l->plan->ranks;
+    uint64_t others = l->plan->ranks - l->ranks, number = server - l->first;
+    uint32_t from = (uint32_t)((number * others + l->ranks - 1) / l->ranks);
+    uint32_t to = (uint32_t)(((number + 1) * others + l->ranks - 1) / l->ranks), spans = 0;
+    uint32_t cut = from > l->first ? from : to < l->first ? to : l->first;
+    span[spans++] = (LsPieceSpan){server, 1};
+    if (from < cut)
+        span[spans++] = (LsPieceSpan){from, cut - from};
+    if (cut < to)
+        span[spans++] = (LsPieceSpan){cut + l->ranks, to - cut};
+    return spans;
 }
 
 // ---- Leaves and roots -----------------------------------------------------------------------------------
@@ -127,16 +133,16 @@ static uint32_t host_leaves(const Layout *l)
     return l->first_leaf[l->first + l->ranks] - host_leaf(l);
 }
 
-// The server of another host's piece has no use for what another rank sends by itself.
-static bool is_wanted(const Layout *l, uint32_t leaf, uint32_t server, uint32_t piece)
+// The server of other hosts' pieces has no use for what another rank sends by itself.
+static bool is_wanted(const Layout *l, uint32_t leaf, uint32_t span)
 {
-    return piece == server || l->root[l->leaf[leaf].root].leaves > 1;
+    return span == 0 || l->root[l->leaf[leaf].root].leaves > 1;
 }
 
-// Where this rank has a leaf of its host over the index-th of the pieces that it serves.
-static uint32_t *slot_of(const Layout *l, uint32_t index, uint32_t leaf)
+// Where this rank has a leaf of its host over one of the spans that it serves.
+static uint32_t *slot_of(const Layout *l, uint32_t span, uint32_t leaf)
 {
-    return &l->slot[(size_t)index * host_leaves(l) + leaf - host_leaf(l)];
+    return &l->slot[(size_t)span * host_leaves(l) + leaf - host_leaf(l)];
 }
 
 // ---- Phase 0: inside the host ---------------------------------------------------------------------------
@@ -144,58 +150,67 @@ static uint32_t *slot_of(const Layout *l, uint32_t index, uint32_t leaf)
 static void receive_inside(Layout *l, uint32_t peer)
 {
     LsPlan *plan = l->plan;
-    uint32_t index = 0;
-    for (uint32_t piece = NONE; next_piece(l, plan->rank, &piece); index++)
+    LsPieceSpan span[SPANS];
+    uint32_t spans = list_spans(l, plan->rank, span);
+    for (uint32_t s = 0; s < spans; s++)
         for (uint32_t i = l->first_leaf[peer]; i < l->first_leaf[peer + 1]; i++)
-            if (is_wanted(l, i, plan->rank, piece)) {
-                uint32_t slot = *slot_of(l, index, i) = plan->slots++;
+            if (is_wanted(l, i, s)) {
+                uint32_t slot = *slot_of(l, s, i) = plan->slots++;
                 plan->transfer[plan->transfers++] =
-                    (LsTransfer){LS_RECEIVE, peer, slot, piece, 1, .peer_slot = l->leaf[i].slot};
+                    (LsTransfer){LS_RECEIVE, peer, slot, span[s].first, span[s].count, l->leaf[i].slot};
             }
 }
 
 static void send_inside(Layout *l, uint32_t peer)
 {
     LsPlan *plan = l->plan;
-    for (uint32_t piece = NONE; next_piece(l, peer, &piece);)
+    LsPieceSpan span[SPANS];
+    uint32_t spans = list_spans(l, peer, span);
+    for (uint32_t s = 0; s < spans; s++)
         for (uint32_t i = l->first_leaf[plan->rank]; i < l->first_leaf[plan->rank + 1]; i++)
-            if (is_wanted(l, i, peer, piece))
-                plan->transfer[plan->transfers++] =
-                    (LsTransfer){LS_SEND, peer, l->leaf[i].slot, .first_piece = piece, .pieces = 1};
+            if (is_wanted(l, i, s))
+                plan->transfer[plan->transfers++] = (LsTransfer){
+                    LS_SEND, peer, l->leaf[i].slot, .first_piece = span[s].first, .pieces = span[s].count};
 }
 
-// Adds up a root's leaves over the index-th served piece and returns the slot of the sum, its first leaf's.
-static uint32_t add_root(Layout *l, const Root *root, uint32_t index, uint32_t piece)
+// Adds up a root's leaves over a span and returns the slot of the sum, its first leaf's.
+static uint32_t add_root(Layout *l, const Root *root, uint32_t number, LsPieceSpan span)
 {
     for (uint32_t i = 0; i < root->leaves; i++) {
         uint32_t leaf = root->first_leaf + i;
-        l->part[i] = (LsPlanLeaf){l->leaf[leaf].subtree, *slot_of(l, index, leaf)};
+        l->part[i] = (LsPlanLeaf){l->leaf[leaf].subtree, *slot_of(l, number, leaf)};
     }
-    LsPlanWalk walk = {l->plan, l->part, piece};
+    LsPlanWalk walk = {l->plan, l->part, span};
     return ls_plan_node(&walk, root->subtree.first, root->subtree.count);
+}
+
+static void add_inside(Layout *l)
+{
+    LsPieceSpan span[SPANS];
+    uint32_t spans = list_spans(l, l->plan->rank, span);
+    for (uint32_t s = 0; s < spans; s++)
+        for (uint32_t i = l->first_root[l->host]; i < l->first_root[l->host + 1]; i++) {
+            Root *root = &l->root[i];
+            if (root->leaves == 1 && s > 0)
+                continue;
+            uint32_t slot = add_root(l, root, s, span[s]);
+            if (s == 0)
+                root->slot = slot;
+        }
 }
 
 static void plan_inside(Layout *l)
 {
     LsPlan *plan = l->plan;
-    for (uint32_t index = 0; index < l->served; index++)
+    for (uint32_t s = 0; s < SPANS; s++)
         for (uint32_t i = l->first_leaf[plan->rank]; i < l->first_leaf[plan->rank + 1]; i++)
-            *slot_of(l, index, i) = l->leaf[i].slot;
+            *slot_of(l, s, i) = l->leaf[i].slot;
     uint32_t own = plan->rank - l->first;
     for (uint32_t d = 1; d < l->ranks; d++)
         receive_inside(l, l->first + (own + l->ranks - d) % l->ranks);
     for (uint32_t d = 1; d < l->ranks; d++)
         send_inside(l, l->first + (own + d) % l->ranks);
-    uint32_t index = 0;
-    for (uint32_t piece = NONE; next_piece(l, plan->rank, &piece); index++)
-        for (uint32_t i = l->first_root[l->host]; i < l->first_root[l->host + 1]; i++) {
-            Root *root = &l->root[i];
-            if (root->leaves == 1 && piece != plan->rank)
-                continue;
-            uint32_t slot = add_root(l, root, index, piece);
-            if (piece == plan->rank)
-                root->slot = slot;
-        }
+    add_inside(l);
     plan->phase[plan->phases++] = (LsPlanPhase){0, plan->transfers, 0, plan->adds};
     plan->host = (LsPieceSpan){l->first, l->ranks};
 }
@@ -219,14 +234,14 @@ static void receive_roots(Layout *l, uint32_t host)
     }
 }
 
-// The place of a piece among those that this rank serves.
-static uint32_t find_index(const Layout *l, uint32_t wanted)
+// Among the spans that this rank serves: the one that has the piece.
+static uint32_t find_span(const Layout *l, uint32_t piece)
 {
-    uint32_t index = 0;
-    for (uint32_t piece = NONE; next_piece(l, l->plan->rank, &piece); index++)
-        if (piece == wanted)
-            break;
-    return index;
+    LsPieceSpan span[SPANS];
+    uint32_t spans = list_spans(l, l->plan->rank, span), s = 0;
+    while (s < spans && piece - span[s].first >= span[s].count)
+        s++;
+    return s;
 }
 
 static void send_roots(Layout *l, uint32_t piece)
@@ -237,7 +252,7 @@ static void send_roots(Layout *l, uint32_t piece)
         if (find_sender(l, l->host, root, piece) != plan->rank)
             continue;
         uint32_t slot = root->leaves == 1 ? l->leaf[root->first_leaf].slot
-                                          : *slot_of(l, find_index(l, piece), root->first_leaf);
+                                          : *slot_of(l, find_span(l, piece), root->first_leaf);
         plan->transfer[plan->transfers++] =
             (LsTransfer){LS_SEND, piece, slot, .first_piece = piece, .pieces = 1};
     }
@@ -259,7 +274,7 @@ static void plan_between(Layout *l)
     uint32_t roots = l->first_root[hosts->count];
     for (uint32_t i = 0; i < roots; i++)
         l->part[i] = (LsPlanLeaf){l->root[i].subtree, l->root[i].slot};
-    LsPlanWalk walk = {plan, l->part, plan->rank};
+    LsPlanWalk walk = {plan, l->part, {plan->rank, 1}};
     plan->result_slot = ls_plan_node(&walk, 0, plan->lanes);
     plan->phase[plan->phases++] =
         (LsPlanPhase){first_transfer, plan->transfers - first_transfer, first_add, plan->adds - first_add};
@@ -277,19 +292,16 @@ static LsStatus allocate_layout(Layout *l)
     return ls_memory_allocate(leaves * sizeof *l->part, (void **)&l->part);
 }
 
-// Every piece has one server on this host, so a rank sends each of its leaves once for a piece in phase 0.
 static LsStatus allocate_lists(Layout *l)
 {
     LsPlan *plan = l->plan;
     size_t mine = plan->share.subtrees, all = host_leaves(l), roots = l->first_root[l->hosts->count];
     size_t here = l->first_root[l->host + 1] - l->first_root[l->host];
-    for (uint32_t piece = NONE; next_piece(l, plan->rank, &piece);)
-        l->served++;
-    size_t received = l->served * all, sent = (mine + here) * plan->ranks;
-    LS_TRY(ls_memory_allocate(l->served * all * sizeof *l->slot, (void **)&l->slot));
+    size_t received = SPANS * all + roots, sent = SPANS * mine * l->ranks + here * plan->ranks;
+    LS_TRY(ls_memory_allocate(SPANS * all * sizeof *l->slot, (void **)&l->slot));
     LS_TRY(ls_memory_allocate(2 * sizeof *plan->phase, (void **)&plan->phase));
-    LS_TRY(ls_memory_allocate((received + roots + sent) * sizeof *plan->transfer, (void **)&plan->transfer));
-    return ls_memory_allocate((received + roots) * sizeof *plan->add, (void **)&plan->add);
+    LS_TRY(ls_memory_allocate((received + sent) * sizeof *plan->transfer, (void **)&plan->transfer));
+    return ls_memory_allocate(received * sizeof *plan->add, (void **)&plan->add);
 }
 
 static LsStatus plan_levels(LsPlan *plan, const LsHostMap *hosts, uint32_t unit)

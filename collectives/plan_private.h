@@ -17,7 +17,7 @@ LsLaneShare ls_plan_share(uint32_t lanes, uint32_t ranks, uint32_t rank, uint32_
 // Lanes of the largest aligned subtree that starts at lane `first` and ends at or before lane `end`.
 uint32_t ls_plan_aligned(uint32_t first, uint32_t end);
 
-// A subtree and the slot of this rank that holds its sum over the piece in question.
+// A subtree and the slot of this rank that holds its sum over the pieces in question.
 typedef struct LsPlanLeaf {
     LsSubtree subtree;
     uint32_t slot;
@@ -27,10 +27,10 @@ typedef struct LsPlanLeaf {
 typedef struct LsPlanWalk {
     LsPlan *plan;
     const LsPlanLeaf *next;
-    uint32_t piece;
+    LsPieceSpan pieces;
 } LsPlanWalk;
 
-// Plans the additions of node(first, first + count) over the piece and returns the slot that holds it
+// Plans the additions of node(first, first + count) over the pieces and returns the slot that holds it
 // afterwards.
 uint32_t ls_plan_node(LsPlanWalk *walk, uint32_t first, uint32_t count);
 

@@ -187,7 +187,8 @@ static bool check_reads(const LsPlan *plan, uint32_t ranks)
             if (t->peer < p->host.first || t->peer >= p->host.first + p->host.count)
                 return WRONG("rank %u: phase 0 leaves the host for rank %u", r, t->peer);
             for (size_t a = 0; t->kind == LS_SEND && a < p->adds; a++)
-                if (p->add[a].into == t->slot && p->add[a].first_piece == t->first_piece)
+                if (p->add[a].into == t->slot && p->add[a].first_piece < t->first_piece + t->pieces &&
+                    t->first_piece < p->add[a].first_piece + p->add[a].pieces)
                     return WRONG("rank %u changes slot %u, which others read", r, t->slot);
         }
     }

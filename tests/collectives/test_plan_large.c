@@ -294,6 +294,7 @@ static void test_two_levels(void **state)
         if ((ranks & (ranks - 1)) == 0 && (host_size & (host_size - 1)) == 0) {
             assert_true(needs.ratio == 1.0);
             assert_int_equal(needs.staging, ranks - 1);
+            assert_true(needs.messages <= 3 * (host_size - 1) + ranks / host_size - 1);
         }
         assert_true(needs.ratio <= 2 * LS_SUBTREES_MAX && needs.staging <= 2 * LS_SUBTREES_MAX * ranks);
     }

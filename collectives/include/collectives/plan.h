@@ -123,8 +123,9 @@ typedef struct LsHostMap {
 // sent by that rank. The owner does the same for its own host, and adds up the rest. So for a bucket a host
 // of W_h ranks sends (W - W_h) / W of a bucket for each of its subtrees to other hosts: with hosts of equal
 // powers of two of lanes less than a ring, which passes (W - 1) / W of a bucket from host to host. In all a
-// rank sends about what it does in the direct exchange. Freed by ls_plan_free. LS_INTERNAL: `hosts` does not
-// describe these ranks.
+// rank sends about as many bytes as in the direct exchange, but fewer messages: on H hosts of equal powers of
+// two of lanes at most 3 (W_h - 1) inside its host and H - 1 to others, for a bucket. Freed by ls_plan_free.
+// LS_INTERNAL: `hosts` does not describe these ranks.
 LsStatus ls_plan_compile_hosts(
     uint32_t lanes, uint32_t ranks, uint32_t rank, const LsHostMap *hosts, LsPlan *out);
 
