@@ -304,7 +304,7 @@ static LsStatus run_tree(LsReducer *r, size_t b, const LsTreeOp *op)
     size_t elements = range_blocks(r, b, op->span) * LS_BLOCK;
     if (elements == 0)
         return LS_OK;
-    const float *inputs[LS_TREE_INPUTS];
+    const void *inputs[LS_TREE_INPUTS];
     for (size_t i = 0; i < op->inputs; i++)
         inputs[i] = place(r, b, op->slot[i], op->span.first);
     LsTreeAdd args = {

@@ -187,7 +187,7 @@ static LsExchange *exchange_of(const LsSharder *s, size_t b)
 static LsStatus run_tree(LsSharder *s, size_t b, const LsTreeOp *op)
 {
     uint32_t rank = s->rounds->rank;
-    const float *inputs[LS_TREE_INPUTS];
+    const void *inputs[LS_TREE_INPUTS];
     for (size_t i = 0; i < op->inputs; i++)
         inputs[i] = place(s, b, op->slot[i], rank);
     return s->device->ops->tree_add(s->device, &(LsTreeAdd){.n = own_blocks(s, b) * LS_BLOCK,

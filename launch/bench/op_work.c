@@ -128,7 +128,8 @@ OpWork work_of_block_squares(const LsBlockSquares *args)
 
 OpWork work_of_tree_add(const LsTreeAdd *args)
 {
-    return work(of(LS_F32, args->n, args->count + 1), 0, "tree_add %zux%zu", args->count, args->n);
+    double bytes = of(args->type, args->n, args->count) + of(args->output_type, args->n, 1);
+    return work(bytes, 0, "tree_add %zux%zu%s", args->count, args->n, mark(args->rounded, " rounded"));
 }
 
 OpWork work_of_decide_step(const LsDecideStep *args)

@@ -114,6 +114,11 @@ LsStatus ls_require_tree(const LsTreeAdd *args)
         if (args->pairs[i][0] >= args->count || args->pairs[i][1] >= args->count)
             return LS_FAIL(
                 LS_INTERNAL, "tree_add: addition %zu names an input beyond the %zu given", i, args->count);
+    const LsDtype types[] = {args->type, args->output_type};
+    for (size_t t = 0; t < 2; t++)
+        if (types[t] != LS_F32 && !(types[t] == LS_BF16 && args->rounded))
+            return LS_FAIL(LS_INTERNAL, "tree_add: %s numbers and sums that are %s", ls_dtype_name(types[t]),
+                args->rounded ? "rounded to bfloat16" : "not rounded");
     return LS_OK;
 }
 

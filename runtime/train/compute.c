@@ -33,7 +33,7 @@ static LsStatus collapse(LsTrainer *t, const LsLaneStep *lane, size_t first_bloc
 {
     if (lane->adds == 0)
         return LS_OK;
-    const float *inputs[LS_LANE_SLOTS_MAX];
+    const void *inputs[LS_LANE_SLOTS_MAX];
     uint16_t pairs[LS_LANE_SLOTS_MAX][2];
     size_t bottom = lane->slot - lane->adds;
     for (size_t i = 0; i <= lane->adds; i++)

@@ -161,7 +161,7 @@ static void impossible_arguments_are_refused(void **unused)
         assert_int_equal(
             ops->optimizer_step(device, &(LsOptimizerStep){.count = 2, .piece = pieces}), LS_INTERNAL);
         assert_advice("piece 1");
-        const float *inputs[1] = {x};
+        const void *inputs[1] = {x};
         const uint16_t pairs[1][2] = {{0, 1}};
         LsTreeAdd tree = {.n = 1, .count = 1, .inputs = inputs, .adds = 1, .pairs = pairs, .output = x};
         assert_int_equal(ops->tree_add(device, &tree), LS_INTERNAL);

@@ -128,7 +128,7 @@ static void check_numbers(const LsOpRun *run, size_t i, const double *value, con
             allowed);
         fail_buffer(run, i, what);
     }
-    double bound = ls_op_relative_bound(buffer->type);
+    double bound = ls_op_relative_bound(run->op->rounded ? LS_BF16 : buffer->type);
     if (buffer->count >= MANY && !(errors <= bound * bound * values)) {
         snprintf(what, sizeof what, " has a relative error of %.3g; the bound is %.3g", sqrt(errors / values),
             bound);

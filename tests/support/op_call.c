@@ -125,7 +125,7 @@ static size_t tree_pairs(size_t first, size_t end, uint16_t (*pairs)[2], size_t 
 static LsStatus call_tree_add(const LsOpCase *op, LsDevice *device, void *const b[])
 {
     uint16_t pairs[LS_OP_BUFFERS][2];
-    const float *inputs[LS_OP_BUFFERS];
+    const void *inputs[LS_OP_BUFFERS];
     for (size_t i = 0; i < op->depth; i++)
         inputs[i] = b[i];
     LsTreeAdd args = {.n = op->columns,
@@ -134,7 +134,10 @@ static LsStatus call_tree_add(const LsOpCase *op, LsDevice *device, void *const 
         .adds = tree_pairs(0, op->depth, pairs, 0),
         .pairs = (const uint16_t(*)[2])pairs,
         .result = 0,
-        .output = op->in_place ? b[0] : b[op->depth]};
+        .output = op->in_place ? b[0] : b[op->depth],
+        .type = op->type,
+        .output_type = op->output,
+        .rounded = op->rounded};
     return device->ops->tree_add(device, &args);
 }
 

@@ -71,13 +71,13 @@ void ls_op_name(const LsOpCase *op, char *text, size_t size)
         snprintf(pieces, sizeof pieces, " %zu pieces", op->pieces);
     if (op->window)
         snprintf(windows, sizeof windows, " window %zu heads %zu", op->window, op->heads);
-    snprintf(text, size, "%s %s %s>%s%s%s%s%s%s%s%s%s%s%s%s%s%s%s%s", kind_names[op->kind], shape,
+    snprintf(text, size, "%s %s %s>%s%s%s%s%s%s%s%s%s%s%s%s%s%s%s%s%s", kind_names[op->kind], shape,
         ls_dtype_name(op->type), ls_dtype_name(op->output), op->bias ? " bias" : "",
         activations[op->activation], op->keep ? " keep" : "", derivatives[op->backward],
         op->accumulate ? " accumulate" : "", op->bias_gradient ? " bias-gradient" : "",
-        op->in_place ? " in-place" : "", op->uniform ? " uniform" : "", op->momentum ? " momentum" : "",
-        op->nesterov ? " nesterov" : "", op->smoothing > 0 ? " smoothed" : "", dropped, pieces, windows,
-        op->branch ? " branch" : "");
+        op->rounded ? " rounded" : "", op->in_place ? " in-place" : "", op->uniform ? " uniform" : "",
+        op->momentum ? " momentum" : "", op->nesterov ? " nesterov" : "",
+        op->smoothing > 0 ? " smoothed" : "", dropped, pieces, windows, op->branch ? " branch" : "");
 }
 
 // ---- Buffers --------------------------------------------------------------------------------------------
@@ -154,9 +154,9 @@ static size_t decide_buffers(const LsOpCase *op, LsOpBuffer *b)
 static size_t tree_buffers(const LsOpCase *op, LsOpBuffer *b)
 {
     for (size_t i = 0; i < op->depth; i++)
-        b[i] = ls_op_numbers("input", LS_F32, op->columns, LS_FILL_SIGNED, false);
+        b[i] = ls_op_numbers("input", op->type, op->columns, LS_FILL_SIGNED, false);
     b[0].output = op->in_place;
-    b[op->depth] = ls_op_numbers("output", LS_F32, op->in_place ? 0 : op->columns, LS_FILL_NOTHING, true);
+    b[op->depth] = ls_op_numbers("output", op->output, op->in_place ? 0 : op->columns, LS_FILL_NOTHING, true);
     return op->depth + 1;
 }
 

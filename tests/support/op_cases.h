@@ -56,7 +56,8 @@ typedef enum LsOpDecision {
 typedef struct LsOpCase {
     LsOpKind kind;
     LsDtype type;   // of the inputs
-    LsDtype output; // cast, normalize, matmul: of the result; optimizer: of the rounded weights, F32: none
+    LsDtype output; // cast, normalize, matmul, tree_add: of the result; optimizer: of the rounded weights,
+                    // F32: none
     size_t rows, columns, depth; // matmul: m, n, k. Vectors: rows is 1. tree_add: depth is its inputs.
                                  // decide_step: ranks, lanes, blocks. Embedding: depth is the
                                  // vocabulary. Attention: rows are tokens of all windows, columns the
@@ -67,6 +68,7 @@ typedef struct LsOpCase {
     bool bias_gradient;    // matmul
     size_t pieces;         // block_squares, optimizer: that the vector is cut into
     LsOpDecision decision; // decide_step
+    bool rounded;          // tree_add: sums are BF16 numbers
     bool in_place;         // the result replaces the first input
     bool uniform;          // normalize
     bool momentum, nesterov;

@@ -214,8 +214,8 @@ static void expect_tree(const LsOpCase *op, void *const image[], double *value[]
     for (size_t i = 0; i < op->columns; i++) {
         double sum = 0, size = 0;
         for (size_t input = 0; input < op->depth; input++) {
-            sum += ((const float *)image[input])[i];
-            size += fabs(((const float *)image[input])[i]);
+            sum += ls_op_number(image[input], op->type, i);
+            size += fabs(ls_op_number(image[input], op->type, i));
         }
         value[output][i] = sum, scale[output][i] = size;
     }
@@ -338,7 +338,9 @@ static double units(const LsOpCase *op)
     case LS_OP_BIAS_GRADIENT:
         return (double)op->rows + 2;
     case LS_OP_TREE_ADD:
-        return (double)op->depth;
+        // Rounded to BF16: each input once and each of up to log2(depth) sums that it is in, by 2^-8 of that,
+        // and a little of these errors' own sums.
+        return (double)op->depth + (op->rounded ? 0x1.1p16 * (1 + ceil(log2((double)op->depth))) : 0);
     case LS_OP_ACTIVATION_BACKWARD:
         return derivative_units;
     default:

@@ -188,6 +188,14 @@ static void put_vector_ops(List *list, LsOpCase op)
         op.in_place = true;
         put(list, op);
     }
+    op.rounded = true;
+    for (int types = 0; types < 4; types++)
+        for (op.depth = 1; op.depth <= 8; op.depth += op.depth == 1 ? 2 : 5) {
+            op.type = types & 1 ? LS_BF16 : LS_F32;
+            op.output = types & 2 ? LS_BF16 : LS_F32;
+            op.in_place = op.type == op.output && op.depth == 3;
+            put(list, op);
+        }
 }
 
 // SGD plain, with momentum, and Nesterov's; AdamW.

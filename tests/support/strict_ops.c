@@ -146,9 +146,10 @@ static LsStatus strict_tree_add(LsDevice *device, const LsTreeAdd *args)
     LS_TRY(ls_strict_check_host(strict, "tree_add", "pairs", args->pairs));
     if (args->count > LS_TREE_INPUTS)
         return LS_FAIL(LS_INTERNAL, "tree_add: %zu inputs", args->count);
-    Span spans[LS_TREE_INPUTS + 1] = {{"output", args->output, args->n * sizeof *args->output, true}};
+    Span spans[LS_TREE_INPUTS + 1] = {
+        {"output", args->output, args->n * ls_dtype_size(args->output_type), true}};
     for (size_t i = 0; i < args->count; i++)
-        spans[i + 1] = (Span){"an input", args->inputs[i], args->n * sizeof(float), false};
+        spans[i + 1] = (Span){"an input", args->inputs[i], args->n * ls_dtype_size(args->type), false};
     RUN(device, tree_add, spans, args);
 }
 

@@ -30,6 +30,11 @@ LsStatus ls_ref_block_squares(LsDevice *device, const LsBlockSquares *args)
     return LS_OK;
 }
 
+static float round_to(bool bf16, float value)
+{
+    return bf16 ? ls_bf16_to_f32(ls_f32_to_bf16(value)) : value;
+}
+
 LsStatus ls_ref_tree_add(LsDevice *device, const LsTreeAdd *args)
 {
     (void)device;
@@ -37,10 +42,12 @@ LsStatus ls_ref_tree_add(LsDevice *device, const LsTreeAdd *args)
     float values[LS_TREE_INPUTS];
     for (size_t i = 0; i < args->n; i++) {
         for (size_t input = 0; input < args->count; input++)
-            values[input] = args->inputs[input][i];
-        for (size_t add = 0; add < args->adds; add++)
-            values[args->pairs[add][0]] += values[args->pairs[add][1]];
-        args->output[i] = values[args->result];
+            values[input] = round_to(args->rounded, ls_ref_load(args->inputs[input], args->type, i));
+        for (size_t add = 0; add < args->adds; add++) {
+            float *into = &values[args->pairs[add][0]];
+            *into = round_to(args->rounded, *into + values[args->pairs[add][1]]);
+        }
+        ls_ref_store(args->output, args->output_type, i, values[args->result]);
     }
     return LS_OK;
 }

@@ -20,20 +20,22 @@ static void add_pair(Additions *list, size_t into, size_t from)
 
 static void check_additions_of(const Additions *list, size_t n)
 {
-    const float *host[LS_TREE_INPUTS], *device[LS_TREE_INPUTS];
+    const void *host[LS_TREE_INPUTS], *device[LS_TREE_INPUTS];
+    bool rounded = draw(2);
+    LsDtype type = rounded && draw(2) ? LS_BF16 : LS_F32, output_type = rounded && draw(2) ? LS_BF16 : LS_F32;
     size_t into = draw(list->count + 1), shift = draw(2) ? draw(4) : 4;
     Array *output = NULL;
     for (size_t i = 0; i < list->count; i++) {
-        Array *input = array_of(LS_F32, n);
+        Array *input = array_of(type, n);
         if (shift < 4) // all alike
             shift_array(input, shift);
         host[i] = input->host;
         device[i] = input->device;
-        if (i == into)
+        if (i == into && type == output_type)
             output = input;
     }
     if (!output) {
-        output = array_of(LS_F32, n);
+        output = array_of(output_type, n);
         if (shift < 4)
             shift_array(output, shift);
     }
@@ -43,7 +45,10 @@ static void check_additions_of(const Additions *list, size_t n)
         .adds = list->adds,
         .pairs = list->pairs,
         .result = list->result,
-        .output = output->device};
+        .output = output->device,
+        .type = type,
+        .output_type = output_type,
+        .rounded = rounded};
     REQUIRE(ls_kernel_tree_add(0, &args));
     args.inputs = host;
     args.output = output->host;
@@ -138,9 +143,20 @@ static void too_long_a_list_is_refused(void **unused)
     for (int i = 0; i < 481; i++)
         add_pair(&list, 0, 1);
     Array *a = array_of(LS_F32, 10);
-    const float *inputs[2] = {a->device, a->device};
+    const void *inputs[2] = {a->device, a->device};
     LsTreeAdd args = {
         .n = 10, .count = 2, .inputs = inputs, .adds = list.adds, .pairs = list.pairs, .output = a->device};
+    assert_int_equal(ls_kernel_tree_add(0, &args), cudaErrorInvalidValue);
+    expect_bits("input", a);
+}
+
+// What is not rounded is no BF16 number.
+static void unrounded_halves_are_refused(void **unused)
+{
+    (void)unused;
+    Array *a = array_of(LS_F32, 10);
+    const void *inputs[1] = {a->device};
+    LsTreeAdd args = {.n = 10, .count = 1, .inputs = inputs, .output = a->device, .output_type = LS_BF16};
     assert_int_equal(ls_kernel_tree_add(0, &args), cudaErrorInvalidValue);
     expect_bits("input", a);
 }
@@ -268,6 +284,7 @@ int main(void)
         cmocka_unit_test_teardown(any_list_of_additions, release_arrays),
         cmocka_unit_test_teardown(long_vectors, release_arrays),
         cmocka_unit_test_teardown(too_long_a_list_is_refused, release_arrays),
+        cmocka_unit_test_teardown(unrounded_halves_are_refused, release_arrays),
         cmocka_unit_test_teardown(squares_of_many_pieces, release_arrays),
         cmocka_unit_test_teardown(optimizer_of_many_pieces, release_arrays),
         cmocka_unit_test_teardown(bias_gradients_in_slices, release_arrays),

@@ -61,6 +61,15 @@ ALWAYS_INLINE uint16_t round_to_bf16(float value)
     return (uint16_t)((bits & 0x7fffffffu) > 0x7f800000u ? quiet : rounded);
 }
 
+// The nearest BF16 number.
+ALWAYS_INLINE float nearest_bf16(float value)
+{
+    uint32_t bits = bits_of_float(value);
+    uint32_t rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
+    uint32_t quiet = bits | 0x400000u;
+    return float_of_bits(((bits & 0x7fffffffu) > 0x7f800000u ? quiet : rounded) & 0xffff0000u);
+}
+
 // Words of ones where the condition holds. Compilers put choices by masks side by side, and choices among
 // three values they do not; nor do they F16C's instructions for single numbers, hence the next two.
 ALWAYS_INLINE uint32_t mask_of(bool condition)

@@ -121,8 +121,8 @@ static void add_tree_tile(const LsTreeAdd *args, LsTreeScratch scratch, size_t f
 {
     const float *values[LS_TREE_INPUTS];
     for (size_t i = 0; i < args->count; i++)
-        values[i] = args->inputs[i] + first;
-    float *output = args->output + first;
+        values[i] = (const float *)args->inputs[i] + first;
+    float *output = (float *)args->output + first;
     for (size_t i = 0; i < args->adds; i++) {
         size_t into = args->pairs[i][0], from = args->pairs[i][1];
         bool last = i + 1 == args->adds && into == args->result;
@@ -134,10 +134,67 @@ static void add_tree_tile(const LsTreeAdd *args, LsTreeScratch scratch, size_t f
         memmove(output, values[args->result], count * sizeof *output);
 }
 
+static void read_rounded_tile(float *to, const LsTreeAdd *args, size_t input, size_t first, size_t count)
+{
+    const void *from = args->inputs[input];
+    if (args->type == LS_BF16) {
+        ELEMENTWISE
+        for (size_t i = 0; i < count; i++)
+            to[i] = load(from, LS_BF16, first + i);
+        return;
+    }
+    ELEMENTWISE
+    for (size_t i = 0; i < count; i++)
+        to[i] = nearest_bf16(load(from, LS_F32, first + i));
+}
+
+static void add_rounded_tile(float *to, const float *from, size_t count)
+{
+    ELEMENTWISE
+    for (size_t i = 0; i < count; i++)
+        to[i] = nearest_bf16(to[i] + from[i]);
+}
+
+// The numbers are rounded already.
+static void write_rounded_tile(const LsTreeAdd *args, const float *from, size_t first, size_t count)
+{
+    if (args->output_type == LS_F32) {
+        memcpy((float *)args->output + first, from, count * sizeof *from);
+        return;
+    }
+    uint16_t *to = (uint16_t *)args->output + first;
+    ELEMENTWISE
+    for (size_t i = 0; i < count; i++)
+        to[i] = (uint16_t)(bits_of_float(from[i]) >> 16);
+}
+
+// The same with sums rounded to BF16. A value is read when it is first needed, and lives in scratch.
+static void add_rounded_tree_tile(const LsTreeAdd *args, LsTreeScratch scratch, size_t first, size_t count)
+{
+    bool read[LS_TREE_INPUTS] = {false};
+    for (size_t i = 0; i <= args->adds; i++) {
+        bool last = i == args->adds;
+        size_t used[2] = {last ? args->result : args->pairs[i][0], last ? args->result : args->pairs[i][1]};
+        for (size_t j = 0; j < 2; j++) {
+            if (!read[used[j]])
+                read_rounded_tile(scratch[used[j]], args, used[j], first, count);
+            read[used[j]] = true;
+        }
+        if (!last)
+            add_rounded_tile(scratch[used[0]], scratch[used[1]], count);
+    }
+    write_rounded_tile(args, scratch[args->result], first, count);
+}
+
 LsStatus LOOPS(tree_add)(const LsTreeAdd *args, LsTreeScratch scratch)
 {
     LS_TRY(ls_require_tree(args));
-    for (size_t first = 0; first < args->n; first += LS_TREE_TILE)
-        add_tree_tile(args, scratch, first, args->n - first < LS_TREE_TILE ? args->n - first : LS_TREE_TILE);
+    for (size_t first = 0; first < args->n; first += LS_TREE_TILE) {
+        size_t count = args->n - first < LS_TREE_TILE ? args->n - first : LS_TREE_TILE;
+        if (args->rounded)
+            add_rounded_tree_tile(args, scratch, first, count);
+        else
+            add_tree_tile(args, scratch, first, count);
+    }
     return LS_OK;
 }

@@ -8,40 +8,51 @@
 namespace
 {
 
-// ---- Common trees ---------------------------------------------------------------------------------------
+// ---- Numbers --------------------------------------------------------------------------------------------
 
-struct Copy {
-    __device__ float operator()(const float (&x)[1]) const
+// What inputs and output are, and whether values that are read and sums become the nearest BF16 numbers.
+template <typename InputType, typename OutputType, bool ROUNDED> struct Numbers {
+    typedef InputType Input;
+    typedef OutputType Output;
+
+    static __device__ __forceinline__ float round(float x)
     {
-        return x[0];
+        return ROUNDED ? to_float(__float2bfloat16_rn(x)) : x;
+    }
+
+    static __device__ __forceinline__ float read(float x)
+    {
+        return sizeof(Input) == sizeof(float) ? round(x) : x;
     }
 };
 
+// ---- Common trees ---------------------------------------------------------------------------------------
+
 // x[0] + (x[1] + (x[2] + …)): what a rank's stack of lanes collapses with.
-template <int COUNT> struct Chain {
+template <typename N, int COUNT> struct Chain {
     __device__ float operator()(const float (&x)[COUNT]) const
     {
-        float sum = x[COUNT - 1];
+        float sum = N::read(x[COUNT - 1]);
 #pragma unroll
         for (int i = COUNT - 2; i >= 0; i--)
-            sum = x[i] + sum;
+            sum = N::round(N::read(x[i]) + sum);
         return sum;
     }
 };
 
 // (x[0] + x[1]) + (x[2] + x[3]) …
-template <int COUNT> struct Balanced {
+template <typename N, int COUNT> struct Balanced {
     __device__ float operator()(const float (&x)[COUNT]) const
     {
         float sum[COUNT];
 #pragma unroll
         for (int i = 0; i < COUNT; i++)
-            sum[i] = x[i];
+            sum[i] = N::read(x[i]);
 #pragma unroll
         for (int step = 1; step < COUNT; step *= 2)
 #pragma unroll
             for (int i = 0; i < COUNT; i += 2 * step)
-                sum[i] += sum[i + step];
+                sum[i] = N::round(sum[i] + sum[i + step]);
         return sum[0];
     }
 };
@@ -75,14 +86,14 @@ bool is_balanced(const LsTreeAdd *args)
     return length[0] == args->count;
 }
 
-template <int COUNT, typename Op>
-cudaError_t add_all(cudaStream_t stream, const LsTreeAdd *args, const Op &op)
+template <typename N, int COUNT, template <typename, int> class Op>
+cudaError_t add_all(cudaStream_t stream, const LsTreeAdd *args)
 {
-    FlatBuffers<float, float, COUNT> buffers;
+    FlatBuffers<typename N::Input, typename N::Output, COUNT> buffers;
     for (int i = 0; i < COUNT; i++)
-        buffers.in[i] = args->inputs[i];
-    buffers.out = args->output;
-    return map(stream, args->n, buffers, op);
+        buffers.in[i] = (const typename N::Input *)args->inputs[i];
+    buffers.out = (typename N::Output *)args->output;
+    return map(stream, args->n, buffers, Op<N, COUNT>());
 }
 
 // ---- Any list -------------------------------------------------------------------------------------------
@@ -97,8 +108,8 @@ struct Instruction {
 
 struct Program {
     size_t n;
-    const float *input[LS_TREE_INPUTS];
-    float *output;
+    const void *input[LS_TREE_INPUTS];
+    void *output;
     uint16_t adds;
     bool result_is_slot;
     uint8_t result;
@@ -165,7 +176,26 @@ size_t compile(const LsTreeAdd *args, Program *program)
     return slots.used;
 }
 
-template <bool VECTOR, int N> struct Machine {
+// One number alone fills no word of a group of BF16.
+template <bool VECTOR, int N, typename T>
+__device__ __forceinline__ void load_numbers(const T *from, ptrdiff_t first, size_t n, float (&values)[N])
+{
+    if constexpr (N == 1)
+        values[0] = (size_t)first < n ? to_float(from[first]) : 0.0f;
+    else
+        load_ragged<VECTOR, N>(from, first, n).unpack(values);
+}
+
+template <bool VECTOR, int N, typename T>
+__device__ __forceinline__ void store_numbers(T *to, ptrdiff_t first, size_t n, const float (&values)[N])
+{
+    if constexpr (N > 1)
+        store_ragged<VECTOR, N>(to, first, n, round_group<T>(values));
+    else if ((size_t)first < n)
+        to[first] = from_bits<T>(round_word(values[0], values[0], T()));
+}
+
+template <typename Numbers, bool VECTOR, int N> struct Machine {
     const Program &program;
     float *slots; // [used][blockDim.x][N]
     ptrdiff_t first;
@@ -175,83 +205,100 @@ template <bool VECTOR, int N> struct Machine {
         return slots + (number * blockDim.x + threadIdx.x) * N;
     }
 
-    __device__ Group<float, N> value(bool is_slot, unsigned number) const
+    __device__ void load(bool is_slot, unsigned number, float (&values)[N]) const
     {
-        return is_slot ? load_aligned<N>(slot(number))
-                       : load_ragged<VECTOR, N>(program.input[number], first, program.n);
+        if (is_slot) {
+            load_aligned<N>(slot(number)).unpack(values);
+            return;
+        }
+        load_numbers<VECTOR>(
+            (const typename Numbers::Input *)program.input[number], first, program.n, values);
+#pragma unroll
+        for (int j = 0; j < N; j++)
+            values[j] = Numbers::read(values[j]);
     }
 };
 
-template <bool VECTOR, int N>
+template <typename Numbers, bool VECTOR, int N>
 __global__ __launch_bounds__(THREADS) void program_kernel(const __grid_constant__ Program program)
 {
     LS_DYNAMIC_SHARED(float, shared);
-    Machine<VECTOR, N> machine = {
+    Machine<Numbers, VECTOR, N> machine = {
         program, shared, (ptrdiff_t)(((size_t)blockIdx.x * blockDim.x + threadIdx.x) * N)};
+    float left[N], right[N];
     for (unsigned i = 0; i < program.adds; i++) {
         Instruction add = program.add[i];
-        Group<float, N> left = machine.value(add.left_is_slot, add.left);
-        Group<float, N> right = machine.value(add.right_is_slot, add.right);
-        float sum[N];
-#pragma unroll
-        for (int j = 0; j < N; j++)
-            sum[j] = left[j] + right[j];
+        machine.load(add.left_is_slot, add.left, left);
+        machine.load(add.right_is_slot, add.right, right);
         float *slot = machine.slot(add.into);
 #pragma unroll
         for (int j = 0; j < N; j++)
-            slot[j] = sum[j];
+            slot[j] = Numbers::round(left[j] + right[j]);
     }
-    store_ragged<VECTOR, N>(
-        program.output, machine.first, program.n, machine.value(program.result_is_slot, program.result));
+    machine.load(program.result_is_slot, program.result, left);
+    store_numbers<VECTOR>((typename Numbers::Output *)program.output, machine.first, program.n, left);
 }
 
-template <bool VECTOR, int N>
+template <typename Numbers, bool VECTOR, int N>
 cudaError_t run_program(cudaStream_t stream, const Program &program, unsigned threads, size_t slots)
 {
     unsigned blocks = (unsigned)divide_up(program.n, (size_t)threads * N);
-    return launch(
-        stream, blocks, threads, slots * threads * N * sizeof(float), program_kernel<VECTOR, N>, program);
+    return launch(stream, blocks, threads, slots * threads * N * sizeof(float),
+        program_kernel<Numbers, VECTOR, N>, program);
 }
 
 // As many threads in a block as have their slots in 48 KB of shared memory, which every GPU gives.
-cudaError_t add_listed(cudaStream_t stream, const LsTreeAdd *args)
+template <typename Numbers> cudaError_t add_listed(cudaStream_t stream, const LsTreeAdd *args)
 {
     if (args->adds > PROGRAM_ADDS || args->count > LS_TREE_INPUTS)
         return cudaErrorInvalidValue;
+    constexpr int N = group_size<float>(); // of either type: slots are F32
     Program program;
     memset((void *)&program, 0, sizeof program);
     size_t slots = compile(args, &program), limit = 48 * 1024 / sizeof(float);
-    bool aligned = is_aligned(args->output, VECTOR_BYTES);
+    bool aligned = is_aligned(args->output, N * sizeof(typename Numbers::Output));
     for (size_t i = 0; i < args->count; i++)
-        aligned = aligned && is_aligned(args->inputs[i], VECTOR_BYTES);
-    constexpr int N = group_size<float>();
+        aligned = aligned && is_aligned(args->inputs[i], N * sizeof(typename Numbers::Input));
     if (slots * WARP * N > limit) // one element each
-        return run_program<true, 1>(stream, program, WARP, slots);
+        return run_program<Numbers, true, 1>(stream, program, WARP, slots);
     unsigned threads = THREADS;
     while (slots * threads * N > limit)
         threads /= 2;
     return with_bool(aligned, [&](auto vector) {
-        return run_program<decltype(vector)::value, N>(stream, program, threads, slots);
+        return run_program<Numbers, decltype(vector)::value, N>(stream, program, threads, slots);
     });
+}
+
+template <typename Numbers> cudaError_t add(cudaStream_t stream, const LsTreeAdd *args)
+{
+    bool chain = is_chain(args), balanced = is_balanced(args);
+    if (chain && args->count == 1)
+        return add_all<Numbers, 1, Chain>(stream, args);
+    if (chain && args->count == 2)
+        return add_all<Numbers, 2, Chain>(stream, args);
+    if (chain && args->count == 3)
+        return add_all<Numbers, 3, Chain>(stream, args);
+    if (chain && args->count == 4)
+        return add_all<Numbers, 4, Chain>(stream, args);
+    if (balanced && args->count == 4)
+        return add_all<Numbers, 4, Balanced>(stream, args);
+    if (balanced && args->count == 8)
+        return add_all<Numbers, 8, Balanced>(stream, args);
+    return add_listed<Numbers>(stream, args);
 }
 
 } // namespace
 
 cudaError_t ls_kernel_tree_add(cudaStream_t stream, const LsTreeAdd *args)
 {
+    bool halves = args->type == LS_BF16, packs = args->output_type == LS_BF16;
     if (args->n == 0)
         return cudaSuccess;
-    if (is_chain(args) && args->count == 1)
-        return add_all<1>(stream, args, Copy());
-    if (is_chain(args) && args->count == 2)
-        return add_all<2>(stream, args, Chain<2>());
-    if (is_chain(args) && args->count == 3)
-        return add_all<3>(stream, args, Chain<3>());
-    if (is_chain(args) && args->count == 4)
-        return add_all<4>(stream, args, Chain<4>());
-    if (is_balanced(args) && args->count == 4)
-        return add_all<4>(stream, args, Balanced<4>());
-    if (is_balanced(args) && args->count == 8)
-        return add_all<8>(stream, args, Balanced<8>());
-    return add_listed(stream, args);
+    if (!args->rounded)
+        return halves || packs ? cudaErrorInvalidValue : add<Numbers<float, float, false>>(stream, args);
+    if (halves)
+        return packs ? add<Numbers<__nv_bfloat16, __nv_bfloat16, true>>(stream, args)
+                     : add<Numbers<__nv_bfloat16, float, true>>(stream, args);
+    return packs ? add<Numbers<float, __nv_bfloat16, true>>(stream, args)
+                 : add<Numbers<float, float, true>>(stream, args);
 }

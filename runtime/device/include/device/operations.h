@@ -147,14 +147,20 @@ typedef struct LsBlockSquares {
 // order, then output = values[result]. Inputs are left alone unless output is one of them. This is how
 // partial gradients are combined along the lane tree; the order of additions is data (collectives/plan.h), so
 // every backend computes the same sum.
+//
+// With `rounded` each value that is read and each sum becomes the nearest BF16 number (ties to even; too
+// large a sum becomes infinite, NaN stays NaN); additions themselves are in F32. Rounding what is rounded
+// changes nothing, so it does not matter which of a value's readers and writers do it.
 typedef struct LsTreeAdd {
     size_t n;
-    size_t count;               // of inputs, at most LS_TREE_INPUTS
-    const float *const *inputs; // host array of device pointers
+    size_t count;              // of inputs, at most LS_TREE_INPUTS
+    const void *const *inputs; // host array of device pointers
     size_t adds;
     const uint16_t (*pairs)[2]; // host: {into, from}
     size_t result;
-    float *output;
+    void *output;              // may be an input of the same type
+    LsDtype type, output_type; // F32; of inputs and output, each also BF16 where sums are rounded
+    bool rounded;
 } LsTreeAdd;
 enum { LS_TREE_INPUTS = 256 };
 
