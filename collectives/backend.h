@@ -78,13 +78,13 @@ typedef struct LsTransportOps {
     LsStatus (*library)(
         LsTransport *transport, LsLibraryCall call, const float *from, float *to, size_t elements);
 
-    // For up to `transfers` transfers of float blocks. Destroy only what is not under way.
+    // For up to `transfers` transfers of blocks. Destroy only what is not under way.
     LsStatus (*exchange_create)(LsTransport *transport, size_t transfers, LsExchange **out);
     void (*exchange_destroy)(LsExchange *exchange);
-    // Transfers between the same two ranks with the same tag match in the order in which they are added and
-    // started.
-    LsStatus (*exchange_add)(
-        LsExchange *exchange, LsTransferKind kind, float *data, size_t blocks, uint32_t peer, size_t tag);
+    // element: bytes of one, 2 or 4. Transfers between the same two ranks with the same tag match in the
+    // order in which they are added and started.
+    LsStatus (*exchange_add)(LsExchange *exchange, LsTransferKind kind, void *data, size_t blocks,
+        size_t element, uint32_t peer, size_t tag);
     // Sums `from` over the ranks; rank r gets blocks[r] blocks of the sum, rank after rank, in its `piece`.
     LsStatus (*exchange_set_reduce_scatter)(
         LsExchange *exchange, const float *from, float *piece, const size_t *blocks);

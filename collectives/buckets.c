@@ -61,14 +61,28 @@ size_t ls_shard_offset(const LsBuckets *buckets, size_t b, uint32_t ranks, uint3
     return blocks;
 }
 
+static size_t span_blocks(LsBucket bucket, uint32_t ranks, LsPieceSpan span)
+{
+    return ls_piece(bucket.blocks, ranks, span.first + span.count).first -
+           ls_piece(bucket.blocks, ranks, span.first).first;
+}
+
 size_t ls_staging_blocks(const LsBuckets *buckets, const LsPlan *plan)
 {
     size_t blocks = 0;
-    for (uint32_t s = 0; s < plan->slots - plan->lane_slots; s++) {
-        LsPieceSpan span = plan->staging[s];
+    for (uint32_t s = 0; s < plan->slots - plan->lane_slots; s++)
         for (size_t b = 0; b < buckets->count; b++)
-            blocks += ls_piece(buckets->bucket[b].blocks, plan->ranks, span.first + span.count).first -
-                      ls_piece(buckets->bucket[b].blocks, plan->ranks, span.first).first;
+            blocks += span_blocks(buckets->bucket[b], plan->ranks, plan->staging[s]);
+    return blocks;
+}
+
+size_t ls_sent_blocks(const LsBuckets *buckets, const LsPlan *plan)
+{
+    size_t blocks = 0;
+    for (size_t i = 0; i < plan->transfers; i++) {
+        const LsTransfer *t = &plan->transfer[i];
+        for (size_t b = 0; b < buckets->count && t->kind == LS_SEND; b++)
+            blocks += span_blocks(buckets->bucket[b], plan->ranks, (LsPieceSpan){t->first_piece, t->pieces});
     }
     return blocks;
 }

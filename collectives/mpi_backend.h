@@ -68,8 +68,8 @@ void ls_mpi_stop_listening(MpiComm *mpi);
 // The exchanges of the transport `host`.
 LsStatus ls_mpi_exchange_create(LsTransport *transport, size_t transfers, LsExchange **out);
 void ls_mpi_exchange_destroy(LsExchange *exchange);
-LsStatus ls_mpi_exchange_add(
-    LsExchange *exchange, LsTransferKind kind, float *data, size_t blocks, uint32_t peer, size_t tag);
+LsStatus ls_mpi_exchange_add(LsExchange *exchange, LsTransferKind kind, void *data, size_t blocks,
+    size_t element, uint32_t peer, size_t tag);
 LsStatus ls_mpi_exchange_set_reduce_scatter(
     LsExchange *exchange, const float *from, float *piece, const size_t *blocks);
 LsStatus ls_mpi_exchange_start(LsExchange *exchange);

@@ -6,8 +6,6 @@
 #include "device/tensor.h"
 #include "mpi_backend.h"
 
-enum { FLOAT_BLOCK = 2 }; // index in HostTransport.block
-
 struct LsExchange {
     HostTransport *host;
     size_t capacity, count, outstanding;
@@ -69,8 +67,8 @@ static LsStatus check_tag(const HostTransport *host, size_t tag)
     return LS_OK;
 }
 
-LsStatus ls_mpi_exchange_add(
-    LsExchange *exchange, LsTransferKind kind, float *data, size_t blocks, uint32_t peer, size_t tag)
+LsStatus ls_mpi_exchange_add(LsExchange *exchange, LsTransferKind kind, void *data, size_t blocks,
+    size_t element, uint32_t peer, size_t tag)
 {
     HostTransport *host = exchange->host;
     if (exchange->count == exchange->capacity || exchange->elements)
@@ -79,7 +77,7 @@ LsStatus ls_mpi_exchange_add(
         return LS_FAIL(LS_CONFIG, "a message of %zu blocks is too long; lower collectives.bucket_mb", blocks);
     LS_TRY(check_tag(host, tag));
     MPI_Request *request = &exchange->request[exchange->count];
-    MPI_Datatype type = host->block[FLOAT_BLOCK];
+    MPI_Datatype type = host->block[__builtin_ctzll(element)];
     int count = (int)blocks, rank = (int)peer, number = (int)tag;
     if (kind == LS_SEND)
         ls_mpi_check(host->mpi, MPI_Send_init(data, count, type, rank, number, host->exchanges, request),

@@ -67,8 +67,8 @@ LsStatus ls_nccl_library(
 
 LsStatus ls_nccl_exchange_create(LsTransport *transport, size_t transfers, LsExchange **out);
 void ls_nccl_exchange_destroy(LsExchange *exchange);
-LsStatus ls_nccl_exchange_add(
-    LsExchange *exchange, LsTransferKind kind, float *data, size_t blocks, uint32_t peer, size_t tag);
+LsStatus ls_nccl_exchange_add(LsExchange *exchange, LsTransferKind kind, void *data, size_t blocks,
+    size_t element, uint32_t peer, size_t tag);
 LsStatus ls_nccl_exchange_set_reduce_scatter(
     LsExchange *exchange, const float *from, float *piece, const size_t *blocks);
 LsStatus ls_nccl_exchange_start(LsExchange *exchange);

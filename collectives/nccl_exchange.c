@@ -14,8 +14,8 @@
 
 typedef struct Transfer {
     LsTransferKind kind;
-    float *data;
-    size_t elements;
+    void *data;
+    size_t bytes;
     int peer;
 } Transfer;
 
@@ -57,13 +57,13 @@ void ls_nccl_exchange_destroy(LsExchange *exchange)
     free(exchange);
 }
 
-LsStatus ls_nccl_exchange_add(
-    LsExchange *exchange, LsTransferKind kind, float *data, size_t blocks, uint32_t peer, size_t tag)
+LsStatus ls_nccl_exchange_add(LsExchange *exchange, LsTransferKind kind, void *data, size_t blocks,
+    size_t element, uint32_t peer, size_t tag)
 {
     (void)tag; // order says it, see above
     if (exchange->count == exchange->capacity || exchange->blocks)
         return LS_FAIL(LS_INTERNAL, "an exchange has no room for another transfer");
-    exchange->transfer[exchange->count++] = (Transfer){kind, data, blocks * LS_BLOCK, (int)peer};
+    exchange->transfer[exchange->count++] = (Transfer){kind, data, blocks * LS_BLOCK * element, (int)peer};
     return LS_OK;
 }
 
@@ -88,11 +88,11 @@ static void enqueue_transfer(NcclTransport *t, const Transfer *transfer)
 {
     if (transfer->kind == LS_SEND)
         ls_nccl_check(t,
-            ls_nccl.Send(transfer->data, transfer->elements, ncclFloat32, transfer->peer, t->nccl, t->stream),
+            ls_nccl.Send(transfer->data, transfer->bytes, ncclUint8, transfer->peer, t->nccl, t->stream),
             "ncclSend");
     else
         ls_nccl_check(t,
-            ls_nccl.Recv(transfer->data, transfer->elements, ncclFloat32, transfer->peer, t->nccl, t->stream),
+            ls_nccl.Recv(transfer->data, transfer->bytes, ncclUint8, transfer->peer, t->nccl, t->stream),
             "ncclRecv");
 }
 

@@ -23,7 +23,8 @@ struct LsReducer {
     LsDevice *device;
     const LsPlan *plan;
     const LsBuckets *buckets;
-    float *const *slot;
+    void **slot;  // [plan->lane_slots]
+    LsDtype type; // of slots and staging: F32, or BF16 where sums are rounded
     bool fast;
     size_t phases; // of a bucket
     LsReducerProgram program;
@@ -37,7 +38,7 @@ struct LsReducer {
     size_t staging_slots, staging_bytes;
     LsPieceSpan *span;
     size_t *offset;
-    float *staging;
+    char *staging;
 
     LsExchange **exchange; // [buckets × phases]; NULL where a phase moves nothing
     size_t begun;          // buckets begun since the last finish
@@ -60,27 +61,31 @@ static size_t range_blocks(const LsReducer *r, size_t b, LsPieceSpan span)
            ls_piece(blocks, r->plan->ranks, span.first).first;
 }
 
+static void *element_of(const LsReducer *r, const void *array, size_t element)
+{
+    return (char *)array + element * ls_dtype_size(r->type);
+}
+
 // Where slot `slot` has piece `piece` of bucket b.
-static float *place(const LsReducer *r, size_t b, uint32_t slot, uint32_t piece)
+static void *place(const LsReducer *r, size_t b, uint32_t slot, uint32_t piece)
 {
     LsBucket bucket = r->buckets->bucket[b];
     size_t first = ls_piece(bucket.blocks, r->plan->ranks, piece).first;
     if (slot < r->plan->lane_slots)
-        return r->slot[slot] + (bucket.first_block + first) * LS_BLOCK;
-    if (slot >= r->plan->slots) { // see read_in_place; read-only
-        const float *source = r->peers.source[slot - r->plan->slots];
-        return (float *)source + (bucket.first_block + first) * LS_BLOCK;
-    }
+        return element_of(r, r->slot[slot], (bucket.first_block + first) * LS_BLOCK);
+    if (slot >= r->plan->slots) // see read_in_place; read-only
+        return element_of(r, r->peers.source[slot - r->plan->slots], (bucket.first_block + first) * LS_BLOCK);
     size_t s = slot - r->plan->lane_slots;
     size_t span_first = ls_piece(bucket.blocks, r->plan->ranks, r->span[s].first).first;
-    return r->staging + r->offset[b * r->staging_slots + s] + (first - span_first) * LS_BLOCK;
+    size_t offset = r->offset[b * r->staging_slots + s] + (first - span_first) * LS_BLOCK;
+    return element_of(r, r->staging, offset);
 }
 
 // Where the rank's piece of bucket b goes in the end.
 static float *result_place(const LsReducer *r, size_t b)
 {
     LsBlockRange piece = ls_bucket_piece(r->buckets, b, r->plan->ranks, r->plan->rank);
-    return (r->result ? r->result : r->slot[0]) + piece.first * LS_BLOCK;
+    return (r->result ? r->result : (float *)r->slot[0]) + piece.first * LS_BLOCK;
 }
 
 // ---- Set-up ---------------------------------------------------------------------------------------------
@@ -134,7 +139,7 @@ static LsStatus create_staging(LsReducer *r)
             r->offset[b * r->staging_slots + s] = elements;
             elements += range_blocks(r, b, r->span[s]) * LS_BLOCK;
         }
-    r->staging_bytes = elements * sizeof(float);
+    r->staging_bytes = elements * ls_dtype_size(r->type);
     if (elements == 0 && r->peers.transport)
         return LS_OK;
     return ls_comm_allocate(r->comm, r->staging_bytes, (void **)&r->staging);
@@ -149,7 +154,8 @@ static LsStatus prepare_phase(LsReducer *r, size_t b, const LsPlanPhase *phase, 
         size_t blocks = range_blocks(r, b, (LsPieceSpan){transfer[i].first_piece, transfer[i].pieces});
         if (blocks > 0)
             LS_TRY(transport_ops(r)->exchange_add(*out, transfer[i].kind,
-                place(r, b, transfer[i].slot, transfer[i].first_piece), blocks, transfer[i].peer, b));
+                place(r, b, transfer[i].slot, transfer[i].first_piece), blocks, ls_dtype_size(r->type),
+                transfer[i].peer, b));
     }
     return LS_OK;
 }
@@ -163,9 +169,9 @@ static LsStatus prepare_reduce_scatter(LsReducer *r, size_t b, LsExchange **out)
     LS_TRY(ls_memory_allocate(ranks * sizeof *blocks, (void **)&blocks));
     for (uint32_t rank = 0; rank < ranks; rank++)
         blocks[rank] = ls_piece(bucket.blocks, ranks, rank).count;
-    float *piece = r->staging + r->offset[b];
+    float *whole = r->slot[0], *staging = (float *)(void *)r->staging;
     LsStatus status = transport_ops(r)->exchange_set_reduce_scatter(
-        *out, r->slot[0] + bucket.first_block * LS_BLOCK, piece, blocks);
+        *out, whole + bucket.first_block * LS_BLOCK, staging + r->offset[b], blocks);
     free(blocks);
     return status;
 }
@@ -223,6 +229,18 @@ static const LsTreeOp *find_maker(const LsReducer *r)
     return own ? last : NULL;
 }
 
+static LsStatus copy_slots(LsReducer *r, const LsReducerOptions *options)
+{
+    const LsPlan *plan = r->plan;
+    if (options->rounded && (!options->result || r->fast))
+        return LS_FAIL(LS_INTERNAL, "a reduction of BF16 numbers needs a place for its sum, and to be exact");
+    r->type = options->rounded ? LS_BF16 : LS_F32;
+    LS_TRY(ls_memory_allocate(plan->lane_slots * sizeof *r->slot, (void **)&r->slot));
+    for (uint32_t s = 0; s < (options->rounded ? plan->share.subtrees : plan->lane_slots); s++)
+        r->slot[s] = options->rounded ? (void *)options->rounded[s] : options->slot[s];
+    return LS_OK;
+}
+
 LsStatus ls_reducer_create(LsComm *comm, const LsReducerOptions *options, LsReducer **out)
 {
     const LsPlan *plan = options->plan;
@@ -233,17 +251,18 @@ LsStatus ls_reducer_create(LsComm *comm, const LsReducerOptions *options, LsRedu
     r->device = comm->device;
     r->plan = plan;
     r->buckets = options->buckets;
-    r->slot = options->slot;
     r->result = options->result;
     r->fast = options->reduction == LS_REDUCTION_FAST;
     r->phases = !r->fast ? plan->phases : comm->size > 1 ? 1 : 0;
-    LsStatus status = r->fast ? LS_OK : ls_reducer_program_create(plan, &r->program);
+    LsStatus status = copy_slots(r, options);
+    if (status == LS_OK && !r->fast)
+        status = ls_reducer_program_create(plan, &r->program);
     if (status == LS_OK && r->result)
         r->makes = find_maker(r);
     status = ls_comm_agree(comm, status);
     if (status == LS_OK && !r->fast)
-        status = ls_reducer_peers_create(
-            comm, plan, r->slot, r->buckets->blocks * LS_BLOCK, r->buckets->count, &r->peers);
+        status = ls_reducer_peers_create(comm, plan, r->slot,
+            r->buckets->blocks * LS_BLOCK * ls_dtype_size(r->type), r->buckets->count, &r->peers);
     if (status == LS_OK)
         status = create_staging(r);
     if (status == LS_OK)
@@ -289,6 +308,7 @@ void ls_reducer_destroy(LsReducer *r)
     free(r->span);
     ls_reducer_program_free(&r->program);
     ls_reducer_peers_free(&r->peers, r->comm);
+    free(r->slot);
     free(r);
 }
 
@@ -315,6 +335,9 @@ static LsStatus run_tree(LsReducer *r, size_t b, const LsTreeOp *op)
         .pairs = op->pairs,
         .result = op->result,
         .output = op == r->makes ? result_place(r, b) : place(r, b, op->output_slot, op->span.first),
+        .type = r->type,
+        .output_type = op == r->makes ? LS_F32 : r->type,
+        .rounded = r->type == LS_BF16,
     };
     return r->device->ops->tree_add(r->device, &args);
 }
@@ -323,8 +346,8 @@ static LsStatus finish_phase(LsReducer *r, size_t b, size_t phase)
 {
     if (r->fast) {
         LsBlockRange piece = ls_bucket_piece(r->buckets, b, r->plan->ranks, r->plan->rank);
-        return r->device->ops->copy(
-            r->device, result_place(r, b), r->staging + r->offset[b], piece.count * LS_BLOCK * sizeof(float));
+        return r->device->ops->copy(r->device, result_place(r, b), element_of(r, r->staging, r->offset[b]),
+            piece.count * LS_BLOCK * sizeof(float));
     }
     for (size_t i = r->program.first_op[phase]; i < r->program.first_op[phase + 1]; i++)
         LS_TRY(run_tree(r, b, &r->program.op[i]));
@@ -337,18 +360,22 @@ static LsStatus copy_result(LsReducer *r, size_t b)
     if (!r->result || r->makes || (r->fast && r->phases > 0))
         return LS_OK;
     LsBlockRange piece = ls_bucket_piece(r->buckets, b, r->plan->ranks, r->plan->rank);
-    return r->device->ops->copy(r->device, r->result + piece.first * LS_BLOCK,
-        r->slot[0] + piece.first * LS_BLOCK, piece.count * LS_BLOCK * sizeof(float));
+    return r->device->ops->cast(r->device, &(LsCast){.n = piece.count * LS_BLOCK,
+                                               .from = element_of(r, r->slot[0], piece.first * LS_BLOCK),
+                                               .from_type = r->type,
+                                               .to = r->result + piece.first * LS_BLOCK,
+                                               .to_type = LS_F32});
 }
 
 // What the others read of bucket b is final, in their sight.
 static LsStatus show(LsReducer *r, size_t b)
 {
     LsBucket bucket = r->buckets->bucket[b];
-    size_t first = bucket.first_block * LS_BLOCK, bytes = bucket.blocks * LS_BLOCK * sizeof(float);
+    size_t first = bucket.first_block * LS_BLOCK, bytes = bucket.blocks * LS_BLOCK * ls_dtype_size(r->type);
     for (size_t s = 0; s < LS_SUBTREES_MAX; s++)
         if (r->peers.copy[s])
-            LS_TRY(r->device->ops->copy(r->device, r->peers.copy[s] + first, r->slot[s] + first, bytes));
+            LS_TRY(r->device->ops->copy(
+                r->device, element_of(r, r->peers.copy[s], first), element_of(r, r->slot[s], first), bytes));
     r->peers.transport->ops->sharing->post_final(r->peers.transport, b);
     return LS_OK;
 }

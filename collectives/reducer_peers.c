@@ -38,20 +38,17 @@ static LsStatus match(const LsPlan *plan, LsReducerPeers *peers)
 
 // Slots that are not in the transport's memory get a place there.
 static LsStatus make_copies(
-    LsComm *comm, const LsPlan *plan, float *const *slot, size_t elements, LsReducerPeers *peers)
+    LsComm *comm, const LsPlan *plan, void *const *slot, size_t bytes, LsReducerPeers *peers)
 {
     const LsSharingOps *sharing = comm->transport->ops->sharing;
     for (uint32_t s = 0; s < plan->share.subtrees; s++)
-        if (!sharing->owns(comm->transport, slot[s])) {
-            void *memory = NULL;
-            LS_TRY(ls_comm_allocate(comm, elements * sizeof(float), &memory));
-            peers->copy[s] = memory;
-        }
+        if (!sharing->owns(comm->transport, slot[s]))
+            LS_TRY(ls_comm_allocate(comm, bytes, &peers->copy[s]));
     return LS_OK;
 }
 
-LsStatus ls_reducer_peers_create(LsComm *comm, const LsPlan *plan, float *const *slot, size_t elements,
-    size_t buckets, LsReducerPeers *out)
+LsStatus ls_reducer_peers_create(
+    LsComm *comm, const LsPlan *plan, void *const *slot, size_t bytes, size_t buckets, LsReducerPeers *out)
 {
     const LsSharingOps *sharing = comm->transport ? comm->transport->ops->sharing : NULL;
     LsReducerPeers peers = {.transport = comm->transport};
@@ -60,11 +57,11 @@ LsStatus ls_reducer_peers_create(LsComm *comm, const LsPlan *plan, float *const 
         return LS_OK;
     LsStatus status = require_reach(comm->transport, plan);
     if (status == LS_OK)
-        status = make_copies(comm, plan, slot, elements, &peers);
+        status = make_copies(comm, plan, slot, bytes, &peers);
     status = ls_comm_agree(comm, status);
     for (uint32_t s = 0; status == LS_OK && s < LS_SUBTREES_MAX; s++) {
-        const float *shown = s >= plan->share.subtrees ? NULL : peers.copy[s] ? peers.copy[s] : slot[s];
-        status = sharing->view(comm->transport, shown, elements * sizeof(float), &peers.view[s]);
+        const void *shown = s >= plan->share.subtrees ? NULL : peers.copy[s] ? peers.copy[s] : slot[s];
+        status = sharing->view(comm->transport, shown, bytes, &peers.view[s]);
     }
     if (status == LS_OK)
         status = match(plan, &peers);

@@ -6,17 +6,17 @@
 #include "backend.h"
 
 typedef struct LsReducerPeers {
-    LsTransport *transport;       // NULL: pieces are sent and received in all phases
-    float *copy[LS_SUBTREES_MAX]; // what the others read instead of slot s, where that is not the transport's
+    LsTransport *transport;      // NULL: pieces are sent and received in all phases
+    void *copy[LS_SUBTREES_MAX]; // what the others read instead of slot s, where that is not the transport's
     LsView *view[LS_SUBTREES_MAX];
-    const float **source; // [staging slots] a whole model each; NULL: received in a later phase
-    bool *reads;          // [ranks] whether a rank's slots are among them
+    const void **source; // [staging slots] a whole model each; NULL: received in a later phase
+    bool *reads;         // [ranks] whether a rank's slots are among them
 } LsReducerPeers;
 
 // Collective. Leaves `out` zeroed on all ranks where the plan has no phase to be read in place (LsPlan.host)
-// or the transport does not reach all ranks of it. slot: as in LsReducerOptions, `elements` each.
-LsStatus ls_reducer_peers_create(LsComm *comm, const LsPlan *plan, float *const *slot, size_t elements,
-    size_t buckets, LsReducerPeers *out);
+// or the transport does not reach all ranks of it. slot: as in LsReducerOptions, `bytes` each.
+LsStatus ls_reducer_peers_create(
+    LsComm *comm, const LsPlan *plan, void *const *slot, size_t bytes, size_t buckets, LsReducerPeers *out);
 void ls_reducer_peers_free(LsReducerPeers *peers, LsComm *comm);
 
 #endif

@@ -27,10 +27,13 @@ struct LsSharder {
     const LsBuckets *buckets;
     float *const *gradient;
     float *const *sum;
+    LsDtype type;              // of what is sent, received and added: BF16 where sums are rounded
     LsReducerProgram *program; // [rounds]
-    float *staging;
+    char *staging;
     size_t set_blocks; // of staging, for one bucket under way
-    Bucket *bucket;    // [buckets->count]
+    char *rounded;     // gradients of LS_SHARDER_SETS buckets and then the sums, where they are rounded
+    size_t rounded_set_blocks;
+    Bucket *bucket; // [buckets->count]
 };
 
 static const LsTransportOps *transport_ops(const LsSharder *s)
@@ -45,17 +48,38 @@ static size_t own_blocks(const LsSharder *s, size_t b)
     return ls_piece(s->buckets->bucket[b].blocks, s->rounds->ranks, s->rounds->rank).count;
 }
 
+static void *block_of(const LsSharder *s, const void *array, size_t block)
+{
+    return (char *)array + block * LS_BLOCK * ls_dtype_size(s->type);
+}
+
+static void *gradient_place(const LsSharder *s, size_t b)
+{
+    return s->rounded ? block_of(s, s->rounded, b % LS_SHARDER_SETS * s->rounded_set_blocks) : s->gradient[b];
+}
+
+static void *sum_place(const LsSharder *s, size_t sum)
+{
+    size_t shard = ls_shard_blocks(s->buckets, s->rounds->ranks, s->rounds->rank);
+    size_t first = LS_SHARDER_SETS * s->rounded_set_blocks + sum * shard;
+    return s->rounded ? block_of(s, s->rounded, first) : s->sum[sum];
+}
+
+static size_t shard_offset(const LsSharder *s, size_t b)
+{
+    return ls_shard_offset(s->buckets, b, s->rounds->ranks, s->rounds->rank);
+}
+
 // Where slot `slot` has piece `piece` of bucket b; but for slot 0 that is this rank's piece.
-static float *place(const LsSharder *s, size_t b, uint32_t slot, uint32_t piece)
+static void *place(const LsSharder *s, size_t b, uint32_t slot, uint32_t piece)
 {
     const LsRounds *rounds = s->rounds;
     if (slot == 0)
-        return s->gradient[b] + ls_piece(s->buckets->bucket[b].blocks, rounds->ranks, piece).first * LS_BLOCK;
+        return block_of(
+            s, gradient_place(s, b), ls_piece(s->buckets->bucket[b].blocks, rounds->ranks, piece).first);
     if (slot >= rounds->first_sum)
-        return s->sum[slot - rounds->first_sum] +
-               ls_shard_offset(s->buckets, b, rounds->ranks, rounds->rank) * LS_BLOCK;
-    size_t block = b % LS_SHARDER_SETS * s->set_blocks + (slot - 1) * own_blocks(s, b);
-    return s->staging + block * LS_BLOCK;
+        return block_of(s, sum_place(s, slot - rounds->first_sum), shard_offset(s, b));
+    return block_of(s, s->staging, b % LS_SHARDER_SETS * s->set_blocks + (slot - 1) * own_blocks(s, b));
 }
 
 // ---- Set-up ---------------------------------------------------------------------------------------------
@@ -71,9 +95,27 @@ static size_t blocks_of_set(const LsRounds *rounds, const LsBuckets *buckets)
     return most * (rounds->ranks - 1);
 }
 
-size_t ls_sharder_blocks(const LsRounds *rounds, const LsBuckets *buckets)
+static size_t largest_bucket(const LsBuckets *buckets)
 {
-    return LS_SHARDER_SETS * blocks_of_set(rounds, buckets);
+    size_t most = 0;
+    for (size_t b = 0; b < buckets->count; b++)
+        most = buckets->bucket[b].blocks > most ? buckets->bucket[b].blocks : most;
+    return most;
+}
+
+// Blocks of gradients to send and of sums, rounded.
+static size_t rounded_blocks(const LsRounds *rounds, const LsBuckets *buckets)
+{
+    return LS_SHARDER_SETS * largest_bucket(buckets) +
+           rounds->sums * ls_shard_blocks(buckets, rounds->ranks, rounds->rank);
+}
+
+size_t ls_sharder_bytes(const LsRounds *rounds, const LsBuckets *buckets, bool rounded)
+{
+    size_t blocks = LS_SHARDER_SETS * blocks_of_set(rounds, buckets);
+    if (!rounded)
+        return blocks * LS_BLOCK * ls_dtype_size(LS_F32);
+    return (blocks + rounded_blocks(rounds, buckets)) * LS_BLOCK * ls_dtype_size(LS_BF16);
 }
 
 static LsStatus prepare(LsSharder *s, size_t b, const LsPlan *plan, LsExchange **out)
@@ -85,8 +127,8 @@ static LsStatus prepare(LsSharder *s, size_t b, const LsPlan *plan, LsExchange *
         const LsTransfer *t = &plan->transfer[i];
         size_t blocks = ls_piece(s->buckets->bucket[b].blocks, plan->ranks, t->first_piece).count;
         if (blocks > 0)
-            LS_TRY(transport_ops(s)->exchange_add(
-                *out, t->kind, place(s, b, t->slot, t->first_piece), blocks, t->peer, b));
+            LS_TRY(transport_ops(s)->exchange_add(*out, t->kind, place(s, b, t->slot, t->first_piece), blocks,
+                ls_dtype_size(s->type), t->peer, b));
     }
     return LS_OK;
 }
@@ -109,10 +151,17 @@ static LsStatus set_up(LsSharder *s)
     LS_TRY(ls_memory_allocate(rounds->rounds * sizeof *s->program, (void **)&s->program));
     for (uint32_t i = 0; i < rounds->rounds; i++)
         LS_TRY(ls_reducer_program_move(&rounds->round[i], rounds->move[i], rounds->moves[i], &s->program[i]));
+    const LsReducerProgram *last = &s->program[rounds->rounds - 1];
+    if (last->ops == 0 || last->op[last->ops - 1].output_slot != rounds->first_sum)
+        return LS_FAIL(LS_INTERNAL, "the last round's last addition does not make the sum");
     s->set_blocks = blocks_of_set(rounds, s->buckets);
-    size_t bytes = LS_SHARDER_SETS * s->set_blocks * LS_BLOCK * sizeof(float);
-    if (bytes > 0)
-        LS_TRY(ls_comm_allocate(s->comm, bytes, (void **)&s->staging));
+    size_t block = LS_BLOCK * ls_dtype_size(s->type);
+    if (s->set_blocks > 0)
+        LS_TRY(ls_comm_allocate(s->comm, LS_SHARDER_SETS * s->set_blocks * block, (void **)&s->staging));
+    if (s->type == LS_BF16) {
+        s->rounded_set_blocks = largest_bucket(s->buckets);
+        LS_TRY(ls_comm_allocate(s->comm, rounded_blocks(rounds, s->buckets) * block, (void **)&s->rounded));
+    }
     LS_TRY(ls_memory_allocate(s->buckets->count * sizeof *s->bucket, (void **)&s->bucket));
     for (size_t b = 0; b < s->buckets->count; b++)
         LS_TRY(create_bucket(s, b));
@@ -133,6 +182,7 @@ LsStatus ls_sharder_create(LsComm *comm, const LsSharderOptions *options, LsShar
     s->buckets = options->buckets;
     s->gradient = options->gradient;
     s->sum = options->sum;
+    s->type = options->rounded ? LS_BF16 : LS_F32;
     LsStatus status = set_up(s);
     if (status != LS_OK) {
         ls_sharder_destroy(s);
@@ -168,6 +218,7 @@ void ls_sharder_destroy(LsSharder *s)
         s->device->ops->marker_destroy(s->device, s->bucket[b].final);
     }
     free(s->bucket);
+    ls_comm_release(s->comm, s->rounded);
     ls_comm_release(s->comm, s->staging);
     for (uint32_t i = 0; s->program && i < s->rounds->rounds; i++)
         ls_reducer_program_free(&s->program[i]);
@@ -184,19 +235,33 @@ static LsExchange *exchange_of(const LsSharder *s, size_t b)
     return s->bucket[b].exchange[ragged ? RAGGED : FULL];
 }
 
+// Where the whole sum comes to be, if this op makes it.
+static float *total_place(const LsSharder *s, size_t b, const LsTreeOp *op)
+{
+    uint32_t newest = s->bucket[b].round;
+    const LsReducerProgram *program = &s->program[newest];
+    bool last = newest + 1 == s->rounds->rounds && op == &program->op[program->ops - 1];
+    return last ? s->sum[0] + shard_offset(s, b) * LS_BLOCK : NULL;
+}
+
 static LsStatus run_tree(LsSharder *s, size_t b, const LsTreeOp *op)
 {
     uint32_t rank = s->rounds->rank;
     const void *inputs[LS_TREE_INPUTS];
+    float *total = total_place(s, b, op);
     for (size_t i = 0; i < op->inputs; i++)
         inputs[i] = place(s, b, op->slot[i], rank);
-    return s->device->ops->tree_add(s->device, &(LsTreeAdd){.n = own_blocks(s, b) * LS_BLOCK,
-                                                   .count = op->inputs,
-                                                   .inputs = inputs,
-                                                   .adds = op->adds,
-                                                   .pairs = op->pairs,
-                                                   .result = op->result,
-                                                   .output = place(s, b, op->output_slot, rank)});
+    return s->device->ops->tree_add(
+        s->device, &(LsTreeAdd){.n = own_blocks(s, b) * LS_BLOCK,
+                       .count = op->inputs,
+                       .inputs = inputs,
+                       .adds = op->adds,
+                       .pairs = op->pairs,
+                       .result = op->result,
+                       .output = total ? total : place(s, b, op->output_slot, rank),
+                       .type = s->type,
+                       .output_type = total ? LS_F32 : s->type,
+                       .rounded = s->type == LS_BF16});
 }
 
 static LsStatus advance(LsSharder *s, size_t b, size_t *outstanding)
@@ -285,6 +350,12 @@ static LsStatus begin(LsSharder *s, size_t b)
     size_t outstanding;
     LsExchange *exchange = exchange_of(s, b);
     LS_TRY(s->device->ops->marker_wait(s->device, s->bucket[b].final));
+    if (s->rounded)
+        LS_TRY(s->device->ops->cast(s->device, &(LsCast){.n = s->buckets->bucket[b].blocks * LS_BLOCK,
+                                                   .from = s->gradient[b],
+                                                   .from_type = LS_F32,
+                                                   .to = gradient_place(s, b),
+                                                   .to_type = LS_BF16}));
     if (exchange)
         LS_TRY(transport_ops(s)->exchange_start(exchange));
     return advance(s, b, &outstanding);

@@ -26,7 +26,7 @@ typedef struct StagedTransport {
 // One piece of device memory with its pinned counterpart.
 typedef struct Leg {
     LsTransferKind kind; // LS_SEND: copied out before MPI starts, LS_RECEIVE: copied in when it is done
-    float *data, *pinned;
+    void *data, *pinned;
     size_t bytes;
 } Leg;
 
@@ -83,12 +83,11 @@ static LsStatus staged_exchange_create(LsTransport *transport, size_t transfers,
 }
 
 // Adds a leg with pinned memory of its own; the exchange frees it.
-static LsStatus add_leg(StagedExchange *exchange, LsTransferKind kind, float *data, size_t blocks, Leg **out)
+static LsStatus add_leg(StagedExchange *exchange, LsTransferKind kind, void *data, size_t bytes, Leg **out)
 {
     LsDevice *device = exchange->transport->base.device;
     if (exchange->legs == exchange->capacity)
         return LS_FAIL(LS_INTERNAL, "an exchange has no room for another transfer");
-    size_t bytes = blocks * LS_BLOCK * sizeof(float);
     void *pinned;
     LS_TRY(device->ops->allocate_host(device, bytes > 0 ? bytes : 1, &pinned));
     Leg *leg = &exchange->leg[exchange->legs++];
@@ -97,13 +96,14 @@ static LsStatus add_leg(StagedExchange *exchange, LsTransferKind kind, float *da
     return LS_OK;
 }
 
-static LsStatus staged_exchange_add(
-    LsExchange *opaque, LsTransferKind kind, float *data, size_t blocks, uint32_t peer, size_t tag)
+static LsStatus staged_exchange_add(LsExchange *opaque, LsTransferKind kind, void *data, size_t blocks,
+    size_t element, uint32_t peer, size_t tag)
 {
     StagedExchange *exchange = (StagedExchange *)opaque;
     Leg *leg;
-    LS_TRY(add_leg(exchange, kind, data, blocks, &leg));
-    return exchange->transport->host->ops->exchange_add(exchange->host, kind, leg->pinned, blocks, peer, tag);
+    LS_TRY(add_leg(exchange, kind, data, blocks * LS_BLOCK * element, &leg));
+    return exchange->transport->host->ops->exchange_add(
+        exchange->host, kind, leg->pinned, blocks, element, peer, tag);
 }
 
 static LsStatus staged_exchange_set_reduce_scatter(
@@ -115,8 +115,9 @@ static LsStatus staged_exchange_set_reduce_scatter(
     for (int r = 0; r < comm->size; r++)
         total += blocks[r];
     Leg *whole, *mine;
-    LS_TRY(add_leg(exchange, LS_SEND, (float *)from, total, &whole)); // sent legs are only read
-    LS_TRY(add_leg(exchange, LS_RECEIVE, piece, blocks[comm->rank], &mine));
+    size_t block = LS_BLOCK * sizeof *from;
+    LS_TRY(add_leg(exchange, LS_SEND, (float *)from, total * block, &whole)); // sent legs are only read
+    LS_TRY(add_leg(exchange, LS_RECEIVE, piece, blocks[comm->rank] * block, &mine));
     return exchange->transport->host->ops->exchange_set_reduce_scatter(
         exchange->host, whole->pinned, mine->pinned, blocks);
 }

@@ -143,6 +143,15 @@ static LsStatus validate_shard(const LsConfig *config)
     return LS_OK;
 }
 
+// Libraries add what they add in their own way: MPI has no BF16 at all.
+static LsStatus validate_wire(const LsConfig *config)
+{
+    if (config->collectives.wire != LS_WIRE_FP32 && config->collectives.reduction != LS_REDUCTION_EXACT)
+        return LS_FAIL(LS_CONFIG, "collectives.wire bf16 needs collectives.reduction exact; set it to fp32, "
+                                  "or the reduction to exact");
+    return LS_OK;
+}
+
 LsStatus ls_config_validate(const LsConfig *config)
 {
     LS_TRY(validate_model(config));
@@ -152,5 +161,6 @@ LsStatus ls_config_validate(const LsConfig *config)
     LS_TRY(validate_stop(config));
     LS_TRY(validate_guard(config));
     LS_TRY(validate_shard(config));
+    LS_TRY(validate_wire(config));
     return validate_training(config);
 }

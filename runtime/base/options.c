@@ -19,6 +19,7 @@ static const char *const precisions[] = {"auto", "fp32", "bf16", "fp16", NULL};
 static const char *const instruction_sets[] = {"auto", "avx2", "avx512", "avx512_bf16", "amx", NULL};
 static const char *const comm_backends[] = {"auto", "mpi", "nccl", "shared", NULL};
 static const char *const reductions[] = {"exact", "fast", NULL};
+static const char *const wires[] = {"fp32", "bf16", NULL};
 
 #define COUNT_MAX 9007199254740992.0 // 2^53: every count up to it is exact as a bound and in JSON
 
@@ -240,6 +241,9 @@ static const LsOption options[] = {
     CHOICE("collectives.reduction", collectives.reduction, "exact", reductions, NUMERIC,
         "`exact` sums along the tree of lanes: the same bits on any number of ranks; `fast` is the library's "
         "own all-reduce."),
+    CHOICE("collectives.wire", collectives.wire, "fp32", wires, NUMERIC,
+        "In what sums of gradients travel; with `bf16` every lane's gradient and every sum of two is rounded to BF16, "
+        "which halves the bytes and is the same on any number of ranks."),
     REAL("collectives.bucket_mb", collectives.bucket_mb, "25", 0.0625, 1024, FREE,
         "Mebibytes of gradients that are reduced together."),
     REAL("collectives.timeout", collectives.timeout, "300", 0.1, 1e6, FREE,

@@ -62,11 +62,25 @@ static size_t cut_shard(const LsParameters *parameters, const LsBuckets *buckets
     return runs;
 }
 
+// Sums of a shard; the sharder has rounded ones itself, but for the total.
+static size_t sums_of(const LsConfig *config, const LsCut *cut)
+{
+    return cut->rounds->rounds > 0 && ls_cut_rounded(config) ? 1 : cut->rounds->sums;
+}
+
+// Subtrees whose sums travel as BF16; one rank alone sends nothing.
+static size_t rounded_of(const LsConfig *config, const LsCut *cut)
+{
+    bool travels = cut->rounds->rounds == 0 && cut->plan->ranks > 1;
+    return travels && ls_cut_rounded(config) ? cut->plan->share.subtrees : 0;
+}
+
 static size_t gradient_bytes(const LsConfig *config, size_t whole, size_t shard, const LsCut *cut)
 {
     if (cut->rounds->rounds > 0)
-        return cut->window->blocks * LS_BLOCK * sizeof(float) + shard * cut->rounds->sums;
-    return whole * sizeof(float) * ls_arenas_slots(config, cut->plan);
+        return cut->window->blocks * LS_BLOCK * sizeof(float) + shard * sums_of(config, cut);
+    return whole * sizeof(float) * ls_arenas_slots(config, cut->plan) +
+           whole * ls_dtype_size(LS_BF16) * rounded_of(config, cut);
 }
 
 LsArenaBytes ls_arenas_bytes(
@@ -102,6 +116,11 @@ static LsStatus allocate_gradients(LsArenas *arenas, const LsWindow *window)
         void *slot = NULL;
         LS_TRY(ls_comm_allocate(arenas->comm, blocks * LS_BLOCK * sizeof(float), &slot));
         arenas->gradient[s] = slot;
+    }
+    for (size_t s = 0; s < arenas->subtrees; s++) {
+        void *rounded = NULL;
+        LS_TRY(ls_comm_allocate(arenas->comm, blocks * LS_BLOCK * sizeof **arenas->rounded, &rounded));
+        arenas->rounded[s] = rounded;
     }
     for (size_t s = 0; s < arenas->sums; s++) {
         void *sum = NULL;
@@ -246,7 +265,8 @@ LsStatus ls_arenas_create(
         .slots = ls_arenas_slots(config, plan),
         .sets = (size_t)config->checkpoint.in_flight,
         .whole = holds_whole_state(config),
-        .sums = cut->rounds->sums,
+        .sums = sums_of(config, cut),
+        .subtrees = rounded_of(config, cut),
         .shard_blocks = ls_shard_blocks(buckets, plan->ranks, plan->rank),
     };
     LsStatus status = allocate_all(&arenas, cut->window, moments_of(config));
@@ -273,6 +293,8 @@ void ls_arenas_destroy(LsArenas *arenas)
         arenas->device->ops->release(arenas->device, own[i]);
     for (size_t s = arenas->sums; s-- > 0;)
         arenas->device->ops->release(arenas->device, arenas->sum[s]);
+    for (size_t s = arenas->subtrees; s-- > 0;)
+        ls_comm_release(arenas->comm, arenas->rounded[s]);
     for (size_t s = arenas->slots; s-- > 0;)
         ls_comm_release(arenas->comm, arenas->gradient[s]);
     ls_comm_release(arenas->comm, arenas->weights);

@@ -1,10 +1,11 @@
 // The flat buffers of a training run and this rank's shard of them.
 //
-// Whole model on every rank: weights (compute type) and gradient slots (F32). This rank's shard, packed
-// bucket after bucket: master weights and the optimizer's moments (F32; ZeRO-1, Rajbhandari et al., SC 2020).
-// In FP32 the weights are their own master, so the shard of them lies in `weights`. With optimizer.shard none
-// every rank has masters and moments of the whole model, at their places in the flat buffer. With
-// state+gradients gradients have a window instead, and their sums are of the shard, packed.
+// Whole model on every rank: weights (compute type), gradient slots (F32) and, with collectives.wire bf16,
+// the sums that the others get (BF16). This rank's shard, packed bucket after bucket: master weights and the
+// optimizer's moments (F32; ZeRO-1, Rajbhandari et al., SC 2020). In FP32 the weights are their own master,
+// so the shard of them lies in `weights`. With optimizer.shard none every rank has masters and moments of the
+// whole model, at their places in the flat buffer. With state+gradients gradients have a window instead, and
+// their sums are of the shard, packed.
 #ifndef LOCKSTEP_TRAIN_ARENAS_H
 #define LOCKSTEP_TRAIN_ARENAS_H
 
@@ -34,8 +35,9 @@ typedef struct LsArenas {
     const LsParameters *parameters;
     const LsBuckets *buckets;
     uint32_t ranks, rank;
-    LsDtype type; // of weights
-    size_t slots; // gradient buffers
+    LsDtype type;    // of weights
+    size_t slots;    // gradient buffers
+    size_t subtrees; // that are rounded
     size_t shard_blocks;
     bool whole; // masters, moments and decay flags are of the whole model
     size_t runs;
@@ -44,7 +46,8 @@ typedef struct LsArenas {
     LsShardRun *update; // [updates] what the optimizer updates here: `run` itself, or the whole model
     void *weights;
     float *gradient[LS_LANE_SLOTS_MAX];
-    size_t sums; // 0: gradients are kept
+    uint16_t *rounded[LS_SUBTREES_MAX]; // the rank's subtrees' sums as they travel, where that is as BF16
+    size_t sums;                        // 0: gradients are kept
     float *sum[LS_SUMS_MAX];
     float *master;    // NULL in FP32
     float *moment[2]; // NULL where the optimizer has none
@@ -73,6 +76,9 @@ typedef struct LsCut {
 LsStatus ls_cut_lanes(const LsConfig *config, uint32_t ranks, uint32_t rank, const LsHostMap *hosts,
     LsPlan *plan, LsRounds *rounds);
 LsStatus ls_cut_model(const LsConfig *config, const LsModel *model, LsBuckets *buckets, LsWindow *window);
+
+// Whether gradients and their sums become BF16 numbers (collectives.wire). With one lane there are no sums.
+bool ls_cut_rounded(const LsConfig *config);
 
 // Bytes of the buffers, for --dry-run; the arenas allocate exactly these.
 typedef struct LsArenaBytes {

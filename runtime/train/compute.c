@@ -28,16 +28,27 @@ static bool exact(const LsTrainer *t)
     return t->config->collectives.reduction == LS_REDUCTION_EXACT;
 }
 
+// Where the sum that is complete after the lane goes in order to travel as BF16; NULL: it stays what it is.
+static uint16_t *rounded_place(const LsTrainer *t, const LsLaneStep *lane)
+{
+    size_t bottom = lane->slot - lane->adds;
+    if (bottom >= t->arenas.subtrees)
+        return NULL;
+    LsSubtree subtree = t->plan.share.subtree[bottom];
+    return lane->lane + 1 == subtree.first + subtree.count ? t->arenas.rounded[bottom] : NULL;
+}
+
 // Runs the additions that follow a lane over one range of blocks: slots top-adds … top become one.
 static LsStatus collapse(LsTrainer *t, const LsLaneStep *lane, size_t first_block, size_t blocks)
 {
-    if (lane->adds == 0)
+    uint16_t *rounded = rounded_place(t, lane);
+    if (lane->adds == 0 && !rounded)
         return LS_OK;
     const void *inputs[LS_LANE_SLOTS_MAX];
     uint16_t pairs[LS_LANE_SLOTS_MAX][2];
-    size_t bottom = lane->slot - lane->adds;
+    size_t bottom = lane->slot - lane->adds, first = first_block * LS_BLOCK;
     for (size_t i = 0; i <= lane->adds; i++)
-        inputs[i] = t->arenas.gradient[bottom + i] + first_block * LS_BLOCK;
+        inputs[i] = t->arenas.gradient[bottom + i] + first;
     for (size_t i = 0; i < lane->adds; i++) {
         pairs[i][0] = (uint16_t)(lane->adds - i - 1);
         pairs[i][1] = (uint16_t)(lane->adds - i);
@@ -49,7 +60,9 @@ static LsStatus collapse(LsTrainer *t, const LsLaneStep *lane, size_t first_bloc
                        .adds = lane->adds,
                        .pairs = (const uint16_t(*)[2])pairs,
                        .result = 0,
-                       .output = t->arenas.gradient[bottom] + first_block * LS_BLOCK});
+                       .output = rounded ? (void *)(rounded + first) : t->arenas.gradient[bottom] + first,
+                       .output_type = rounded ? LS_BF16 : LS_F32,
+                       .rounded = ls_cut_rounded(t->config)});
 }
 
 static LsStatus finish_bucket(BucketSender *sender)

@@ -1,6 +1,11 @@
 // How the configuration wants a model's flat buffers cut.
 #include "arenas.h"
 
+bool ls_cut_rounded(const LsConfig *config)
+{
+    return config->collectives.wire == LS_WIRE_BF16 && config->train.lanes > 1;
+}
+
 LsStatus ls_cut_lanes(const LsConfig *config, uint32_t ranks, uint32_t rank, const LsHostMap *hosts,
     LsPlan *plan, LsRounds *rounds)
 {

@@ -86,8 +86,13 @@ static void print_run(const DryRun *dry, int ranks, FILE *out)
     fprintf(out, "ranks        %d\n\n", ranks);
 }
 
-// *count: the rank's lanes.
-static LsStatus print_rank(const DryRun *dry, uint32_t ranks, uint32_t rank, uint32_t *count, FILE *out)
+// What the busiest rank does: lanes to compute, bytes of sums to send.
+typedef struct Busiest {
+    uint32_t lanes;
+    size_t sent;
+} Busiest;
+
+static LsStatus print_rank(const DryRun *dry, uint32_t ranks, uint32_t rank, Busiest *busiest, FILE *out)
 {
     LsPlan plan;
     LsRounds rounds;
@@ -108,7 +113,8 @@ static LsStatus print_rank(const DryRun *dry, uint32_t ranks, uint32_t rank, uin
     for (size_t c = 0; c < sizeof columns / sizeof *columns; c++)
         fprintf(out, " %9.1f", mebibytes(columns[c]));
     fputc('\n', out);
-    *count = share->count;
+    busiest->lanes = share->count > busiest->lanes ? share->count : busiest->lanes;
+    busiest->sent = memory.sent > busiest->sent ? memory.sent : busiest->sent;
     ls_rounds_free(&rounds);
     ls_plan_free(&plan);
     return LS_OK;
@@ -116,18 +122,18 @@ static LsStatus print_rank(const DryRun *dry, uint32_t ranks, uint32_t rank, uin
 
 static LsStatus print_ranks(const DryRun *dry, uint32_t ranks, FILE *out)
 {
-    uint32_t lanes = (uint32_t)dry->config->train.lanes, most = 0;
+    uint32_t lanes = (uint32_t)dry->config->train.lanes;
+    Busiest busiest = {0};
     fprintf(out,
         "rank  lanes     subtrees sent/ring   weights gradients optimizer   staging  activat.   "
         "batches workspace %9s      host  (MiB)\n",
         dry->gpu ? "GPU" : "device");
-    for (uint32_t r = 0; r < ranks; r++) {
-        uint32_t count;
-        LS_TRY(print_rank(dry, ranks, r, &count, out));
-        most = count > most ? count : most;
-    }
+    for (uint32_t r = 0; r < ranks; r++)
+        LS_TRY(print_rank(dry, ranks, r, &busiest, out));
+    fprintf(out, "\nsums         as messages the busiest rank sends %.1f MiB of %s gradients a step",
+        mebibytes(busiest.sent), ls_dtype_name(ls_cut_rounded(dry->config) ? LS_BF16 : LS_F32));
     fprintf(out, "\nbalance      %.0f%%: the busiest rank computes %u of %u lanes, an even share is %.2f\n",
-        100.0 * lanes / ((double)most * ranks), most, lanes, (double)lanes / ranks);
+        100.0 * lanes / ((double)busiest.lanes * ranks), busiest.lanes, lanes, (double)lanes / ranks);
     return LS_OK;
 }
 

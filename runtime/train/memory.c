@@ -10,12 +10,13 @@ static const size_t PRODUCT_WORKSPACE = (size_t)64 << 20;
 static size_t staging_bytes(const LsMemoryQuestion *q)
 {
     const LsCut *cut = &q->cut;
+    bool rounded = ls_cut_rounded(q->config);
     if (cut->rounds->rounds > 0)
-        return ls_sharder_blocks(cut->rounds, cut->buckets) * LS_BLOCK * sizeof(float);
+        return ls_sharder_bytes(cut->rounds, cut->buckets, rounded);
     size_t blocks = q->config->collectives.reduction == LS_REDUCTION_FAST
                         ? ls_shard_blocks(cut->buckets, cut->plan->ranks, cut->plan->rank)
                         : ls_staging_blocks(cut->buckets, cut->plan);
-    return blocks * LS_BLOCK * sizeof(float);
+    return blocks * LS_BLOCK * ls_dtype_size(rounded ? LS_BF16 : LS_F32);
 }
 
 // Of training, and of an evaluation.
@@ -36,6 +37,15 @@ static size_t check_bytes(const LsMemoryQuestion *q)
     return q->config->guard.recompute_every > 0 ? q->cut.buckets->blocks * LS_BLOCK * sizeof(float) : 0;
 }
 
+static size_t sent_bytes(const LsMemoryQuestion *q)
+{
+    const LsCut *cut = &q->cut;
+    size_t blocks = ls_sent_blocks(cut->buckets, cut->plan);
+    for (uint32_t i = 0; i < cut->rounds->rounds; i++)
+        blocks += ls_sent_blocks(cut->buckets, &cut->rounds->round[i]);
+    return blocks * LS_BLOCK * ls_dtype_size(ls_cut_rounded(q->config) ? LS_BF16 : LS_F32);
+}
+
 LsMemoryPlan ls_memory_plan(const LsMemoryQuestion *q)
 {
     LsArenaBytes arenas = ls_arenas_bytes(q->config, q->type, &q->model->parameters, &q->cut);
@@ -48,6 +58,7 @@ LsMemoryPlan ls_memory_plan(const LsMemoryQuestion *q)
         .batches = batch_bytes(q),
         .workspace = q->discrete ? PRODUCT_WORKSPACE + q->model->library_bytes : 0,
         .host = arenas.host,
+        .sent = sent_bytes(q),
     };
     plan.device = plan.weights + plan.gradients + plan.optimizer + plan.staging + plan.activations +
                   plan.batches + plan.workspace;

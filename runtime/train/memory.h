@@ -10,6 +10,7 @@ typedef struct LsMemoryPlan {
     size_t weights, gradients, optimizer, staging, activations, batches, workspace; // of the device
     size_t device;                                                                  // all of these
     size_t host; // copies of the state for checkpoints
+    size_t sent; // no memory: what a step sends to the owners of sums of gradients, where that is messages
 } LsMemoryPlan;
 
 typedef struct LsMemoryQuestion {

@@ -276,6 +276,8 @@ static LsStatus create_reducer(LsTrainer *t)
             &(LsReducerOptions){.plan = &t->plan,
                 .buckets = &t->buckets,
                 .slot = t->arenas.gradient,
+                .rounded = t->arenas.subtrees > 0 ? t->arenas.rounded : NULL,
+                .result = t->arenas.subtrees > 0 ? t->arenas.gradient[0] : NULL,
                 .reduction = t->config->collectives.reduction},
             &t->reducer);
     LS_TRY(ls_memory_allocate(t->buckets.count * sizeof *t->bucket_gradient, (void **)&t->bucket_gradient));
@@ -285,7 +287,8 @@ static LsStatus create_reducer(LsTrainer *t)
         &(LsSharderOptions){.rounds = &t->rounds,
             .buckets = &t->buckets,
             .gradient = t->bucket_gradient,
-            .sum = t->arenas.sum},
+            .sum = t->arenas.sum,
+            .rounded = ls_cut_rounded(t->config)},
         &t->sharder);
 }
 

@@ -112,6 +112,14 @@ static float lane_value(uint32_t lane, size_t e, uint32_t round)
     return to_value(ls_rng_u32(ls_rng_key(42, PURPOSE + round), lane, e));
 }
 
+static bool rounded; // whether the sum is one of BF16 numbers, each lane's values among them
+
+static void narrow(size_t elements, float *values)
+{
+    for (size_t e = 0; e < elements && rounded; e++)
+        values[e] = ls_bf16_to_f32(ls_f32_to_bf16(values[e]));
+}
+
 static void fill_lane(uint32_t lane, uint32_t round, size_t elements, float *out)
 {
     LsRngKey key = ls_rng_key(42, PURPOSE + round);
@@ -128,12 +136,14 @@ static void add_tree(uint32_t first, uint32_t count, uint32_t round, size_t elem
 {
     if (count == 1) {
         fill_lane(first, round, elements, out);
+        narrow(elements, out);
         return;
     }
     add_tree(first, count / 2, round, elements, out);
     add_tree(first + count / 2, count / 2, round, elements, out + elements);
     for (size_t e = 0; e < elements; e++)
         out[e] = out[e] + out[elements + e];
+    narrow(elements, out);
 }
 
 // The values would not tell the tree from another order if additions were exact: this one does tell.
@@ -159,6 +169,7 @@ typedef struct Setting {
     LsBuckets buckets;
     size_t elements;
     float *slot[LANES];    // on the device
+    uint16_t *half[LANES]; // instead of them where sums are rounded
     float *partial[LANES]; // what belongs there before the reduction
     float *expected;       // the canonical sum
     bool apart;            // from the slots: where the sum goes
@@ -175,13 +186,16 @@ static void set_up(Setting *s, Compile compile, size_t blocks, size_t bucket_blo
         s->slot[i] = allocate_on_device(s->elements * sizeof(float));
         s->partial[i] = allocate(s->elements * sizeof(float));
     }
+    for (uint32_t i = 0; rounded && i < s->plan.share.subtrees; i++)
+        s->half[i] = allocate_on_device(s->elements * sizeof(uint16_t));
     s->expected = allocate(4 * s->elements * sizeof(float));
     s->sum = s->slot[0];
     if (s->apart)
         assert_int_equal(ls_comm_allocate_common(comm, s->elements * sizeof(float), (void **)&s->sum), LS_OK);
     LsReducerOptions options = {
         .plan = &s->plan, .buckets = &s->buckets, .slot = s->slot, .reduction = reduction};
-    options.result = s->apart ? s->sum : NULL;
+    options.result = s->apart || rounded ? s->sum : NULL;
+    options.rounded = rounded ? s->half : NULL;
     assert_int_equal(ls_reducer_create(comm, &options, &s->reducer), LS_OK);
 }
 
@@ -191,6 +205,8 @@ static void tear_down(Setting *s)
     free(s->expected);
     if (s->apart)
         ls_comm_release(comm, s->sum);
+    for (uint32_t i = 0; i < LANES; i++)
+        ls_comm_release(comm, s->half[i]);
     for (uint32_t i = 0; i < s->plan.lane_slots; i++) {
         free(s->partial[i]);
         ls_comm_release(comm, s->slot[i]);
@@ -204,21 +220,36 @@ static void run_local_steps(Setting *s, uint32_t round)
     for (size_t i = 0; i < s->plan.lane_steps; i++) {
         LsLaneStep step = s->plan.lane_step[i];
         fill_lane(step.lane, round, s->elements, s->partial[step.slot]);
-        for (uint32_t top = step.slot; top > step.slot - step.adds; top--)
+        narrow(s->elements, s->partial[step.slot]);
+        for (uint32_t top = step.slot; top > step.slot - step.adds; top--) {
             for (size_t e = 0; e < s->elements; e++)
                 s->partial[top - 1][e] += s->partial[top][e];
+            narrow(s->elements, s->partial[top - 1]);
+        }
     }
     add_tree(0, LANES, round, s->elements, s->expected);
+}
+
+static void upload_sums(Setting *s, LsBucket bucket)
+{
+    size_t first = bucket.first_block * LS_BLOCK, count = bucket.blocks * LS_BLOCK;
+    for (uint32_t i = 0; i < s->plan.lane_slots && !rounded; i++)
+        upload(s->slot[i] + first, s->partial[i] + first, count * sizeof(float));
+    for (uint32_t i = 0; i < s->plan.share.subtrees && rounded; i++) {
+        uint16_t *half = allocate(count * sizeof *half);
+        for (size_t e = 0; e < count; e++)
+            half[e] = ls_f32_to_bf16(s->partial[i][first + e]);
+        upload(s->half[i] + first, half, count * sizeof *half);
+        assert_int_equal(device->ops->synchronize(device), LS_OK);
+        free(half);
+    }
 }
 
 // As backward does: bucket after bucket becomes final and is begun at once.
 static void reduce(Setting *s)
 {
     for (size_t b = 0; b < s->buckets.count; b++) {
-        LsBucket bucket = s->buckets.bucket[b];
-        size_t first = bucket.first_block * LS_BLOCK;
-        for (uint32_t i = 0; i < s->plan.lane_slots; i++)
-            upload(s->slot[i] + first, s->partial[i] + first, bucket.blocks * LS_BLOCK * sizeof(float));
+        upload_sums(s, s->buckets.bucket[b]);
         assert_int_equal(device->ops->marker_record(device, ls_reducer_final(s->reducer, b)), LS_OK);
         assert_int_equal(ls_reducer_begin(s->reducer, b), LS_OK);
         if ((b + rank) % 2) // ranks need not poll at the same places
@@ -299,6 +330,33 @@ static void test_plan_of_several_phases(void **state)
     reduce_and_compare_bits(ls_plan_compile_halving, 5, 1);
 }
 
+// The same tree of BF16 numbers, which the others get as such.
+static void test_rounded_reduction(void **state)
+{
+    (void)state;
+    rounded = true;
+    reduce_to_and_compare_bits(true, ls_plan_compile, 37, 8);
+    reduce_to_and_compare_bits(false, ls_plan_compile, 5, 1);
+    reduce_to_and_compare_bits(true, ls_plan_compile_halving, 37, 8);
+    for (host_size = 0; host_size <= 3; host_size += 3)
+        reduce_to_and_compare_bits(host_size > 0, compile_two_levels, 19, 8);
+    rounded = false;
+}
+
+static void test_rounding_needs_a_place_and_exact_sums(void **state)
+{
+    (void)state;
+    Setting s = {0};
+    set_up(&s, ls_plan_compile, 5, 1, LS_REDUCTION_EXACT);
+    LsReducer *reducer;
+    LsReducerOptions options = {.plan = &s.plan, .buckets = &s.buckets, .rounded = s.half};
+    assert_int_equal(ls_reducer_create(comm, &options, &reducer), LS_INTERNAL);
+    options.result = s.sum;
+    options.reduction = LS_REDUCTION_FAST;
+    assert_int_equal(ls_reducer_create(comm, &options, &reducer), LS_INTERNAL);
+    tear_down(&s);
+}
+
 // The reducer is destroyed as soon as finish has returned, while the device may still be at work for it.
 static void test_destroyed_at_once(void **state)
 {
@@ -368,24 +426,31 @@ static void test_fast_reduction(void **state)
     reduce_fast(true);
 }
 
-static void test_staging_size(void **state)
+static void check_staging_size(void)
 {
-    (void)state;
     Setting s = {0};
+    size_t block = LS_BLOCK * (rounded ? sizeof(uint16_t) : sizeof(float));
     set_up(&s, ls_plan_compile, 37, 8, LS_REDUCTION_EXACT);
-    size_t shard = ls_shard_blocks(&s.buckets, ranks, rank) * LS_BLOCK * sizeof(float);
+    size_t shard = ls_shard_blocks(&s.buckets, ranks, rank) * block;
     bool in_place = platform->expected && strcmp(platform->expected, "shared") == 0;
     assert_int_equal(ls_reducer_bytes(s.reducer), in_place ? 0 : (s.plan.slots - s.plan.lane_slots) * shard);
     if (!in_place)
-        assert_int_equal(
-            ls_reducer_bytes(s.reducer), ls_staging_blocks(&s.buckets, &s.plan) * LS_BLOCK * sizeof(float));
+        assert_int_equal(ls_reducer_bytes(s.reducer), ls_staging_blocks(&s.buckets, &s.plan) * block);
     tear_down(&s);
     set_up(&s, ls_plan_compile_halving, 37, 8, LS_REDUCTION_EXACT);
     bool same = s.plan.phases <= 1; // few ranks: it may be the direct exchange
     if (!in_place || !same)
-        assert_int_equal(
-            ls_reducer_bytes(s.reducer), ls_staging_blocks(&s.buckets, &s.plan) * LS_BLOCK * sizeof(float));
+        assert_int_equal(ls_reducer_bytes(s.reducer), ls_staging_blocks(&s.buckets, &s.plan) * block);
     tear_down(&s);
+}
+
+static void test_staging_size(void **state)
+{
+    (void)state;
+    check_staging_size();
+    rounded = true;
+    check_staging_size();
+    rounded = false;
 }
 
 static void test_buckets_out_of_order_are_refused(void **state)
@@ -436,12 +501,15 @@ static void set_up_rounds(Rounds *s, size_t blocks, size_t bucket_blocks)
     for (size_t b = 0; b < s->buckets.count; b++)
         s->gradient[b] = s->window + b % 2 * most * LS_BLOCK;
     size_t shard = ls_shard_blocks(&s->buckets, ranks, rank) * LS_BLOCK * sizeof(float);
-    for (uint32_t i = 0; i < s->rounds.sums; i++)
+    for (uint32_t i = 0; i < (rounded ? 1 : s->rounds.sums); i++)
         s->sum[i] = allocate_on_device(shard > 0 ? shard : 1);
     s->lane = allocate(elements * sizeof(float));
     s->expected = allocate(4 * elements * sizeof(float));
-    LsSharderOptions options = {
-        .rounds = &s->rounds, .buckets = &s->buckets, .gradient = s->gradient, .sum = s->sum};
+    LsSharderOptions options = {.rounds = &s->rounds,
+        .buckets = &s->buckets,
+        .gradient = s->gradient,
+        .sum = s->sum,
+        .rounded = rounded};
     assert_int_equal(ls_sharder_create(comm, &options, &s->sharder), LS_OK);
 }
 
@@ -505,6 +573,15 @@ static void test_rounds(void **state)
     reduce_in_rounds(37, 8);
     reduce_in_rounds(5, 1);
     reduce_in_rounds(3, 64);
+}
+
+static void test_rounded_rounds(void **state)
+{
+    (void)state;
+    rounded = true;
+    reduce_in_rounds(37, 8);
+    reduce_in_rounds(5, 1);
+    rounded = false;
 }
 
 // ---- Gathers --------------------------------------------------------------------------------------------
@@ -739,12 +816,15 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_exact_reduction),
     cmocka_unit_test(test_plan_of_two_levels),
     cmocka_unit_test(test_plan_of_several_phases),
+    cmocka_unit_test(test_rounded_reduction),
+    cmocka_unit_test(test_rounding_needs_a_place_and_exact_sums),
     cmocka_unit_test(test_destroyed_at_once),
     cmocka_unit_test(test_fast_reduction),
     cmocka_unit_test(test_staging_size),
     cmocka_unit_test(test_buckets_out_of_order_are_refused),
     cmocka_unit_test(test_a_plan_for_another_rank_is_refused),
     cmocka_unit_test(test_rounds),
+    cmocka_unit_test(test_rounded_rounds),
     cmocka_unit_test(test_gather_shards),
     cmocka_unit_test(test_gather_shards_of_common_memory),
     cmocka_unit_test(test_gather_device),

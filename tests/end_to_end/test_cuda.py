@@ -66,8 +66,8 @@ class Gpu(Case):
 class SameBits(Gpu):
     """One hash for a precision."""
 
-    def over_ranks_and_transports(self, precision, ways):
-        settings = [f"runtime.precision={precision}"]
+    def over_ranks_and_transports(self, precision, ways, *settings):
+        settings = [f"runtime.precision={precision}", *settings]
         expected = self.train("alone", *settings)
         evaluation = self.status("alone")["eval"]
         self.assertGreater(evaluation["accuracy"], 0.6)  # four classes: it did learn
@@ -94,6 +94,9 @@ class SameBits(Gpu):
 
     def test_fp16(self):
         self.over_ranks_and_transports("fp16", self.FEW)
+
+    def test_sums_in_bf16(self):
+        self.over_ranks_and_transports("bf16", self.FEW, "collectives.wire=bf16")
 
     def test_graphs_and_the_late_read_change_nothing(self):
         """Also where microbatches are added up, whose number is odd, so that graphs meet both sets of memory."""

@@ -34,4 +34,7 @@ size_t ls_shard_offset(const LsBuckets *buckets, size_t b, uint32_t ranks, uint3
 // Blocks of staging that the plan needs when every bucket has its own.
 size_t ls_staging_blocks(const LsBuckets *buckets, const LsPlan *plan);
 
+// Blocks that the rank sends when the plan is executed for every bucket.
+size_t ls_sent_blocks(const LsBuckets *buckets, const LsPlan *plan);
+
 #endif

@@ -132,9 +132,11 @@ typedef struct LsReducerOptions {
     const LsPlan *plan;       // lent; outlives the reducer
     const LsBuckets *buckets; // lent
     float *const
-        *slot;     // [plan->lane_slots] gradient buffers (whole model, buckets->blocks blocks each), lent
-    float *result; // where this rank's pieces of the sum go, at their places of the whole model; lent. NULL:
-                   // slot 0
+        *slot; // [plan->lane_slots] gradient buffers (whole model, buckets->blocks blocks each), lent
+    uint16_t *const *rounded; // instead of `slot`: [plan->share.subtrees] the subtrees' sums as BF16 numbers,
+                              // lent. They travel so, and each sum is rounded to BF16 (LsTreeAdd). Exact only
+    float *result; // where this rank's pieces of the sum go, at their places of the whole model; lent. NULL,
+                   // but with `rounded`: slot 0
     int reduction; // LsReductionKind; fast: slot 0 holds this rank's whole sum, the library's reduce-scatter
                    // adds up
 } LsReducerOptions;
@@ -161,7 +163,7 @@ LsStatus ls_reducer_finish(LsReducer *reducer);
 
 // Staging bytes that the reducer holds. Every bucket has staging of its own, so that all may be under way at
 // once: exact: the plan's staging slots (other ranks' subtrees) times this rank's shard, with W a power of
-// two a little less than one model; fast: one shard.
+// two a little less than one model, of 4 or, rounded, 2 bytes an element; fast: one shard.
 size_t ls_reducer_bytes(const LsReducer *reducer);
 
 // All-gathers bucket by bucket: every rank's piece of `flat` (elements of `element` bytes, whole model,

@@ -15,6 +15,8 @@ typedef struct LsSharderOptions {
     const LsBuckets *buckets; //
     float *const *gradient;   // [buckets->count] where bucket b of the lane being computed lies
     float *const *sum;        // [rounds->sums] of this rank's shard, packed; the total ends in sum[0]
+    bool rounded; // gradients and sums become BF16 numbers (LsTreeAdd), which travel so. Those under way are
+                  // the sharder's own; sum: [1], the total
 } LsSharderOptions;
 
 // Collective.
@@ -39,7 +41,7 @@ LsStatus ls_sharder_release(LsSharder *sharder, size_t b);
 // What the compute stream is given from now on finds all that was begun reduced.
 LsStatus ls_sharder_finish(LsSharder *sharder);
 
-// Blocks of memory for received pieces.
-size_t ls_sharder_blocks(const LsRounds *rounds, const LsBuckets *buckets);
+// Bytes of the sharder's own memory: for received pieces; rounded, also for gradients to send and for sums.
+size_t ls_sharder_bytes(const LsRounds *rounds, const LsBuckets *buckets, bool rounded);
 
 #endif

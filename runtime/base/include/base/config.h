@@ -57,6 +57,7 @@ typedef enum LsPrecision {
 typedef enum LsIsa { LS_ISA_AUTO, LS_ISA_AVX2, LS_ISA_AVX512, LS_ISA_AVX512_BF16, LS_ISA_AMX } LsIsa;
 typedef enum LsCommKind { LS_COMM_AUTO, LS_COMM_MPI, LS_COMM_NCCL, LS_COMM_SHARED } LsCommKind;
 typedef enum LsReductionKind { LS_REDUCTION_EXACT, LS_REDUCTION_FAST } LsReductionKind;
+typedef enum LsWireKind { LS_WIRE_FP32, LS_WIRE_BF16 } LsWireKind;
 
 typedef enum LsSavePolicy { LS_SAVE_STEPS, LS_SAVE_TIME, LS_SAVE_AUTO } LsSavePolicy;
 
@@ -162,6 +163,7 @@ typedef struct LsConfig {
     struct {
         int backend;
         int reduction;
+        int wire;
         double bucket_mb;
         double timeout; // seconds
     } collectives;
