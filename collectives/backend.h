@@ -73,6 +73,11 @@ typedef struct LsTransportOps {
 
     LsStatus (*gather)(LsTransport *transport, const void *mine, void *all, size_t bytes);
     LsStatus (*gather_shards)(LsTransport *transport, const LsBuckets *buckets, void *flat, size_t element);
+    // Both NULL where that is all. begin starts it, the last bucket first; wait comes once for each bucket in
+    // that order, with the compute stream selected, which may be recording a graph. Then the bucket is there
+    // for what follows in that stream.
+    LsStatus (*gather_begin)(LsTransport *transport, const LsBuckets *buckets, void *flat, size_t element);
+    LsStatus (*gather_wait)(LsTransport *transport, size_t bucket);
 
     // See ls_comm_library; NULL: the backend's own does it, because it can reach the memory.
     LsStatus (*library)(
@@ -124,16 +129,24 @@ typedef struct LsCommOps {
 
 struct LsComm {
     const LsCommOps *ops;
-    LsDevice *device;       // attached, lent; NULL before
-    LsTransport *transport; // owned; NULL for one rank alone
-    LsMarker *before;       // in the compute stream: what the communication stream has to wait for
-    LsMarker *after;        // in the communication stream: what the compute stream has to wait for
+    LsDevice *device;           // attached, lent; NULL before
+    LsTransport *transport;     // owned; NULL for one rank alone
+    LsMarker *before;           // in the compute stream: what the communication stream has to wait for
+    LsMarker *after;            // in the communication stream: what the compute stream has to wait for
+    const LsBuckets *gathering; // lent; NULL: no gather has begun that has not ended
+    size_t missing;             // buckets of it, from the first on, that have not been waited for
     int rank, size, local_rank, local_size;
     LsHostMap hosts; // all ranks'; count 0 where one host's are not contiguous, and in `self`
     double timeout;  // seconds for one wait
     char host[LS_HOST_NAME];
     char boot[LS_BOOT_ID]; // of the kernel underneath: the containers of one machine share it; "" if unknown
 };
+
+// Selects the communication stream, behind all that the compute stream holds.
+LsStatus ls_comm_enter(LsComm *comm);
+// Selects the compute stream again. ls_comm_leave: what it is given from here on waits for what was done in
+// between; `status` is passed on.
+LsStatus ls_comm_leave(LsComm *comm, LsStatus status);
 
 LsStatus ls_self_open(const LsCommOptions *options, LsComm **out);
 LsStatus ls_mpi_open(const LsCommOptions *options, LsComm **out);
@@ -147,9 +160,11 @@ typedef struct LsShardMove {
     uint32_t peer, owner;
 } LsShardMove;
 
-// Moves shards of `flat` over the transport `host`, all at once, and waits for them.
-LsStatus ls_host_move_shards(LsTransport *host, const LsBuckets *buckets, void *flat, size_t element,
+// Begins to move shards of `flat` over the transport `host`, the last bucket first, and waits for those of a
+// bucket.
+LsStatus ls_host_move_begin(LsTransport *host, const LsBuckets *buckets, void *flat, size_t element,
     const LsShardMove *move, size_t moves);
+LsStatus ls_host_move_wait(LsTransport *host, size_t bucket, const LsShardMove *move, size_t moves);
 
 LsStatus ls_staged_transport_open(LsComm *comm, LsDevice *device, LsTransport **out);
 // For comm->hosts.count > 0. LS_UNAVAILABLE, on all ranks alike, when some cannot reach the memory of others

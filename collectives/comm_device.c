@@ -235,8 +235,7 @@ void ls_comm_release(LsComm *comm, void *memory)
 
 // ---- Gathers --------------------------------------------------------------------------------------------
 
-// Between these two the communication stream is selected, behind all that the compute stream holds.
-static LsStatus enter_communication(LsComm *comm)
+LsStatus ls_comm_enter(LsComm *comm)
 {
     const LsDeviceOps *ops = comm->device->ops;
     LS_TRY(ops->marker_record(comm->device, comm->before));
@@ -244,15 +243,20 @@ static LsStatus enter_communication(LsComm *comm)
     return ops->marker_wait(comm->device, comm->before);
 }
 
-// What the compute stream is given from here on waits for what was done in between.
-static LsStatus leave_communication(LsComm *comm, LsStatus status)
+// Back to the compute stream, with a marker behind what was done.
+static LsStatus return_to_compute(LsComm *comm, LsStatus status)
 {
     const LsDeviceOps *ops = comm->device->ops;
     if (status == LS_OK)
         status = ops->marker_record(comm->device, comm->after);
     ops->select_stream(comm->device, LS_STREAM_COMPUTE);
-    LS_TRY(status);
-    return ops->marker_wait(comm->device, comm->after);
+    return status;
+}
+
+LsStatus ls_comm_leave(LsComm *comm, LsStatus status)
+{
+    LS_TRY(return_to_compute(comm, status));
+    return comm->device->ops->marker_wait(comm->device, comm->after);
 }
 
 LsStatus ls_comm_gather_device(LsComm *comm, const void *mine, void *all, size_t bytes)
@@ -260,10 +264,10 @@ LsStatus ls_comm_gather_device(LsComm *comm, const void *mine, void *all, size_t
     LS_TRY(check_attached(comm));
     if (comm->size == 1)
         return mine == all ? LS_OK : comm->device->ops->copy(comm->device, all, mine, bytes);
-    LsStatus status = enter_communication(comm);
+    LsStatus status = ls_comm_enter(comm);
     if (status == LS_OK)
         status = comm->transport->ops->gather(comm->transport, mine, all, bytes);
-    return leave_communication(comm, status);
+    return ls_comm_leave(comm, status);
 }
 
 LsStatus ls_comm_gather_shards(LsComm *comm, const LsBuckets *buckets, void *flat, size_t element)
@@ -271,10 +275,52 @@ LsStatus ls_comm_gather_shards(LsComm *comm, const LsBuckets *buckets, void *fla
     LS_TRY(check_attached(comm));
     if (comm->size == 1)
         return LS_OK;
-    LsStatus status = enter_communication(comm);
+    LsStatus status = ls_comm_enter(comm);
     if (status == LS_OK)
         status = comm->transport->ops->gather_shards(comm->transport, buckets, flat, element);
-    return leave_communication(comm, status);
+    return ls_comm_leave(comm, status);
+}
+
+// ---- A gather that goes on ------------------------------------------------------------------------------
+
+bool ls_comm_gathers(const LsComm *comm)
+{
+    return comm->gathering != NULL;
+}
+
+LsStatus ls_comm_gather_begin(LsComm *comm, const LsBuckets *buckets, void *flat, size_t element)
+{
+    LS_TRY(check_attached(comm));
+    if (comm->gathering)
+        return LS_FAIL(LS_INTERNAL, "a gather has not ended");
+    if (comm->size == 1)
+        return LS_OK;
+    if (!comm->transport->ops->gather_begin)
+        return ls_comm_gather_shards(comm, buckets, flat, element);
+    LsStatus status = ls_comm_enter(comm);
+    if (status == LS_OK)
+        status = comm->transport->ops->gather_begin(comm->transport, buckets, flat, element);
+    LS_TRY(return_to_compute(comm, status));
+    comm->gathering = buckets;
+    comm->missing = buckets->count;
+    return LS_OK;
+}
+
+LsStatus ls_comm_gather_upto(LsComm *comm, size_t elements)
+{
+    const LsBuckets *buckets = comm->gathering;
+    // The last bucket is the start of the buffer.
+    while (comm->gathering && buckets->bucket[comm->missing - 1].first_block * LS_BLOCK < elements) {
+        LS_TRY(comm->transport->ops->gather_wait(comm->transport, comm->missing - 1));
+        if (--comm->missing == 0)
+            comm->gathering = NULL;
+    }
+    return LS_OK;
+}
+
+LsStatus ls_comm_gather_end(LsComm *comm)
+{
+    return ls_comm_gather_upto(comm, SIZE_MAX);
 }
 
 // ---- The library's own collectives ----------------------------------------------------------------------
@@ -295,10 +341,10 @@ LsStatus ls_comm_library(LsComm *comm, LsLibraryCall call, const float *from, fl
             LS_CONFIG, "%zu elements cannot be scattered evenly over %d ranks", elements, comm->size);
     if (comm->size == 1)
         return from == to ? LS_OK : comm->device->ops->copy(comm->device, to, from, elements * sizeof *to);
-    LsStatus status = enter_communication(comm);
+    LsStatus status = ls_comm_enter(comm);
     if (status == LS_OK)
         status = call_library(comm, call, from, to, elements);
-    return leave_communication(comm, status);
+    return ls_comm_leave(comm, status);
 }
 
 // ---- Waiting --------------------------------------------------------------------------------------------
@@ -330,5 +376,6 @@ LsStatus ls_comm_wait_marker(LsComm *comm, LsMarker *marker, const char *what)
 LsStatus ls_comm_drain(LsComm *comm)
 {
     LS_TRY(check_attached(comm));
+    LS_TRY(ls_comm_gather_end(comm));
     return comm->size == 1 ? LS_OK : ls_comm_wait_marker(comm, comm->after, "an exchange with all ranks");
 }

@@ -36,7 +36,7 @@ typedef struct HostTransport {
     MPI_Request *gather;
     int *gather_counts, *gather_displacements; // [gathers × size]
 
-    // Of ls_host_move_shards, likewise.
+    // Of ls_host_move_begin, likewise.
     size_t moves;
     MPI_Request *move;
 } HostTransport;

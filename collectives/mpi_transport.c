@@ -73,16 +73,32 @@ static LsStatus check_gather(const LsBuckets *buckets, size_t element, int *type
     return LS_OK;
 }
 
-static LsStatus host_gather_shards(
+static LsStatus host_gather_begin(
     LsTransport *transport, const LsBuckets *buckets, void *flat, size_t element)
 {
     HostTransport *host = (HostTransport *)transport;
     int type;
     LS_TRY(check_gather(buckets, element, &type));
     LS_TRY(reserve_gathers(host, buckets->count));
-    for (size_t b = 0; b < buckets->count; b++)
+    for (size_t b = buckets->count; b-- > 0;)
         start_gather(host, buckets->bucket[b], b, flat, type);
-    return ls_mpi_wait_requests(host->mpi, host->gather, (int)buckets->count, "the updated parameters");
+    return LS_OK;
+}
+
+static const char *const PARAMETERS = "the updated parameters";
+
+static LsStatus host_gather_wait(LsTransport *transport, size_t bucket)
+{
+    HostTransport *host = (HostTransport *)transport;
+    return ls_mpi_wait_requests(host->mpi, &host->gather[bucket], 1, PARAMETERS);
+}
+
+static LsStatus host_gather_shards(
+    LsTransport *transport, const LsBuckets *buckets, void *flat, size_t element)
+{
+    HostTransport *host = (HostTransport *)transport;
+    LS_TRY(host_gather_begin(transport, buckets, flat, element));
+    return ls_mpi_wait_requests(host->mpi, host->gather, (int)buckets->count, PARAMETERS);
 }
 
 // ---- Shards to single ranks -----------------------------------------------------------------------------
@@ -121,21 +137,37 @@ static void start_move(HostTransport *host, const LsShardMove *move, LsBlockRang
             MPI_Irecv(place, count, host->block[type], peer, 0, host->mpi->traffic, request), "MPI_Irecv");
 }
 
+LsStatus ls_host_move_begin(LsTransport *transport, const LsBuckets *buckets, void *flat, size_t element,
+    const LsShardMove *move, size_t moves)
+{
+    HostTransport *host = (HostTransport *)transport;
+    int type;
+    size_t messages;
+    LS_TRY(check_gather(buckets, element, &type));
+    LS_TRY(reserve_moves(host, buckets->count, moves, &messages));
+    for (size_t b = buckets->count; b-- > 0;)
+        for (size_t i = 0; i < moves; i++) {
+            LsBlockRange piece = ls_bucket_piece(buckets, b, (uint32_t)transport->comm->size, move[i].owner);
+            start_move(host, &move[i], piece, flat, type, &host->move[b * moves + i]);
+        }
+    return LS_OK;
+}
+
 typedef struct MoveWait {
-    HostTransport *host;
+    MpiComm *mpi;
     const LsShardMove *move;
-    size_t moves, messages;
+    size_t moves;
+    MPI_Request *request; // [moves]
 } MoveWait;
 
 static LsStatus poll_moves(void *context, size_t *outstanding)
 {
     const MoveWait *wait = context;
-    HostTransport *host = wait->host;
     *outstanding = 0;
-    for (size_t i = 0; i < wait->messages; i++) {
+    for (size_t i = 0; i < wait->moves; i++) {
         int done = 1;
-        if (host->move[i] != MPI_REQUEST_NULL)
-            ls_mpi_check(host->mpi, MPI_Test(&host->move[i], &done, MPI_STATUS_IGNORE), "MPI_Test");
+        if (wait->request[i] != MPI_REQUEST_NULL)
+            ls_mpi_check(wait->mpi, MPI_Test(&wait->request[i], &done, MPI_STATUS_IGNORE), "MPI_Test");
         *outstanding += !done;
     }
     return LS_OK;
@@ -144,29 +176,17 @@ static LsStatus poll_moves(void *context, size_t *outstanding)
 static void mark_moves(void *context, bool *pending)
 {
     const MoveWait *wait = context;
-    for (size_t i = 0; i < wait->messages; i++)
-        if (wait->host->move[i] != MPI_REQUEST_NULL)
-            pending[wait->move[i % wait->moves].peer] = true;
+    for (size_t i = 0; i < wait->moves; i++)
+        if (wait->request[i] != MPI_REQUEST_NULL)
+            pending[wait->move[i].peer] = true;
 }
 
-LsStatus ls_host_move_shards(LsTransport *transport, const LsBuckets *buckets, void *flat, size_t element,
-    const LsShardMove *move, size_t moves)
+LsStatus ls_host_move_wait(LsTransport *transport, size_t bucket, const LsShardMove *move, size_t moves)
 {
     HostTransport *host = (HostTransport *)transport;
-    int type;
-    MoveWait wait = {host, move, moves, 0};
-    LS_TRY(check_gather(buckets, element, &type));
-    LS_TRY(reserve_moves(host, buckets->count, moves, &wait.messages));
-    for (size_t i = 0; i < wait.messages; i++) {
-        const LsShardMove *m = &move[i % moves];
-        LsBlockRange piece = ls_bucket_piece(buckets, i / moves, (uint32_t)transport->comm->size, m->owner);
-        start_move(host, m, piece, flat, type, &host->move[i]);
-    }
-    LsComm *comm = transport->comm;
-    return comm->ops->wait(comm, &(LsWait){.what = "the updated parameters",
-                                     .poll = poll_moves,
-                                     .mark_pending = mark_moves,
-                                     .context = &wait});
+    MoveWait wait = {host->mpi, move, moves, host->move + bucket * moves};
+    return ls_mpi_wait(transport->comm,
+        &(LsWait){.what = PARAMETERS, .poll = poll_moves, .mark_pending = mark_moves, .context = &wait});
 }
 
 // ---- Opening --------------------------------------------------------------------------------------------
@@ -201,6 +221,8 @@ static const LsTransportOps host_ops = {
     .close = host_close,
     .gather = host_gather,
     .gather_shards = host_gather_shards,
+    .gather_begin = host_gather_begin,
+    .gather_wait = host_gather_wait,
     .exchange_create = ls_mpi_exchange_create,
     .exchange_destroy = ls_mpi_exchange_destroy,
     .exchange_add = ls_mpi_exchange_add,

@@ -144,6 +144,9 @@ static void nccl_close(LsTransport *transport)
         t->memory = memory->next;
         free(memory);
     }
+    for (size_t i = 0; i < t->markers; i++)
+        transport->device->ops->marker_destroy(transport->device, t->gathered[i]);
+    free(t->gathered);
     free(t);
 }
 
@@ -154,6 +157,8 @@ static const LsTransportOps nccl_ops = {
     .release = nccl_release,
     .gather = ls_nccl_gather,
     .gather_shards = ls_nccl_gather_shards,
+    .gather_begin = ls_nccl_gather_begin,
+    .gather_wait = ls_nccl_gather_wait,
     .library = ls_nccl_library,
     .exchange_create = ls_nccl_exchange_create,
     .exchange_destroy = ls_nccl_exchange_destroy,

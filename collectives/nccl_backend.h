@@ -46,6 +46,8 @@ typedef struct NcclTransport {
     cudaStream_t stream; // the device's communication stream
     const char *call;    // what is being waited for, for messages
     NcclMemory *memory;  // what allocate handed out
+    size_t markers;
+    LsMarker **gathered; // [markers] of a bucket: it is there; grown at the first gather that goes on
 } NcclTransport;
 
 static inline NcclTransport *nccl_transport(LsTransport *transport)
@@ -62,6 +64,8 @@ LsStatus ls_nccl_settle(NcclTransport *t, ncclResult_t result, const char *call,
 
 LsStatus ls_nccl_gather(LsTransport *transport, const void *mine, void *all, size_t bytes);
 LsStatus ls_nccl_gather_shards(LsTransport *transport, const LsBuckets *buckets, void *flat, size_t element);
+LsStatus ls_nccl_gather_begin(LsTransport *transport, const LsBuckets *buckets, void *flat, size_t element);
+LsStatus ls_nccl_gather_wait(LsTransport *transport, size_t bucket);
 LsStatus ls_nccl_library(
     LsTransport *transport, LsLibraryCall call, const float *from, float *to, size_t elements);
 

@@ -188,6 +188,44 @@ LsStatus ls_nccl_gather_shards(LsTransport *transport, const LsBuckets *buckets,
     return ls_nccl_settle(t, ls_nccl.GroupEnd(), "ncclGroupEnd", "NCCL to start gathering the parameters");
 }
 
+static LsStatus reserve_markers(NcclTransport *t, size_t buckets)
+{
+    LsDevice *device = t->base.device;
+    if (buckets <= t->markers)
+        return LS_OK;
+    LsMarker **grown = realloc(t->gathered, buckets * sizeof(LsMarker *));
+    if (!grown)
+        return LS_FAIL(LS_INTERNAL, "no memory for the markers of %zu buckets", buckets);
+    t->gathered = grown;
+    for (; t->markers < buckets; t->markers++)
+        LS_TRY(device->ops->marker_create(device, &t->gathered[t->markers]));
+    return LS_OK;
+}
+
+// A group for each bucket, so that the first one does not wait for the last.
+LsStatus ls_nccl_gather_begin(LsTransport *transport, const LsBuckets *buckets, void *flat, size_t element)
+{
+    NcclTransport *t = nccl_transport(transport);
+    LsDevice *device = transport->device;
+    size_t block = LS_BLOCK * element;
+    LS_TRY(reserve_markers(t, buckets->count));
+    for (size_t b = buckets->count; b-- > 0;) {
+        LsBucket bucket = buckets->bucket[b];
+        ls_nccl_check(t, ls_nccl.GroupStart(), "ncclGroupStart");
+        enqueue_gather(t, bucket, (char *)flat + bucket.first_block * block, block);
+        LS_TRY(
+            ls_nccl_settle(t, ls_nccl.GroupEnd(), "ncclGroupEnd", "NCCL to start gathering the parameters"));
+        LS_TRY(device->ops->marker_record(device, t->gathered[b]));
+    }
+    return LS_OK;
+}
+
+LsStatus ls_nccl_gather_wait(LsTransport *transport, size_t bucket)
+{
+    LsDevice *device = transport->device;
+    return device->ops->marker_wait(device, nccl_transport(transport)->gathered[bucket]);
+}
+
 // ---- The library's own collectives ----------------------------------------------------------------------
 
 static ncclResult_t call_library(

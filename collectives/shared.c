@@ -27,6 +27,8 @@ typedef struct SharedTransport {
     LsSegment own;                  // this rank's board
     LsView *board;                  // everybody's
     uint64_t pages, shards, read;   // what this rank has got to
+    uint64_t awaited;               // of shards: what it has seen all others get to
+    bool goes_on;                   // the newest gather, which then has to be waited for
     uint64_t begun[LS_SHARED_TAGS]; // reductions
 } SharedTransport;
 
@@ -383,6 +385,35 @@ static LsStatus list_moves(SharedTransport *shared)
     return LS_OK;
 }
 
+// What other hosts have is brought by the ranks whose part it is. A rank that has its part of a bucket says
+// so, and a bucket is there when all ranks of the host have said it; buckets come in the same order
+// everywhere. Nobody reads what is overwritten here: each owner has come here, so all ranks are done with it.
+static LsStatus begin_parts(SharedTransport *shared, const LsBuckets *buckets, void *flat, size_t element)
+{
+    if (shared->moves > 0)
+        return ls_host_move_begin(shared->host, buckets, flat, element, shared->move, shared->moves);
+    shared->shards += buckets->count; // all of it is here
+    post(&own_board(shared)->shards, shared->shards);
+    return LS_OK;
+}
+
+static LsStatus wait_for_part(SharedTransport *shared, size_t bucket)
+{
+    if (shared->moves > 0) {
+        LS_TRY(ls_host_move_wait(shared->host, bucket, shared->move, shared->moves));
+        post(&own_board(shared)->shards, ++shared->shards);
+    }
+    return wait_for_host(shared, offsetof(LsBoard, shards), ++shared->awaited, "the updated parameters");
+}
+
+static LsStatus gather_parts(SharedTransport *shared, const LsBuckets *buckets, void *flat, size_t element)
+{
+    LS_TRY(begin_parts(shared, buckets, flat, element));
+    for (size_t b = buckets->count; b-- > 0;)
+        LS_TRY(wait_for_part(shared, b));
+    return LS_OK;
+}
+
 static LsStatus shared_gather_shards(
     LsTransport *transport, const LsBuckets *buckets, void *flat, size_t element)
 {
@@ -394,12 +425,7 @@ static LsStatus shared_gather_shards(
     LsView *view = NULL;
     if (!block->common)
         LS_TRY(find_view(shared, flat, buckets->blocks * LS_BLOCK * element, &view));
-    // Nobody reads what is overwritten here: each owner has come here, so all ranks are done with it.
-    if (shared->moves > 0)
-        LS_TRY(ls_host_move_shards(shared->host, buckets, flat, element, shared->move, shared->moves));
-    uint64_t number = ++shared->shards;
-    post(&own_board(shared)->shards, number);
-    LS_TRY(wait_for_host(shared, offsetof(LsBoard, shards), number, "the updated parameters"));
+    LS_TRY(gather_parts(shared, buckets, flat, element));
     if (block->common)
         return LS_OK;
     for (int i = 1; i < comm->size; i++) { // each rank starts at another one
@@ -411,6 +437,22 @@ static LsStatus shared_gather_shards(
     shared_post_read(transport);
     return wait_for_host(
         shared, offsetof(LsBoard, read), shared->read, "all ranks to read the updated parameters");
+}
+
+static LsStatus shared_gather_begin(
+    LsTransport *transport, const LsBuckets *buckets, void *flat, size_t element)
+{
+    SharedTransport *shared = shared_of(transport);
+    const Block *block = block_of(shared, flat);
+    shared->goes_on = block && block->common;
+    return shared->goes_on ? begin_parts(shared, buckets, flat, element)
+                           : shared_gather_shards(transport, buckets, flat, element);
+}
+
+static LsStatus shared_gather_wait(LsTransport *transport, size_t bucket)
+{
+    SharedTransport *shared = shared_of(transport);
+    return shared->goes_on ? wait_for_part(shared, bucket) : LS_OK;
 }
 
 // ---- Opening --------------------------------------------------------------------------------------------
@@ -457,6 +499,8 @@ static void put_over(SharedTransport *shared)
     shared->ops.release = shared_release;
     shared->ops.gather = shared_gather;
     shared->ops.gather_shards = shared_gather_shards;
+    shared->ops.gather_begin = shared_gather_begin;
+    shared->ops.gather_wait = shared_gather_wait;
     shared->ops.exchange_create = shared_exchange_create;
     shared->base.ops = &shared->ops;
 }

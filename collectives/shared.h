@@ -23,7 +23,7 @@ enum {
 
 typedef struct LsBoard {
     _Alignas(LS_CACHE_LINE) _Atomic uint64_t pages;  // of words posted; page n is words[n % 2]
-    _Alignas(LS_CACHE_LINE) _Atomic uint64_t shards; // gathers for which this rank's pieces are ready
+    _Alignas(LS_CACHE_LINE) _Atomic uint64_t shards; // buckets, of gathers, of which its part is there
     _Alignas(LS_CACHE_LINE) _Atomic uint64_t read;   // times that it had read all it needed of the others'
     _Alignas(LS_CACHE_LINE) _Atomic uint64_t final[LS_SHARED_TAGS];
     _Alignas(LS_CACHE_LINE) unsigned char words[2][LS_SHARED_PAGE];

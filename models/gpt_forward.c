@@ -164,10 +164,16 @@ static LsStatus forward_block(LsGpt *gpt, size_t l, const Pass *pass)
 
 static LsStatus forward(LsGpt *gpt, const Pass *pass)
 {
+    LS_TRY(ls_model_need(&gpt->base, gpt->block[0].norm1.layer.weight));
     LS_TRY(embed(gpt, pass));
-    for (size_t l = 0; l < gpt->blocks; l++)
+    for (size_t l = 0; l < gpt->blocks; l++) {
+        bool last = l + 1 == gpt->blocks;
+        const LsGptNorm *next = last ? &gpt->norm : &gpt->block[l + 1].norm1;
+        LS_TRY(ls_model_need(&gpt->base, next->layer.weight));
         LS_TRY(forward_block(gpt, l, pass));
+    }
     gpt->held = gpt->blocks - 1;
+    LS_TRY(ls_model_need(&gpt->base, gpt->base.parameters.blocks * LS_BLOCK));
     return normalize(gpt, &gpt->norm, pass, gpt->block[gpt->held].middle, gpt->branch, gpt->stream);
 }
 

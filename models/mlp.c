@@ -123,8 +123,11 @@ static LsStatus forward(LsModel *model, const void *weights, const LsBatch *batc
 {
     Mlp *mlp = (Mlp *)model;
     mlp->dropped = train && mlp->dropout > 0;
-    for (size_t l = 0; l + 1 < mlp->layers; l++)
+    for (size_t l = 0; l + 1 < mlp->layers; l++) {
+        LS_TRY(ls_model_need(model, mlp->layer[l + 1].weight));
         LS_TRY(forward_hidden(mlp, l, weights, batch));
+    }
+    LS_TRY(ls_model_need(model, model->parameters.blocks * LS_BLOCK));
     return forward_output(mlp, weights, batch);
 }
 

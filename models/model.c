@@ -84,6 +84,11 @@ void ls_model_destroy(LsModel *model)
         model->ops->destroy(model);
 }
 
+LsStatus ls_model_need(const LsModel *model, size_t end)
+{
+    return model->need ? model->need(model->need_context, end) : LS_OK;
+}
+
 float *ls_model_gradient(const LsModel *model, float *gradients, size_t offset)
 {
     const LsGradientPlaces *places = model->places;

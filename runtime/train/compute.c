@@ -4,6 +4,7 @@
 // from then on. Both ways issue the same ops. What differs between microbatches is in device memory that is
 // the same each time (lane_loss, a set of the feed), or makes another variant.
 
+#include "base/clock.h"
 #include "guard.h"
 
 typedef struct Microbatch {
@@ -12,7 +13,8 @@ typedef struct Microbatch {
     float *gradient;  // which lie here
     bool accumulate;  // to what is there
     bool begins_lane, ends_step;
-    bool plain; // neither recorded nor replayed
+    bool awaits_weights; // which come while forward runs
+    bool plain;          // neither recorded nor replayed
 } Microbatch;
 
 // Backward of the step's last microbatch hands out finished ranges here; buckets leave in order.
@@ -91,6 +93,20 @@ static LsStatus gradients_ready(void *context, size_t first)
     return LS_OK;
 }
 
+// An LsWeightsNeeded.
+static LsStatus await_weights(void *context, size_t end)
+{
+    LsTrainer *t = context;
+    double start = ls_clock_seconds();
+    ls_trace_begin(t->trace, "gather");
+    ls_trainer_at(t, LS_PHASE_EXCHANGE);
+    LsStatus status = ls_comm_gather_upto(t->comm, end);
+    ls_trainer_at(t, LS_PHASE_COMPUTE);
+    ls_trace_end(t->trace);
+    t->times.comm += ls_clock_seconds() - start;
+    return status;
+}
+
 static LsStatus forward(LsTrainer *t, const Microbatch *m, LsBatch *batch)
 {
     const LsModelOps *model = t->model->ops;
@@ -98,7 +114,11 @@ static LsStatus forward(LsTrainer *t, const Microbatch *m, LsBatch *batch)
     if (m->begins_lane)
         LS_TRY(t->device->ops->zero(t->device, t->lane_loss, sizeof *t->lane_loss));
     LS_TRY(ls_device_batch_normalize(t->batch, m->set, m->rows, batch));
-    LS_TRY(model->forward(t->model, t->arenas.weights, batch, true));
+    t->model->need = m->awaits_weights ? await_weights : NULL;
+    t->model->need_context = t;
+    LsStatus status = model->forward(t->model, t->arenas.weights, batch, true);
+    t->model->need = NULL;
+    LS_TRY(status);
     return model->loss(t->model, batch, 1.0f / (float)t->config->train.batch, loss_scale, t->lane_loss, NULL);
 }
 
@@ -144,7 +164,8 @@ static LsStatus record(LsTrainer *t, const Microbatch *m, BucketSender *sender, 
 
 static LsStatus run(LsTrainer *t, const Microbatch *m, BucketSender *sender)
 {
-    LsVariant *variant = &t->variant[m->set][m->slot][m->accumulate][m->begins_lane][m->ends_step];
+    LsVariant *variant =
+        &t->variant[m->set][m->slot][m->accumulate][m->begins_lane][m->ends_step][m->awaits_weights];
     bool graphs = t->config->runtime.graphs && t->device->ops->capture_begin;
     if (!graphs || !variant->ran || m->plain) {
         variant->ran = true;
@@ -155,7 +176,8 @@ static LsStatus run(LsTrainer *t, const Microbatch *m, BucketSender *sender)
     ls_trace_begin(t->trace, "replay");
     LsStatus status = t->device->ops->graph_launch(t->device, variant->graph);
     ls_trace_end(t->trace);
-    return status;
+    LS_TRY(status);
+    return ls_comm_gather_end(t->comm); // the graph has waited for it
 }
 
 static LsStatus compute_microbatch(LsTrainer *t, Microbatch *m, BucketSender *sender)
@@ -185,6 +207,7 @@ static LsStatus compute_lane(LsTrainer *t, size_t index, BucketSender *sender)
             .accumulate = part > 0 || (!exact(t) && index > 0),
             .begins_lane = part == 0,
             .ends_step = last_lane && part == parts - 1,
+            .awaits_weights = ls_comm_gathers(t->comm),
         };
         // The fingerprint is no part of the graph, nor is communication.
         m.plain = (checked && m.ends_step) || t->sharder;
@@ -239,6 +262,7 @@ LsStatus ls_trainer_compute(LsTrainer *t)
     if (t->failed == LS_OK)
         t->failed = compute_lanes(t, &sender);
     keep_failure(t);
+    LS_TRY(ls_comm_gather_end(t->comm)); // of a rank that has failed before it came to it
     if (t->sharder)
         return ls_trainer_send_rest(t);
     for (; sender.begun < t->buckets.count; sender.begun++) {
@@ -255,7 +279,7 @@ LsStatus ls_trainer_compute(LsTrainer *t)
 
 void ls_trainer_forget_graphs(LsTrainer *t)
 {
-    LsVariant *variant = &t->variant[0][0][0][0][0];
+    LsVariant *variant = &t->variant[0][0][0][0][0][0];
     for (size_t i = 0; i < sizeof t->variant / sizeof *variant; i++)
         if (variant[i].graph)
             t->device->ops->graph_destroy(t->device, variant[i].graph);

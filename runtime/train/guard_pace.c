@@ -58,7 +58,7 @@ static int64_t quarter_of(const LsTrainer *t)
 }
 
 // A device that works behind the host's back is waited for to take its time: once in a quarter. A step in
-// which a rank may compute another's lane is none to compare by.
+// which a rank may compute another's lane is none to compare by. Waiting for other ranks is no work.
 static bool takes_time(const LsTrainer *t)
 {
     int64_t every = t->device->discrete ? quarter_of(t) : 1;
@@ -71,9 +71,11 @@ LsStatus ls_pace_begin(LsTrainer *t, double *start)
     if (!takes_time(t))
         return LS_OK;
     size_t slot = (size_t)t->issued % LS_STEPS_IN_FLIGHT;
-    if (t->device->discrete)
+    if (t->device->discrete) {
         LS_TRY(ls_comm_wait_marker(t->comm, t->outcomes.arrived[slot], "the device to finish a step"));
-    *start = ls_clock_seconds();
+        LS_TRY(ls_comm_drain(t->comm));
+    }
+    *start = ls_clock_seconds() - t->times.comm;
     return LS_OK;
 }
 
@@ -86,7 +88,7 @@ LsStatus ls_pace_end(LsTrainer *t, double start)
         LS_TRY(t->device->ops->marker_record(t->device, pace->done));
         LS_TRY(ls_comm_wait_marker(t->comm, pace->done, "the device to finish its lanes"));
     }
-    pace->seconds += ls_clock_seconds() - start;
+    pace->seconds += ls_clock_seconds() - t->times.comm - start;
     pace->samples++;
     return LS_OK;
 }

@@ -109,13 +109,17 @@ static LsStatus update(LsTrainer *t)
 }
 
 // From their owners to all ranks: the finished sums of gradients, which every rank updates everything with,
-// or what the owners have made of them.
-static LsStatus gather(LsTrainer *t, void *flat, size_t element)
+// or what the owners have made of them. The weights are waited for where the next forward pass reads them.
+static LsStatus gather(LsTrainer *t)
 {
     double start = ls_clock_seconds();
+    const LsArenas *arenas = &t->arenas;
     ls_trace_begin(t->trace, "gather");
     ls_trainer_at(t, LS_PHASE_EXCHANGE);
-    LsStatus status = ls_comm_gather_shards(t->comm, &t->buckets, flat, element);
+    LsStatus status =
+        arenas->whole
+            ? ls_comm_gather_shards(t->comm, &t->buckets, arenas->gradient[0], sizeof(float))
+            : ls_comm_gather_begin(t->comm, &t->buckets, arenas->weights, ls_dtype_size(arenas->type));
     ls_trainer_at(t, LS_PHASE_COMPUTE);
     ls_trace_end(t->trace);
     t->times.comm += ls_clock_seconds() - start;
@@ -130,13 +134,13 @@ static LsStatus decide_and_update(LsTrainer *t)
     LS_TRY(decide(t));
     LS_TRY(send_outcome(t));
     if (whole)
-        LS_TRY(gather(t, t->arenas.gradient[0], sizeof(float)));
+        LS_TRY(gather(t));
     LS_TRY(ls_trainer_save_copied(t)); // what the optimizer overwrites
     ls_trace_begin(t->trace, "optimizer");
     LsStatus status = update(t);
     ls_trace_end(t->trace);
     LS_TRY(status);
-    return whole ? LS_OK : gather(t, t->arenas.weights, ls_dtype_size(t->arenas.type));
+    return whole ? LS_OK : gather(t);
 }
 
 // Past the lanes, ranks are in the middle of collective calls and a failure cannot be told to the others

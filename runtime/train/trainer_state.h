@@ -114,8 +114,9 @@ typedef struct LsTrainer {
     LsLoader *loader;
     LsFeed feed;
     float *lane_loss; // device: of the lane being computed
-    // By set of the feed, gradient slot, and whether gradients are added to, the lane begins, the step ends.
-    LsVariant variant[LS_FEED_SETS][LS_LANE_SLOTS_MAX][2][2][2];
+    // By set of the feed, gradient slot, and whether gradients are added to, the lane begins, the step ends,
+    // weights are still coming.
+    LsVariant variant[LS_FEED_SETS][LS_LANE_SLOTS_MAX][2][2][2][2];
     char *algorithms; // what runtime.autotune chose, as the device writes it; NULL: nothing
     LsTrace *trace;
     LsStopWatch *stop; // what may ask to stop

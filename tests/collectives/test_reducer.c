@@ -591,8 +591,20 @@ static uint8_t shard_byte(size_t i, size_t block, int round)
     return (uint8_t)(i / block * 3 + i % 11 + (size_t)round * 101);
 }
 
-// One byte pattern for each block and byte of an element.
-static void gather_elements(size_t element)
+// The start of `flat` is used while the rest may be on its way.
+static void use_what_is_there(const uint8_t *flat, const uint8_t *expected, size_t blocks, size_t block)
+{
+    for (size_t end = 0; end < blocks; end += 7) {
+        assert_int_equal(ls_comm_gather_upto(comm, end * LS_BLOCK), LS_OK);
+        assert_on_device(flat, expected, end * block);
+    }
+    assert_int_equal(ls_comm_gather_end(comm), LS_OK);
+    assert_false(ls_comm_gathers(comm));
+    assert_int_equal(ls_comm_gather_upto(comm, 1), LS_OK); // of none
+}
+
+// One byte pattern for each block and byte of an element. goes_on: it is not waited for as a whole.
+static void gather_elements(size_t element, bool goes_on)
 {
     LsBuckets buckets;
     size_t blocks = 41, block = LS_BLOCK * element, bytes = blocks * block;
@@ -607,7 +619,17 @@ static void gather_elements(size_t element)
             memcpy(mine + piece.first * block, expected + piece.first * block, piece.count * block);
         }
         upload(flat, mine, bytes);
-        assert_int_equal(ls_comm_gather_shards(comm, &buckets, flat, element), LS_OK);
+        if (goes_on) {
+            assert_int_equal(ls_comm_gather_begin(comm, &buckets, flat, element), LS_OK);
+            if (ls_comm_gathers(comm)) // one at a time
+                assert_int_equal(ls_comm_gather_begin(comm, &buckets, flat, element), LS_INTERNAL);
+            if (round % 2)
+                use_what_is_there(flat, expected, blocks, block);
+            else
+                assert_int_equal(ls_comm_drain(comm), LS_OK);
+        } else {
+            assert_int_equal(ls_comm_gather_shards(comm, &buckets, flat, element), LS_OK);
+        }
         if (round > 0) // the first time the next upload comes without the host having waited
             assert_on_device(flat, expected, bytes);
     }
@@ -620,10 +642,17 @@ static void gather_elements(size_t element)
 static void test_gather_shards(void **state)
 {
     (void)state;
-    gather_elements(2);
-    gather_elements(4);
-    gather_elements(1);
-    gather_elements(8);
+    gather_elements(2, false);
+    gather_elements(4, false);
+    gather_elements(1, false);
+    gather_elements(8, false);
+}
+
+static void test_gather_goes_on(void **state)
+{
+    (void)state;
+    gather_elements(2, true);
+    gather_elements(4, true);
 }
 
 // Each rank writes nothing but its shard, into what may be one memory for all.
@@ -647,7 +676,14 @@ static void test_gather_shards_of_common_memory(void **state)
             size_t first = piece.first * LS_BLOCK;
             upload(flat + first, expected + first, piece.count * LS_BLOCK * sizeof(float));
         }
-        assert_int_equal(ls_comm_gather_shards(comm, &buckets, flat, sizeof(float)), LS_OK);
+        if (round % 2) {
+            assert_int_equal(ls_comm_gather_begin(comm, &buckets, flat, sizeof(float)), LS_OK);
+            assert_int_equal(ls_comm_gather_upto(comm, 1), LS_OK);
+            assert_on_device(flat, expected, sizeof(float));
+            assert_int_equal(ls_comm_gather_end(comm), LS_OK);
+        } else {
+            assert_int_equal(ls_comm_gather_shards(comm, &buckets, flat, sizeof(float)), LS_OK);
+        }
         assert_on_device(flat, expected, elements * sizeof(float));
     }
     ls_buckets_free(&buckets);
@@ -826,6 +862,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_rounds),
     cmocka_unit_test(test_rounded_rounds),
     cmocka_unit_test(test_gather_shards),
+    cmocka_unit_test(test_gather_goes_on),
     cmocka_unit_test(test_gather_shards_of_common_memory),
     cmocka_unit_test(test_gather_device),
     cmocka_unit_test(test_gather_between_reductions),

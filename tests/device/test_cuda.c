@@ -321,6 +321,50 @@ static void other_streams_wait_for_markers_in_graphs(void **unused)
     ops->release(device, x);
 }
 
+// The other way round: what follows the wait in a graph sees what another stream has brought for this launch,
+// what comes before it does not wait. So weights come while a recorded forward pass runs.
+static void graphs_wait_for_markers_of_other_streams(void **unused)
+{
+    (void)unused;
+    const LsDeviceOps *ops = device->ops;
+    const size_t turns = emulated ? 25 : 1000;
+    float *value = on_device(device, NULL, sizeof *value), *stage = on_device(device, NULL, sizeof *stage);
+    float *sent, *got;
+    LsMarker *brought;
+    LsGraph *graph;
+    REQUIRE(ops->allocate_host(device, turns * sizeof *sent, (void **)&sent));
+    REQUIRE(ops->allocate_host(device, turns * sizeof *got, (void **)&got));
+    REQUIRE(ops->marker_create(device, &brought));
+    REQUIRE(ops->copy(device, stage, value, sizeof *stage)); // its shape has run
+    REQUIRE(ops->capture_begin(device));
+    REQUIRE(ops->marker_wait(device, brought));
+    REQUIRE(ops->copy(device, stage, value, sizeof *stage));
+    REQUIRE(ops->capture_end(device, &graph));
+    assert_non_null(graph);
+    LsMarker *taken;
+    REQUIRE(ops->marker_create(device, &taken));
+    for (size_t turn = 0; turn < turns; turn++) {
+        sent[turn] = (float)turn + 0.5f;
+        ops->select_stream(device, LS_STREAM_COMMUNICATION);
+        REQUIRE(ops->marker_wait(device, taken));
+        REQUIRE(ops->copy_in(device, value, &sent[turn], sizeof *sent));
+        REQUIRE(ops->marker_record(device, brought));
+        ops->select_stream(device, LS_STREAM_COMPUTE);
+        REQUIRE(ops->graph_launch(device, graph));
+        REQUIRE(ops->copy_out(device, &got[turn], stage, sizeof *got));
+        REQUIRE(ops->marker_record(device, taken));
+    }
+    REQUIRE(ops->synchronize(device));
+    assert_memory_equal(got, sent, turns * sizeof *sent);
+    ops->graph_destroy(device, graph);
+    ops->marker_destroy(device, taken);
+    ops->marker_destroy(device, brought);
+    ops->release_host(device, got);
+    ops->release_host(device, sent);
+    ops->release(device, stage);
+    ops->release(device, value);
+}
+
 // What cannot be recorded is refused, the graph with a hole in it is not made, and the device goes on.
 static void a_graph_has_no_holes(void **unused)
 {
@@ -339,7 +383,7 @@ static void a_graph_has_no_holes(void **unused)
                           : refusal == 1 ? ops->allocate(device, 16, &memory)
                           : refusal == 2 ? ops->copy_in(device, x, host, sizeof host)
                           : refusal == 3 ? ops->synchronize(device)
-                          : refusal == 4 ? ops->marker_wait(device, marker)
+                          : refusal == 4 ? ops->marker_synchronize(device, marker)
                                          : ops->capture_begin(device);
         assert_int_equal(status, LS_INTERNAL);
         assert_said("recorded in a graph");
@@ -404,6 +448,7 @@ int main(int argc, char **argv)
         TEST(pinned_memory_is_copied_behind_the_hosts_back),
         TEST(a_graph_is_replayed_with_new_contents),
         TEST(other_streams_wait_for_markers_in_graphs),
+        TEST(graphs_wait_for_markers_of_other_streams),
         TEST(a_graph_has_no_holes),
         TEST(products_stay_on_the_compute_stream),
         TEST(gpu_failures_are_explained),

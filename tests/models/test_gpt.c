@@ -1,5 +1,6 @@
 // The GPT against PyTorch, on every device: logits, losses and every gradient; padding of the vocabulary;
 // what backward promises about order and accumulation; and that recomputing activations changes no bit.
+#include "coming_weights.h"
 #include "gpt_fixture.h"
 
 // FP32: sums of at most 192 products with rounding errors of 2^-24, through two blocks, forward and backward:
@@ -170,6 +171,25 @@ static void in_chunks(void **state)
             set_up(&s, device, &config, fixture, 2);
             check_like_torch(&s, fixture, TOLERANCE_FP32);
             check_evaluation(&s, fixture, TOLERANCE_FP32);
+            tear_down(&s);
+        }
+        ls_device_close(device);
+    }
+    json_decref(fixture);
+}
+
+static void weights_may_come(void **state)
+{
+    (void)state;
+    json_t *fixture = read_fixture();
+    for (int which = 0; which < DEVICES; which++) {
+        LsDevice *device = open_device(which, LS_PRECISION_BF16);
+        LsConfig config;
+        Setup s;
+        configure(fixture, &config);
+        if (device) {
+            set_up(&s, device, &config, fixture, 0);
+            check_coming_weights(&s, 2 + (int)config.model.layers); // embedding, blocks, norm
             tear_down(&s);
         }
         ls_device_close(device);
@@ -426,6 +446,7 @@ int main(void)
         cmocka_unit_test(in_chunks),
         cmocka_unit_test(chunks_are_whole_tiles),
         cmocka_unit_test(in_order),
+        cmocka_unit_test(weights_may_come),
         cmocka_unit_test(recomputation_keeps_bits),
         cmocka_unit_test(recomputation_saves_memory),
         cmocka_unit_test(steps),

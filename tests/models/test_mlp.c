@@ -1,5 +1,6 @@
 // The MLP against PyTorch, on every device: outputs, losses and every gradient; and what backward promises
 // about order and accumulation.
+#include "coming_weights.h"
 #include "mlp_fixture.h"
 
 // FP32: sums of at most a dozen products with rounding errors of 2^-24, through at most four layers, forward
@@ -203,6 +204,19 @@ static void order_of_gradients(void **state)
 
 // ---- Creation -------------------------------------------------------------------------------------------
 
+static void check_coming(Setup *s, const json_t *fixture, double bound)
+{
+    (void)fixture;
+    (void)bound;
+    check_coming_weights(s, 1 + (int)s->config.model.hidden.count);
+}
+
+static void weights_may_come(void **state)
+{
+    (void)state;
+    for_all(check_coming);
+}
+
 static void refuses_what_does_not_fit(void **state)
 {
     (void)state;
@@ -260,6 +274,7 @@ int main(void)
         cmocka_unit_test(accumulates),
         cmocka_unit_test(loss_scale),
         cmocka_unit_test(order_of_gradients),
+        cmocka_unit_test(weights_may_come),
         cmocka_unit_test(refuses_what_does_not_fit),
         cmocka_unit_test(dry_run),
     };

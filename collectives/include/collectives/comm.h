@@ -105,8 +105,8 @@ LsStatus ls_comm_gather_device(LsComm *comm, const void *mine, void *all, size_t
 // failures of the transport meanwhile. `what` completes the sentence "waited 5 s for …".
 LsStatus ls_comm_wait_marker(LsComm *comm, LsMarker *marker, const char *what);
 
-// The same until the device is done with all gathers so far. A device's own synchronize has no deadline, so
-// this comes first where other ranks may still owe it data.
+// The same until the device is done with all gathers so far, the one that is under way included. A device's
+// own synchronize has no deadline, so this comes first where other ranks may still owe it data.
 LsStatus ls_comm_drain(LsComm *comm);
 
 // ---- The library's own collectives ----------------------------------------------------------------------
@@ -170,5 +170,16 @@ size_t ls_reducer_bytes(const LsReducer *reducer);
 // device memory) to all ranks, in place. Elements have 1, 2, 4 or 8 bytes; the first call allocates what
 // later ones reuse. Ordered as ls_comm_gather_device.
 LsStatus ls_comm_gather_shards(LsComm *comm, const LsBuckets *buckets, void *flat, size_t element);
+
+// The same gather while the compute stream goes on with what is there: a forward pass that reads `flat` from
+// its start to its end waits for each part when it comes to it. What the compute stream is given after upto
+// finds the first `elements` elements there, after end all of them; upto may come within a graph, which then
+// waits at that place whenever it is launched. One gather at a time; buckets are lent to it, and `flat` is
+// not written until it has ended. Where a transport cannot go on by itself, begin waits for all. All three
+// are made by all ranks; without a gather the last two do nothing.
+LsStatus ls_comm_gather_begin(LsComm *comm, const LsBuckets *buckets, void *flat, size_t element);
+LsStatus ls_comm_gather_upto(LsComm *comm, size_t elements);
+LsStatus ls_comm_gather_end(LsComm *comm);
+bool ls_comm_gathers(const LsComm *comm); // whether one has begun and not ended
 
 #endif

@@ -33,6 +33,9 @@ typedef struct LsBatch {
 // runs from the last parameter to the first, so `first` only falls, down to 0. A failure ends backward.
 typedef LsStatus (*LsGradientsReady)(void *context, size_t first);
 
+// Called before forward enqueues what reads weights below element `end` of the flat buffer; `end` only rises.
+typedef LsStatus (*LsWeightsNeeded)(void *context, size_t end);
+
 typedef struct LsModelOps {
     const char *name;
     // Activations for at most max_rows rows are allocated at creation. One forward's activations serve the
@@ -84,8 +87,10 @@ struct LsModel {
     size_t early_elements;   // at the start of the flat buffer: backward adds to their gradients before it is
                              // their turn
     const LsGradientPlaces *places; // lent; NULL: backward is handed a whole flat buffer
-    double flops_per_sample;        // of the products that forward and backward do for one sample: 2 for each
-                                    // multiply-add
+    LsWeightsNeeded need;           // where weights come while forward runs; NULL: they are there
+    void *need_context;
+    double flops_per_sample; // of the products that forward and backward do for one sample: 2 for each
+                             // multiply-add
 };
 
 // Builds the model that the configuration names, for data of the given shape (see ls_data_shape in
@@ -95,6 +100,9 @@ struct LsModel {
 LsStatus ls_model_create(
     const LsConfig *config, const LsDataShape *shape, LsDevice *device, size_t max_rows, LsModel **out);
 void ls_model_destroy(LsModel *model);
+
+// Says that weights below `end` are read next. For models.
+LsStatus ls_model_need(const LsModel *model, size_t end);
 
 // Where the gradient of the tensor at `offset` of the flat buffer goes. For models.
 float *ls_model_gradient(const LsModel *model, float *gradients, size_t offset);

@@ -108,10 +108,11 @@ LsStatus ls_cuda_marker_record(LsDevice *device, LsMarker *marker)
 LsStatus ls_cuda_marker_wait(LsDevice *device, LsMarker *marker)
 {
     LsCudaDevice *cuda = ls_cuda(device);
-    if (cuda->selected == LS_STREAM_COMPUTE)
-        LS_TRY(ls_cuda_require_no_capture(cuda, "waiting for a marker"));
+    // In a graph, so is a wait for what others record outside of it.
+    bool recorded = cuda->capturing && cuda->selected == LS_STREAM_COMPUTE;
+    unsigned flags = recorded ? cudaEventWaitExternal : cudaEventWaitDefault;
     return ls_cuda_check(
-        cuda, cudaStreamWaitEvent(ls_cuda_stream(cuda), marker->event, 0), "waiting for an event");
+        cuda, cudaStreamWaitEvent(ls_cuda_stream(cuda), marker->event, flags), "waiting for an event");
 }
 
 LsStatus ls_cuda_marker_reached(LsDevice *device, LsMarker *marker, bool *reached)

@@ -73,8 +73,9 @@ typedef struct LsDeviceOps {
 
     // Graphs; all NULL where there are none. Between begin and end, ops on the compute stream are recorded
     // instead of run: with their pointers, reading contents when replayed. No allocation, no other stream, no
-    // waiting, and no op of a shape that was not run before. marker_record is recorded as well: each replay
-    // records the marker anew. end: *out is NULL after a failure in between. capture_abandon forgets it all.
+    // waiting of the host, and no op of a shape that was not run before. marker_record and marker_wait are
+    // recorded as well: each replay records the marker anew, or waits for its newest record. end: *out is
+    // NULL after a failure in between. capture_abandon forgets it all.
     LsStatus (*capture_begin)(LsDevice *device);
     LsStatus (*capture_end)(LsDevice *device, LsGraph **out);
     void (*capture_abandon)(LsDevice *device);
