@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/memory.h"
 #include "collective.h"
+#include "device/tensor.h"
 
 typedef struct Arguments {
     const char *config, *begin, *end, *backend, *json;
@@ -27,7 +28,7 @@ typedef struct Bench {
     bool speaks;
 } Bench;
 
-// In the reduction, for each byte that a ring's reduce-scatter sends.
+// In the reduction, for each byte that a ring's reduce-scatter of FP32 numbers sends.
 typedef struct Sent {
     double in_all;  // of the busiest rank
     double between; // of the busiest host to others; 0: there are none
@@ -220,6 +221,11 @@ static double bus_factor(LsLibraryCall call, int ranks)
     return call == LS_LIBRARY_ALL_REDUCE ? 2 * share : share;
 }
 
+static const char *wire_name(const Bench *bench)
+{
+    return ls_dtype_name(bench->options.rounded ? LS_BF16 : LS_F32);
+}
+
 static void print_head(const Bench *bench, const Sent *sent)
 {
     const LsCollectiveOptions *o = &bench->options;
@@ -227,6 +233,9 @@ static void print_head(const Bench *bench, const Sent *sent)
     printf("# %d ranks, %d of them on %s; %s; %u lanes: the busiest rank sends %.2f times a ring's bytes\n",
         ls_comm_size(o->comm), ls_comm_local_size(o->comm), ls_comm_host(o->comm), ls_comm_name(o->comm),
         o->lanes, sent->in_all);
+    if (o->rounded)
+        printf("# the exact sum is one of %s numbers, which travel as such; what a ring sends is float32\n",
+            wire_name(bench));
     if (sent->between > 0)
         printf("# %u hosts, %s: the busiest sends %.2f times a ring's bytes to the others\n", hosts->count,
             sent->levels > 1 ? "two levels" : "one level", sent->between);
@@ -342,6 +351,10 @@ static LsStatus find_sent(Bench *bench, Sent *sent)
         }
         ls_plan_free(&plan);
     }
+    if (bench->options.rounded) {
+        sent->in_all /= 2;
+        sent->between /= 2;
+    }
     return LS_OK;
 }
 
@@ -362,12 +375,12 @@ static LsStatus sweep(Bench *bench, LsInvocation *invocation)
         json_t *report = ls_bench_report(invocation, bench->device);
         if (report)
             json_object_update_new(
-                report, json_pack("{s:s, s:i, s:o, s:o, s:o, s:I, s:I, s:O}", "backend",
-                            ls_comm_name(bench->options.comm), "lanes", (int)bench->options.lanes,
-                            "sent_ratio", ls_json_number(sent.in_all), "sent_ratio_between_hosts",
-                            ls_json_number(sent.between), "levels", json_integer(sent.levels), "iterations",
-                            (json_int_t)bench->arguments.iterations, "warm_up",
-                            (json_int_t)bench->arguments.warm_up, "rows", bench->rows));
+                report, json_pack("{s:s, s:s, s:i, s:o, s:o, s:o, s:I, s:I, s:O}", "backend",
+                            ls_comm_name(bench->options.comm), "wire", wire_name(bench), "lanes",
+                            (int)bench->options.lanes, "sent_ratio", ls_json_number(sent.in_all),
+                            "sent_ratio_between_hosts", ls_json_number(sent.between), "levels",
+                            json_integer(sent.levels), "iterations", (json_int_t)bench->arguments.iterations,
+                            "warm_up", (json_int_t)bench->arguments.warm_up, "rows", bench->rows));
         status = ls_bench_report_write(report, bench->arguments.json);
     }
     json_decref(bench->rows);
@@ -383,6 +396,8 @@ static LsStatus attach(Bench *bench, LsComm *comm)
     bench->options.device = bench->device;
     bench->options.bucket_bytes = (size_t)(config->collectives.bucket_mb * 1024 * 1024);
     LS_TRY(choose_lanes(bench));
+    bool adds = bench->options.call != LS_LIBRARY_ALL_GATHER && bench->options.lanes > 1;
+    bench->options.rounded = adds && config->collectives.wire == LS_WIRE_BF16;
     LS_TRY(ls_comm_attach(comm, bench->device, config->collectives.backend));
     if (config->collectives.backend != LS_COMM_MPI)
         bench->options.hosts = ls_comm_hosts(comm);

@@ -60,6 +60,8 @@ static LsStatus allocate_shared(LsCollective *c)
     LS_TRY(ls_memory_allocate(c->plan.lane_slots * sizeof *c->slot, (void **)&c->slot));
     for (uint32_t s = 0; s < slots; s++)
         LS_TRY(ls_comm_allocate(c->options.comm, c->padded * sizeof(float), (void **)&c->slot[s]));
+    for (uint32_t s = 0; c->options.rounded && s < c->plan.share.subtrees; s++)
+        LS_TRY(ls_comm_allocate(c->options.comm, c->padded * sizeof(uint16_t), (void **)&c->half[s]));
     if (!gathers_only(c))
         LS_TRY(ls_comm_allocate_common(c->options.comm, c->padded * sizeof(float), (void **)&c->result));
     LS_TRY(allocate_for_library(c, c->room, &c->from));
@@ -73,6 +75,18 @@ static LsStatus upload(LsCollective *c, float *to, size_t elements)
     LsDevice *device = c->options.device;
     LS_TRY(device->ops->copy_in(device, to, c->host, elements * sizeof *to));
     return device->ops->synchronize(device); // `host` is used again
+}
+
+// What the exact reduction adds up: `count` elements of subtree s from ordinary memory.
+static LsStatus put_sum(LsCollective *c, uint32_t s, size_t first, size_t count)
+{
+    LsDevice *device = c->options.device;
+    const float *from = c->ordinary[s] + first;
+    if (!c->half[s])
+        return device->ops->copy(device, c->slot[s] + first, from, count * sizeof *from);
+    return device->ops->cast(device,
+        &(LsCast){
+            .n = count, .from = from, .from_type = LS_F32, .to = c->half[s] + first, .to_type = LS_BF16});
 }
 
 // Every rank has its pieces of the buckets, or its part of the message.
@@ -93,10 +107,11 @@ static LsStatus write_sums(LsCollective *c)
 {
     const LsLaneShare *share = &c->plan.share;
     for (uint32_t s = 0; s < share->subtrees; s++) {
-        ls_collective_sum(share->subtree[s].first, share->subtree[s].count, true, 0, c->padded, c->host);
+        ls_collective_sum(share->subtree[s].first, share->subtree[s].count,
+            c->options.rounded ? LS_SUM_ROUNDED : LS_SUM_TREE, 0, c->padded, c->host);
         LS_TRY(upload(c, c->ordinary[s], c->padded));
     }
-    ls_collective_sum(share->first, share->count, false, 0, c->room, c->host);
+    ls_collective_sum(share->first, share->count, LS_SUM_IN_A_ROW, 0, c->room, c->host);
     return upload(c, c->from, c->room);
 }
 
@@ -108,14 +123,13 @@ bool ls_collective_has(const LsCollective *c, LsContender contender)
 LsStatus ls_collective_fill(LsCollective *c, LsContender contender)
 {
     LsDevice *device = c->options.device;
-    size_t bytes = c->padded * sizeof(float);
     if (contender == LS_CONTENDER_LIBRARY)
         LS_TRY(device->ops->zero(device, c->to, c->room * sizeof *c->to));
     else if (contender == LS_CONTENDER_FAST)
-        LS_TRY(device->ops->copy(device, c->slot[0], c->from, bytes));
+        LS_TRY(device->ops->copy(device, c->slot[0], c->from, c->padded * sizeof(float)));
     else
         for (uint32_t s = 0; s < LS_SUBTREES_MAX && c->ordinary[s]; s++)
-            LS_TRY(device->ops->copy(device, c->slot[s], c->ordinary[s], bytes));
+            LS_TRY(put_sum(c, s, 0, c->padded));
     return device->ops->synchronize(device);
 }
 
@@ -129,7 +143,9 @@ static LsStatus create_reducers(LsCollective *c)
     if (gathers_only(c))
         return LS_OK;
     options.reduction = LS_REDUCTION_EXACT;
+    options.rounded = c->options.rounded ? c->half : NULL;
     LS_TRY(ls_comm_agree(comm, ls_reducer_create(comm, &options, &c->exact)));
+    options.rounded = NULL;
     options.reduction = LS_REDUCTION_FAST;
     return ls_comm_agree(comm, ls_reducer_create(comm, &options, &c->fast));
 }
@@ -186,6 +202,8 @@ void ls_collective_destroy(LsCollective *c)
     release_for_library(c, c->to);
     release_for_library(c, c->from);
     ls_comm_release(c->options.comm, c->result);
+    for (uint32_t s = 0; s < LS_SUBTREES_MAX; s++)
+        ls_comm_release(c->options.comm, c->half[s]);
     for (uint32_t s = 0; c->slot && s < c->plan.lane_slots; s++)
         ls_comm_release(c->options.comm, c->slot[s]);
     free(c->slot);
@@ -206,9 +224,8 @@ static LsStatus reduce(LsCollective *c, LsReducer *reducer, bool copied)
     LsDevice *device = c->options.device;
     for (size_t b = 0; b < c->buckets.count; b++) {
         LsBucket bucket = c->buckets.bucket[b];
-        size_t first = bucket.first_block * LS_BLOCK, bytes = bucket.blocks * LS_BLOCK * sizeof(float);
         for (uint32_t s = 0; copied && s < c->plan.share.subtrees; s++)
-            LS_TRY(device->ops->copy(device, c->slot[s] + first, c->ordinary[s] + first, bytes));
+            LS_TRY(put_sum(c, s, bucket.first_block * LS_BLOCK, bucket.blocks * LS_BLOCK));
         LS_TRY(device->ops->marker_record(device, ls_reducer_final(reducer, b)));
         LS_TRY(ls_reducer_begin(reducer, b));
     }
@@ -273,16 +290,16 @@ static size_t check_gather(const LsCollective *c, LsContender contender)
     return wrong;
 }
 
-static size_t check_scatter(const LsCollective *c, LsContender contender, bool exact)
+static size_t check_scatter(const LsCollective *c, LsContender contender, LsSumOrder order)
 {
     uint32_t lanes = c->options.lanes;
     if (contender == LS_CONTENDER_LIBRARY)
-        return ls_collective_count_wrong(lanes, exact, rank_of(c) * c->part, c->part, c->host);
+        return ls_collective_count_wrong(lanes, order, rank_of(c) * c->part, c->part, c->host);
     size_t wrong = 0;
     for (size_t b = 0; b < c->buckets.count; b++) {
         LsBlockRange piece = ls_bucket_piece(&c->buckets, b, ranks_of(c), rank_of(c));
         size_t first = piece.first * LS_BLOCK;
-        wrong += ls_collective_count_wrong(lanes, exact, first, piece.count * LS_BLOCK, c->host + first);
+        wrong += ls_collective_count_wrong(lanes, order, first, piece.count * LS_BLOCK, c->host + first);
     }
     return wrong;
 }
@@ -292,16 +309,17 @@ LsStatus ls_collective_check(LsCollective *c, LsContender contender, size_t *wro
     LsDevice *device = c->options.device;
     bool library = contender == LS_CONTENDER_LIBRARY;
     bool exact = contender == LS_CONTENDER_EXACT || contender == LS_CONTENDER_COPIED;
+    LsSumOrder order = !exact ? LS_SUM_IN_A_ROW : c->options.rounded ? LS_SUM_ROUNDED : LS_SUM_TREE;
     size_t elements = library ? c->room : c->padded;
     LS_TRY(device->ops->copy_out(device, c->host, library ? c->to : gathered(c), elements * sizeof *c->host));
     LS_TRY(ls_collective_wait(c));
     switch (c->options.call) {
     case LS_LIBRARY_ALL_REDUCE:
         *wrong =
-            ls_collective_count_wrong(c->options.lanes, exact, 0, library ? c->elements : c->padded, c->host);
+            ls_collective_count_wrong(c->options.lanes, order, 0, library ? c->elements : c->padded, c->host);
         break;
     case LS_LIBRARY_REDUCE_SCATTER:
-        *wrong = check_scatter(c, contender, exact);
+        *wrong = check_scatter(c, contender, order);
         break;
     case LS_LIBRARY_ALL_GATHER:
         *wrong = check_gather(c, contender);

@@ -22,6 +22,7 @@ typedef struct LsCollectiveOptions {
     uint32_t lanes;
     const LsHostMap *hosts; // for which the plan is made; NULL: as if each rank had its own. Lent
     size_t bucket_bytes;
+    bool rounded; // the exact reduction is one of BF16 numbers (collectives.wire)
 } LsCollectiveOptions;
 
 // The plan of any of the ranks.
@@ -38,6 +39,7 @@ typedef struct LsCollective {
     size_t part;                      // elements of a rank's part where the library cuts the message evenly
     size_t room;                      // elements that hold either
     float **slot;                     // [plan.lane_slots] the communicator's memory
+    uint16_t *half[LS_SUBTREES_MAX];  // the same for sums of BF16 numbers, which the slots are not used for
     float *ordinary[LS_SUBTREES_MAX]; // what belongs into the slots
     float *result;                    // of the exact and the fast reduction; common to the ranks of a host
     float *from, *to; // the library's: this rank's whole sum, or its part to gather; the result
@@ -66,12 +68,19 @@ LsStatus ls_collective_check(LsCollective *collective, LsContender contender, si
 
 // ---- The numbers (collective_numbers.c) -----------------------------------------------------------------
 
-// Sums the lanes [first, first + count) over elements [start, start + n): `tree` as the lane tree does
-// (count is a power of two), else one after the other.
-void ls_collective_sum(uint32_t first, uint32_t count, bool tree, size_t start, size_t n, float *out);
+typedef enum LsSumOrder {
+    LS_SUM_IN_A_ROW,
+    LS_SUM_TREE,   // as the lane tree does; a power of two lanes
+    LS_SUM_ROUNDED // the same, of BF16 numbers
+} LsSumOrder;
 
-// How many of found[0, n), elements from `start` on of the sum over all lanes, are wrong.
-size_t ls_collective_count_wrong(uint32_t lanes, bool exact, size_t start, size_t n, const float *found);
+// Sums the lanes [first, first + count) over elements [start, start + n).
+void ls_collective_sum(uint32_t first, uint32_t count, LsSumOrder order, size_t start, size_t n, float *out);
+
+// How many of found[0, n), elements from `start` on of the sum over all lanes, are wrong. In a row: not near
+// the tree's sum.
+size_t ls_collective_count_wrong(
+    uint32_t lanes, LsSumOrder order, size_t start, size_t n, const float *found);
 
 // The same for what rank `owner` contributes to an all-gather.
 void ls_collective_part(uint32_t owner, size_t start, size_t n, float *out);

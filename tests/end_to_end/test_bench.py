@@ -110,6 +110,17 @@ class Collectives(Bench):
             self.assertEqual(kinds, wanted)
             self.check_page(2)
 
+    def test_sums_as_bf16(self):
+        """They have the bits of their own tree, and half of the bytes travel."""
+        for call, ranks, backend in (("allreduce", 2, "mpi"), ("reduce_scatter", 3, "shared")):
+            arguments = ("-b", "1000", "-e", "300K", "-f", "17", "--lanes", "8", "--backend", backend)
+            whole, _ = self.rows(call, *arguments, ranks=ranks)
+            report, rows = self.rows(call, *arguments, "--set", "collectives.wire=bf16", ranks=ranks)
+            self.assertEqual((whole["wire"], report["wire"]), ("float32", "bfloat16"))
+            self.assertEqual(report["sent_ratio"], whole["sent_ratio"] / 2)
+            for row in rows:
+                self.check_row(row)
+
     def test_alone(self):
         _, rows = self.rows("allreduce", "-b", "4K", "-e", "4K", ranks=0)
         for row in rows:
