@@ -1,6 +1,6 @@
 // Sums. Each has a fixed order: lanes side by side, then the lanes as a tree.
-#include "lanes.h"
 #include "parts.h"
+#include "vectors.h"
 
 enum {
     PANEL = 4 * LANES, // columns whose sums stay in registers
@@ -134,56 +134,94 @@ static void add_tree_tile(const LsTreeAdd *args, LsTreeScratch scratch, size_t f
         memmove(output, values[args->result], count * sizeof *output);
 }
 
-static void read_rounded_tile(float *to, const LsTreeAdd *args, size_t input, size_t first, size_t count)
+// The nearest BF16 numbers of 16 elements, whatever their type.
+ALWAYS_INLINE FloatLanes load_rounded(const void *array, LsDtype type, size_t i)
 {
-    const void *from = args->inputs[input];
-    if (args->type == LS_BF16) {
-        ELEMENTWISE
-        for (size_t i = 0; i < count; i++)
-            to[i] = load(from, LS_BF16, first + i);
-        return;
+    FloatLanes lanes = load_lanes(array, type, i);
+    return type == LS_BF16 ? lanes : nearest_lanes(lanes);
+}
+
+ALWAYS_INLINE float load_rounded_one(const void *array, LsDtype type, size_t i)
+{
+    float value = load(array, type, i);
+    return type == LS_BF16 ? value : nearest_bf16(value);
+}
+
+// to[i] = a[i] + b[i], all of them rounded. A sum that is stored as BF16 is rounded by that.
+ALWAYS_INLINE void add_rounded(
+    size_t n, const void *a, LsDtype a_type, const void *b, LsDtype b_type, void *to, LsDtype type)
+{
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        FloatLanes sum = load_rounded(a, a_type, i) + load_rounded(b, b_type, i);
+        store_lanes(to, type, i, type == LS_BF16 ? sum : nearest_lanes(sum));
     }
-    ELEMENTWISE
-    for (size_t i = 0; i < count; i++)
-        to[i] = nearest_bf16(load(from, LS_F32, first + i));
-}
-
-static void add_rounded_tile(float *to, const float *from, size_t count)
-{
-    ELEMENTWISE
-    for (size_t i = 0; i < count; i++)
-        to[i] = nearest_bf16(to[i] + from[i]);
-}
-
-// The numbers are rounded already.
-static void write_rounded_tile(const LsTreeAdd *args, const float *from, size_t first, size_t count)
-{
-    if (args->output_type == LS_F32) {
-        memcpy((float *)args->output + first, from, count * sizeof *from);
-        return;
+    for (; i < n; i++) {
+        float sum = load_rounded_one(a, a_type, i) + load_rounded_one(b, b_type, i);
+        store(to, type, i, type == LS_BF16 ? sum : nearest_bf16(sum));
     }
-    uint16_t *to = (uint16_t *)args->output + first;
-    ELEMENTWISE
-    for (size_t i = 0; i < count; i++)
-        to[i] = (uint16_t)(bits_of_float(from[i]) >> 16);
 }
 
-// The same with sums rounded to BF16. A value is read when it is first needed, and lives in scratch.
+ALWAYS_INLINE void copy_rounded(size_t n, const void *from, LsDtype from_type, void *to, LsDtype type)
+{
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        store_lanes(to, type, i, load_rounded(from, from_type, i));
+    for (; i < n; i++)
+        store(to, type, i, load_rounded_one(from, from_type, i));
+}
+
+// Makes a call in which NAME is the type as a constant.
+#define WITH_ROUNDED_TYPE(type, NAME, call)                                                                  \
+    do {                                                                                                     \
+        if ((type) == LS_BF16) {                                                                             \
+            const LsDtype NAME = LS_BF16;                                                                    \
+            call;                                                                                            \
+        } else {                                                                                             \
+            const LsDtype NAME = LS_F32;                                                                     \
+            call;                                                                                            \
+        }                                                                                                    \
+    } while (0)
+
+// A part of an input or the output, or a sum in scratch.
+typedef struct Tile {
+    void *values;
+    LsDtype type;
+} Tile;
+
+static void add_rounded_tiles(size_t n, Tile a, Tile b, Tile to)
+{
+    WITH_ROUNDED_TYPE(a.type, A,
+        WITH_ROUNDED_TYPE(b.type, B,
+            WITH_ROUNDED_TYPE(to.type, TO, add_rounded(n, a.values, A, b.values, B, to.values, TO))));
+}
+
+static void copy_rounded_tile(size_t n, Tile from, Tile to)
+{
+    WITH_ROUNDED_TYPE(
+        from.type, FROM, WITH_ROUNDED_TYPE(to.type, TO, copy_rounded(n, from.values, FROM, to.values, TO)));
+}
+
+static Tile tile_of(const void *array, LsDtype type, size_t first)
+{
+    return (Tile){(char *)array + first * ls_dtype_size(type), type};
+}
+
+// The same with sums rounded to BF16. Rounding what is rounded changes nothing, so all F32 values are alike.
 static void add_rounded_tree_tile(const LsTreeAdd *args, LsTreeScratch scratch, size_t first, size_t count)
 {
-    bool read[LS_TREE_INPUTS] = {false};
-    for (size_t i = 0; i <= args->adds; i++) {
-        bool last = i == args->adds;
-        size_t used[2] = {last ? args->result : args->pairs[i][0], last ? args->result : args->pairs[i][1]};
-        for (size_t j = 0; j < 2; j++) {
-            if (!read[used[j]])
-                read_rounded_tile(scratch[used[j]], args, used[j], first, count);
-            read[used[j]] = true;
-        }
-        if (!last)
-            add_rounded_tile(scratch[used[0]], scratch[used[1]], count);
+    Tile values[LS_TREE_INPUTS], output = tile_of(args->output, args->output_type, first);
+    for (size_t i = 0; i < args->count; i++)
+        values[i] = tile_of(args->inputs[i], args->type, first);
+    for (size_t i = 0; i < args->adds; i++) {
+        size_t into = args->pairs[i][0], from = args->pairs[i][1];
+        bool last = i + 1 == args->adds && into == args->result;
+        Tile to = last ? output : tile_of(scratch[into], LS_F32, 0);
+        add_rounded_tiles(count, values[into], values[from], to);
+        values[into] = to;
     }
-    write_rounded_tile(args, scratch[args->result], first, count);
+    if (values[args->result].values != output.values || args->adds == 0)
+        copy_rounded_tile(count, values[args->result], output);
 }
 
 LsStatus LOOPS(tree_add)(const LsTreeAdd *args, LsTreeScratch scratch)

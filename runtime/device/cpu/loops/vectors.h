@@ -89,6 +89,15 @@ ALWAYS_INLINE HalfLanes round_lanes(FloatLanes value)
 #endif
 }
 
+// nearest_bf16 of each lane.
+ALWAYS_INLINE FloatLanes nearest_lanes(FloatLanes value)
+{
+    WordLanes bits = (WordLanes)value;
+    WordLanes rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
+    WordLanes nan = (WordLanes)((bits & 0x7fffffffu) > 0x7f800000u);
+    return (FloatLanes)(((rounded & ~nan) | ((bits | 0x400000u) & nan)) & 0xffff0000u);
+}
+
 // round_to_half of each lane.
 ALWAYS_INLINE HalfLanes halves_of_lanes(FloatLanes value)
 {
