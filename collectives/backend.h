@@ -142,12 +142,6 @@ struct LsComm {
     char boot[LS_BOOT_ID]; // of the kernel underneath: the containers of one machine share it; "" if unknown
 };
 
-// Selects the communication stream, behind all that the compute stream holds.
-LsStatus ls_comm_enter(LsComm *comm);
-// Selects the compute stream again. ls_comm_leave: what it is given from here on waits for what was done in
-// between; `status` is passed on.
-LsStatus ls_comm_leave(LsComm *comm, LsStatus status);
-
 LsStatus ls_self_open(const LsCommOptions *options, LsComm **out);
 LsStatus ls_mpi_open(const LsCommOptions *options, LsComm **out);
 

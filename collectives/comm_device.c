@@ -235,7 +235,8 @@ void ls_comm_release(LsComm *comm, void *memory)
 
 // ---- Gathers --------------------------------------------------------------------------------------------
 
-LsStatus ls_comm_enter(LsComm *comm)
+// Between these two the communication stream is selected, behind all that the compute stream holds.
+static LsStatus enter_communication(LsComm *comm)
 {
     const LsDeviceOps *ops = comm->device->ops;
     LS_TRY(ops->marker_record(comm->device, comm->before));
@@ -253,7 +254,8 @@ static LsStatus return_to_compute(LsComm *comm, LsStatus status)
     return status;
 }
 
-LsStatus ls_comm_leave(LsComm *comm, LsStatus status)
+// What the compute stream is given from here on waits for what was done in between.
+static LsStatus leave_communication(LsComm *comm, LsStatus status)
 {
     LS_TRY(return_to_compute(comm, status));
     return comm->device->ops->marker_wait(comm->device, comm->after);
@@ -264,10 +266,10 @@ LsStatus ls_comm_gather_device(LsComm *comm, const void *mine, void *all, size_t
     LS_TRY(check_attached(comm));
     if (comm->size == 1)
         return mine == all ? LS_OK : comm->device->ops->copy(comm->device, all, mine, bytes);
-    LsStatus status = ls_comm_enter(comm);
+    LsStatus status = enter_communication(comm);
     if (status == LS_OK)
         status = comm->transport->ops->gather(comm->transport, mine, all, bytes);
-    return ls_comm_leave(comm, status);
+    return leave_communication(comm, status);
 }
 
 LsStatus ls_comm_gather_shards(LsComm *comm, const LsBuckets *buckets, void *flat, size_t element)
@@ -275,10 +277,10 @@ LsStatus ls_comm_gather_shards(LsComm *comm, const LsBuckets *buckets, void *fla
     LS_TRY(check_attached(comm));
     if (comm->size == 1)
         return LS_OK;
-    LsStatus status = ls_comm_enter(comm);
+    LsStatus status = enter_communication(comm);
     if (status == LS_OK)
         status = comm->transport->ops->gather_shards(comm->transport, buckets, flat, element);
-    return ls_comm_leave(comm, status);
+    return leave_communication(comm, status);
 }
 
 // ---- A gather that goes on ------------------------------------------------------------------------------
@@ -297,7 +299,7 @@ LsStatus ls_comm_gather_begin(LsComm *comm, const LsBuckets *buckets, void *flat
         return LS_OK;
     if (!comm->transport->ops->gather_begin)
         return ls_comm_gather_shards(comm, buckets, flat, element);
-    LsStatus status = ls_comm_enter(comm);
+    LsStatus status = enter_communication(comm);
     if (status == LS_OK)
         status = comm->transport->ops->gather_begin(comm->transport, buckets, flat, element);
     LS_TRY(return_to_compute(comm, status));
@@ -341,10 +343,10 @@ LsStatus ls_comm_library(LsComm *comm, LsLibraryCall call, const float *from, fl
             LS_CONFIG, "%zu elements cannot be scattered evenly over %d ranks", elements, comm->size);
     if (comm->size == 1)
         return from == to ? LS_OK : comm->device->ops->copy(comm->device, to, from, elements * sizeof *to);
-    LsStatus status = ls_comm_enter(comm);
+    LsStatus status = enter_communication(comm);
     if (status == LS_OK)
         status = call_library(comm, call, from, to, elements);
-    return ls_comm_leave(comm, status);
+    return leave_communication(comm, status);
 }
 
 // ---- Waiting --------------------------------------------------------------------------------------------

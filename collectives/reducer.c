@@ -2,7 +2,8 @@
 //
 // The additions of a phase over one range of pieces run as one device op per tree (tree_add), which reads
 // the partial sums where they are and writes the root alone. A slot that was added to another is spent: only
-// a later receive may give it contents again. The last root, the plan's result, is written to slot 0.
+// a later receive may give it contents again. The last root, the plan's result, is written to the
+// caller's result, or slot 0.
 //
 // All of it is work of the communication stream: exchanges, additions, and with them every use of the slots
 // and the staging. It follows the compute stream through the markers `final`, and the compute stream follows

@@ -40,6 +40,10 @@ static size_t check_bytes(const LsMemoryQuestion *q)
 static size_t sent_bytes(const LsMemoryQuestion *q)
 {
     const LsCut *cut = &q->cut;
+    if (q->config->collectives.reduction == LS_REDUCTION_FAST) { // as a ring does
+        size_t all = cut->buckets->blocks * LS_BLOCK * sizeof(float);
+        return (size_t)((double)all * (cut->plan->ranks - 1) / cut->plan->ranks);
+    }
     size_t blocks = ls_sent_blocks(cut->buckets, cut->plan);
     for (uint32_t i = 0; i < cut->rounds->rounds; i++)
         blocks += ls_sent_blocks(cut->buckets, &cut->rounds->round[i]);

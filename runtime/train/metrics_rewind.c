@@ -20,6 +20,7 @@ typedef struct Rewind {
     int64_t step, newest;
     int64_t last;  // step of the last line that stays
     int64_t known; // newest step that a line was about
+    bool past;     // a line past `step` has come: from there on the file is cut off
     off_t kept;    // bytes of the file that stay
     Lines ahead;   // lines past `step`, up to `newest`
     Lines missing; // lines up to `step` that the file lacks
@@ -58,9 +59,10 @@ static int64_t line_step(const char *line, size_t size)
 // Every rewind cuts before lines are appended, so steps only rise.
 static void sort_own(Rewind *r, const char *line, size_t size, int64_t step)
 {
-    if (step <= r->step)
+    r->past = r->past || step > r->step;
+    if (!r->past)
         r->kept += (off_t)size;
-    else if (step <= r->newest)
+    else if (step > r->step && step <= r->newest)
         fwrite(line, 1, size, r->ahead.stream);
     if (step <= r->step && step > r->last)
         r->last = step;
@@ -95,18 +97,25 @@ static LsStatus read_lines(
     return failed ? LS_FAIL(LS_IO, "cannot read %s", path) : LS_OK;
 }
 
-// What is needed later is durable before it is cut off.
+static LsStatus add_missing(const char *path, int fd, const Rewind *r)
+{
+    LS_TRY(ls_file_write_at(fd, path, r->missing.text, r->missing.size, (uint64_t)r->kept));
+    return fsync(fd) == 0 ? LS_OK : ls_file_fail("sync", path);
+}
+
+// Every line is durable in one file before it goes from the other. A file that lacks lines has none past them
+// to be cut off.
 static LsStatus write_lines(const char *path, int fd, const char *ahead, const Rewind *r)
 {
-    if (r->ahead.size > 0)
+    bool lacks = r->missing.size > 0;
+    if (!lacks && r->ahead.size > 0)
         LS_TRY(ls_file_replace(ahead, r->ahead.text, r->ahead.size));
     if (ftruncate(fd, r->kept) != 0)
         return ls_file_fail("write", path);
-    if (r->missing.size > 0) {
-        LS_TRY(ls_file_write_at(fd, path, r->missing.text, r->missing.size, (uint64_t)r->kept));
-        if (fsync(fd) != 0)
-            return ls_file_fail("sync", path);
-    }
+    if (lacks)
+        LS_TRY(add_missing(path, fd, r));
+    if (lacks && r->ahead.size > 0)
+        LS_TRY(ls_file_replace(ahead, r->ahead.text, r->ahead.size));
     if (r->ahead.size == 0 && unlink(ahead) != 0 && errno != ENOENT)
         return ls_file_fail("remove", ahead);
     return LS_OK;

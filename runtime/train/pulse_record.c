@@ -13,7 +13,7 @@ static const char magic[8] = {'L', 'S', 'P', 'U', 'L', 'S', 'E', 1}; // the last
 const char *ls_phase_name(LsPhase phase)
 {
     static const char *const names[LS_PHASES] = {
-        "start", "data", "compute", "exchange", "log", "save", "evaluate", "end"};
+        "start", "data", "compute", "exchange", "save", "evaluate", "end", "log"};
     return phase < LS_PHASES ? names[phase] : "unknown";
 }
 

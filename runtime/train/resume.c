@@ -349,7 +349,8 @@ static LsStatus find_newest(const LsTrainer *t, int64_t *out)
     return LS_OK;
 }
 
-static LsStatus restore(LsTrainer *t, const LsCheckpoint *checkpoint)
+// named: the user has chosen it, and what is newer belongs to a future that will be trained again.
+static LsStatus restore(LsTrainer *t, const LsCheckpoint *checkpoint, bool named)
 {
     json_t *changes = json_object();
     LsConfig before;
@@ -363,8 +364,8 @@ static LsStatus restore(LsTrainer *t, const LsCheckpoint *checkpoint)
         report_changes(changes);
         ls_info("resuming at step %lld on %d rank%s", (long long)t->state.control.step, ls_comm_size(t->comm),
             ls_comm_size(t->comm) == 1 ? "" : "s");
-        int64_t newest = 0;
-        status = find_newest(t, &newest);
+        int64_t newest = t->state.control.step;
+        status = named ? LS_OK : find_newest(t, &newest);
         if (status == LS_OK)
             status = ls_metrics_rewind(t->metrics, t->state.control.step, newest);
         if (status == LS_OK)
@@ -420,7 +421,7 @@ static LsStatus resume_from(LsTrainer *t, const char *path)
 {
     LsCheckpoint *checkpoint = NULL;
     LS_TRY(open_verified(t, path, &checkpoint));
-    LsStatus status = restore(t, checkpoint);
+    LsStatus status = restore(t, checkpoint, true);
     ls_checkpoint_close(checkpoint);
     LS_TRY(status);
     LS_TRY(ask_foreign(t, path, &t->adopted));
@@ -433,7 +434,7 @@ static LsStatus resume_newest(LsTrainer *t)
 {
     LsCheckpoint *checkpoint = NULL;
     LS_TRY(choose_newest(t, &checkpoint));
-    LsStatus status = checkpoint ? restore(t, checkpoint) : start_fresh(t);
+    LsStatus status = checkpoint ? restore(t, checkpoint, false) : start_fresh(t);
     ls_checkpoint_close(checkpoint);
     return status;
 }

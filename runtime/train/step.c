@@ -108,8 +108,8 @@ static LsStatus update(LsTrainer *t)
                        .control = &t->outcomes.device->control});
 }
 
-// From their owners to all ranks: the finished sums of gradients, which every rank updates everything with,
-// or what the owners have made of them. The weights are waited for where the next forward pass reads them.
+// From their owners to all ranks: with optimizer.shard none the finished sums of gradients, which every rank
+// updates everything with, else the weights, which are waited for where the next forward pass reads them.
 static LsStatus gather(LsTrainer *t)
 {
     double start = ls_clock_seconds();

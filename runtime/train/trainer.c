@@ -440,6 +440,7 @@ static void settle(LsTrainer *t)
     LsDevice *device = t->device;
     if (!device)
         return;
+    ls_trainer_at(t, LS_PHASE_SAVE); // as long as the storage takes
     if (t->attached)
         (void)ls_comm_drain(t->comm);
     (void)device->ops->synchronize(device);

@@ -244,6 +244,28 @@ static void a_checkpoint_that_comes_back_has_its_lines(void **state)
     ls_metrics_close(metrics);
 }
 
+// As after a power cut: the blocks of a line were never written.
+static void a_line_of_nothing_is_cut_with_what_follows(void **state)
+{
+    (void)state;
+    LsMetrics *metrics = open_metrics(true, 0);
+    write_steps(metrics, 10, 60, 1);
+    ls_metrics_close(metrics);
+    append_to("metrics.jsonl", "nothing of ours\n");
+    metrics = open_metrics(true, 0);
+    write_steps(metrics, 70, 90, 1);
+    assert_int_equal(ls_metrics_rewind(metrics, 40, 80), LS_OK);
+    assert_steps(40);
+    write_steps(metrics, 50, 50, 1);
+    assert_steps(50);
+    assert_int_equal(ls_metrics_rewind(metrics, 70, 80), LS_OK); // some from there, the rest stays
+    assert_steps(70);
+    assert_true(lines_are_aside());
+    assert_int_equal(ls_metrics_rewind(metrics, 80, 80), LS_OK);
+    assert_steps(80);
+    ls_metrics_close(metrics);
+}
+
 static void a_file_that_is_one_torn_line_is_emptied(void **state)
 {
     (void)state;
@@ -454,6 +476,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_loss_reads_back_to_the_same_float, make_run, remove_run),
         cmocka_unit_test_setup_teardown(a_resume_removes_what_lies_past_its_step, make_run, remove_run),
         cmocka_unit_test_setup_teardown(a_checkpoint_that_comes_back_has_its_lines, make_run, remove_run),
+        cmocka_unit_test_setup_teardown(a_line_of_nothing_is_cut_with_what_follows, make_run, remove_run),
         cmocka_unit_test_setup_teardown(a_file_that_is_one_torn_line_is_emptied, make_run, remove_run),
         cmocka_unit_test_setup_teardown(events_carry_time_attempt_and_step, make_run, remove_run),
         cmocka_unit_test_setup_teardown(status_keeps_what_it_was_told, make_run, remove_run),

@@ -20,10 +20,10 @@ typedef enum LsPhase {
     LS_PHASE_DATA,     // waiting for the loader
     LS_PHASE_COMPUTE,  // lanes, decision, optimizer pass
     LS_PHASE_EXCHANGE, // waiting for other ranks or for its device
-    LS_PHASE_LOG,      // telling of what was done, in the run's directory and on standard output
     LS_PHASE_SAVE,
     LS_PHASE_EVALUATE,
     LS_PHASE_END, // has finished and leaves: its connection may close
+    LS_PHASE_LOG, // telling of what was done, in the run's directory and on standard output
     LS_PHASES
 } LsPhase;
 

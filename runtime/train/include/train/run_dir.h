@@ -3,6 +3,7 @@
 //   runs/NAME/  config.yaml  env.json  status.json  metrics.jsonl  events.jsonl  log/rank-0000.log
 //               checkpoints/step-00001200/  archive/001/ (an earlier run)
 //               algorithms.txt (with runtime.autotune)
+//               metrics-ahead.jsonl (lines up to a newer checkpoint that could not be read, see metrics.h)
 //               attempts/run_id  attempts/000001/ (made by mkdir: whoever makes it owns that number)
 //               lock (held by flock while an attempt lives; its text says by whom)
 #ifndef LOCKSTEP_TRAIN_RUN_DIR_H
