@@ -39,6 +39,17 @@ DEADLINE = 300  # seconds of a schedule on a busy machine
 REFUSED = (2, 65, 66, 70, 76, 78)  # exit codes that no fault excuses: there is always a checkpoint that is whole
 
 
+def describe(pid):
+    """What a process is and what it waits for, for messages."""
+    folder = pathlib.Path(f"/proc/{pid}")
+    try:
+        words = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        state = (folder / "stat").read_text(encoding="ascii", errors="replace").rsplit(")", 1)[1].split()[0]
+        return f"{pid} {words[:80].strip()} (state {state}, in {(folder / 'wchan').read_text(encoding='ascii')})"
+    except OSError:
+        return f"{pid}, gone by now"
+
+
 class Strikes:
     """The state of a schedule: what the faults get to see."""
 
@@ -218,11 +229,11 @@ class Schedule:
 
     def await_sleepers(self, strikes):
         """What woke up behind its time ends by itself."""
-        end = time.monotonic() + 30
+        end = time.monotonic() + 90  # tells a hang from a busy machine
         while strikes.run.processes() and time.monotonic() < end:
             time.sleep(0.01)
-        left = strikes.run.processes()
-        assert not left, f"still alive when all is done: {sorted(left)}"
+        left = [describe(pid) for pid in strikes.run.processes()]
+        assert not left, f"still alive when all is done: {left}"
         for job in strikes.sleepers:
             strikes.run.note(f"job {job.number}, which had slept, ended with {job.process.wait()}")
 

@@ -61,13 +61,27 @@ def undo(record, kept):
         exchange(path, other)
 
 
+def made_once(names):
+    """Without the second making of what is there: ranks race for a directory, and who comes second has made nothing."""
+    there, kept = set(), []
+    for record in names:
+        if record.kind in (CREATE, MKDIR):
+            if record.path in there:
+                continue
+            there.add(record.path)
+        elif record.kind in (UNLINK, RMDIR, RENAME):
+            there = {path for path in there if path != record.path and not path.startswith(record.path + "/")}
+        kept.append(record)
+    return kept
+
+
 def lose_names(records, journal, rng):
     """Returns how many changes of names were lost."""
     synced = collections.defaultdict(int)
     for record in records:
         if record.kind == SYNC:
             synced[record.inode] = record.sequence
-    names = [record for record in records if record.kind in NAMES]
+    names = made_once([record for record in records if record.kind in NAMES])
     durable = 0
     for i, record in enumerate(names):
         if synced[record.inode] > record.sequence:
