@@ -45,6 +45,10 @@ cudaError_t ls_emulator_enqueue(cudaStream_t stream, const LsEmulatedWork *work)
 // be waiting for this process while its host polls (a GPU works on while nobody looks).
 void ls_emulator_progress(void);
 
+// Says of running work that it takes so many seconds more on the GPU than it does here. Nobody waits for
+// them; events that are reached afterwards are later by them.
+void ls_emulator_spend(double more);
+
 // Seed of the order of blocks and threads and of when streams move on, from the environment's
 // EMULATED_GPU_SEED at the start. 0: ascending order, and everything at the latest moment that is legal.
 void ls_emulator_seed(uint64_t seed);

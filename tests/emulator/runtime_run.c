@@ -11,6 +11,7 @@ static const double patience = 0.02;
 
 static Item *spare; // items to use again
 static Item *host_users;
+static double spent; // seconds that work takes on the GPU beyond what it takes here
 
 static double seconds(void)
 {
@@ -98,7 +99,7 @@ static bool advance(cudaStream_t stream, Item *item)
         return ls_run_to(item->on, item->until);
     case ITEM_RECORD:
         if (item->event->stream == stream && item->event->position == stream->done + 1)
-            item->event->seconds = seconds();
+            item->event->seconds = seconds() + spent;
         return true;
     case ITEM_LAUNCH_END:
         return true;
@@ -163,6 +164,11 @@ void ls_emulator_progress(void)
     if (ls_runtime_enter() == cudaSuccess)
         run_what_can();
     ls_runtime_leave(cudaSuccess);
+}
+
+void ls_emulator_spend(double more)
+{
+    spent += more;
 }
 
 void ls_run_wander(void)
