@@ -232,16 +232,16 @@ static Round largest(Round a, const Round *b)
 static LsStatus share(LsTrainer *t, const Round *mine, Round *all)
 {
     size_t ranks = (size_t)ls_comm_size(t->comm);
-    Round *rounds = NULL;
-    LS_TRY(ls_memory_allocate(ranks * (sizeof *rounds + sizeof(size_t)), (void **)&rounds));
-    size_t *sizes = (size_t *)(void *)(rounds + ranks);
+    size_t *sizes = NULL; // comes first: its alignment is the stricter one
+    LS_TRY(ls_memory_allocate(ranks * (sizeof(Round) + sizeof *sizes), (void **)&sizes));
+    Round *rounds = (Round *)(void *)(sizes + ranks);
     for (size_t r = 0; r < ranks; r++)
         sizes[r] = sizeof *rounds;
     LsStatus status = ls_comm_all_gather(t->comm, mine, rounds, sizes);
     *all = (Round){0};
     for (size_t r = 0; r < ranks && status == LS_OK; r++)
         *all = largest(*all, &rounds[r]);
-    free(rounds);
+    free(sizes);
     return status;
 }
 
