@@ -77,7 +77,7 @@ static LsStatus open_lines(const char *path, FILE **out)
         return LS_FAIL(LS_IO, "cannot open %s: %s", path, strerror(errno));
     off_t end = 0;
     LsStatus status = whole_lines(fd, path, &end);
-    if (status == LS_OK && ftruncate(fd, end) != 0)
+    if (status == LS_OK && end < lseek(fd, 0, SEEK_END) && ftruncate(fd, end) != 0)
         status = fail_write(path);
     FILE *file = status == LS_OK ? fdopen(fd, "a") : NULL;
     if (status == LS_OK && file == NULL)
@@ -184,8 +184,13 @@ LsStatus ls_metrics_rewind(LsMetrics *metrics, int64_t step, int64_t newest)
     if (metrics == NULL)
         return LS_OK;
     await_superseded(metrics);
-    return ls_metrics_rewind_file(
-        metrics->metrics_path, fileno(metrics->metrics), metrics->ahead_path, step, newest);
+    LS_TRY(ls_run_dir_require_current(&metrics->run));
+    LS_TRY(ls_metrics_rewind_file(metrics->metrics_path, metrics->ahead_path, step, newest));
+    FILE *file = NULL;
+    LS_TRY(open_lines(metrics->metrics_path, &file));
+    fclose(metrics->metrics);
+    metrics->metrics = file;
+    return LS_OK;
 }
 
 // LS_IO when a newer attempt owns the run.

@@ -1,6 +1,7 @@
 #include "metrics_rewind.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,6 +9,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "base/memory.h"
 
 // Lines in memory.
 typedef struct Lines {
@@ -97,23 +99,47 @@ static LsStatus read_lines(
     return failed ? LS_FAIL(LS_IO, "cannot read %s", path) : LS_OK;
 }
 
-static LsStatus add_missing(const char *path, int fd, const Rewind *r)
+// The first `size` bytes of `from`, which may be no file if that is none.
+static LsStatus copy_start(const char *from, uint64_t size, const LsFileWrite *to)
 {
-    LS_TRY(ls_file_write_at(fd, path, r->missing.text, r->missing.size, (uint64_t)r->kept));
-    return fsync(fd) == 0 ? LS_OK : ls_file_fail("sync", path);
+    enum { PART = 1 << 16 };
+    if (size == 0)
+        return LS_OK;
+    char *part = NULL;
+    int fd = open(from, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return ls_file_fail("read", from);
+    LsStatus status = ls_memory_allocate(PART, (void **)&part);
+    for (uint64_t done = 0; done < size && status == LS_OK; done += PART) {
+        size_t count = size - done < PART ? (size_t)(size - done) : PART;
+        status = ls_file_read_at(fd, from, part, count, done);
+        if (status == LS_OK)
+            status = ls_file_write_at(to->fd, to->temporary, part, count, done);
+    }
+    free(part);
+    close(fd);
+    return status;
+}
+
+static LsStatus replace(const char *path, const Rewind *r)
+{
+    LsFileWrite file;
+    LS_TRY(ls_file_begin(path, &file));
+    LsStatus status = copy_start(path, (uint64_t)r->kept, &file);
+    if (status == LS_OK && r->missing.size > 0)
+        status =
+            ls_file_write_at(file.fd, file.temporary, r->missing.text, r->missing.size, (uint64_t)r->kept);
+    return ls_file_finish(&file, status);
 }
 
 // Every line is durable in one file before it goes from the other. A file that lacks lines has none past them
 // to be cut off.
-static LsStatus write_lines(const char *path, int fd, const char *ahead, const Rewind *r)
+static LsStatus write_lines(const char *path, const char *ahead, const Rewind *r)
 {
     bool lacks = r->missing.size > 0;
     if (!lacks && r->ahead.size > 0)
         LS_TRY(ls_file_replace(ahead, r->ahead.text, r->ahead.size));
-    if (ftruncate(fd, r->kept) != 0)
-        return ls_file_fail("write", path);
-    if (lacks)
-        LS_TRY(add_missing(path, fd, r));
+    LS_TRY(replace(path, r));
     if (lacks && r->ahead.size > 0)
         LS_TRY(ls_file_replace(ahead, r->ahead.text, r->ahead.size));
     if (r->ahead.size == 0 && unlink(ahead) != 0 && errno != ENOENT)
@@ -121,7 +147,7 @@ static LsStatus write_lines(const char *path, int fd, const char *ahead, const R
     return LS_OK;
 }
 
-LsStatus ls_metrics_rewind_file(const char *path, int fd, const char *ahead, int64_t step, int64_t newest)
+LsStatus ls_metrics_rewind_file(const char *path, const char *ahead, int64_t step, int64_t newest)
 {
     Rewind r = {.step = step, .newest = newest, .last = -1, .known = -1};
     LsStatus status = open_lines(&r.ahead);
@@ -136,7 +162,7 @@ LsStatus ls_metrics_rewind_file(const char *path, int fd, const char *ahead, int
     if (status == LS_OK)
         status = close_lines(&r.missing);
     if (status == LS_OK)
-        status = write_lines(path, fd, ahead, &r);
+        status = write_lines(path, ahead, &r);
     free_lines(&r.missing);
     free_lines(&r.ahead);
     return status;

@@ -205,6 +205,23 @@ static void assert_steps(int64_t last)
     free(text);
 }
 
+// An attempt that stood still between its look at who owns the run and its next line.
+static void what_a_superseded_attempt_still_writes_goes_nowhere(void **state)
+{
+    (void)state;
+    LsMetrics *superseded = open_metrics(true, 0);
+    write_steps(superseded, 10, 50, 1);
+    LsMetrics *metrics = open_metrics(true, 0);
+    assert_int_equal(ls_metrics_rewind(metrics, 30, 30), LS_OK);
+    LsStepRecord late = record_of(60, 1);
+    assert_int_equal(ls_metrics_step(superseded, &late, &halfway), LS_OK);
+    write_steps(metrics, 40, 40, 2);
+    assert_steps(40);
+    ls_metrics_close(superseded);
+    ls_metrics_close(metrics);
+    assert_steps(40);
+}
+
 static bool lines_are_aside(void)
 {
     char path[LS_PATH_MAX];
@@ -475,6 +492,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(a_loss_reads_back_to_the_same_float, make_run, remove_run),
         cmocka_unit_test_setup_teardown(a_resume_removes_what_lies_past_its_step, make_run, remove_run),
+        cmocka_unit_test_setup_teardown(
+            what_a_superseded_attempt_still_writes_goes_nowhere, make_run, remove_run),
         cmocka_unit_test_setup_teardown(a_checkpoint_that_comes_back_has_its_lines, make_run, remove_run),
         cmocka_unit_test_setup_teardown(a_line_of_nothing_is_cut_with_what_follows, make_run, remove_run),
         cmocka_unit_test_setup_teardown(a_file_that_is_one_torn_line_is_emptied, make_run, remove_run),
