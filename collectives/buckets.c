@@ -5,6 +5,11 @@
 #include "base/memory.h"
 #include "device/tensor.h"
 
+size_t ls_bucket_bytes(double mebibytes)
+{
+    return (size_t)((mebibytes > 0 ? mebibytes : LS_BUCKET_MB) * 1024 * 1024);
+}
+
 LsStatus ls_buckets_create(size_t blocks, size_t bucket_bytes, LsBuckets *out)
 {
     if (blocks == 0)

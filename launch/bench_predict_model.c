@@ -50,7 +50,7 @@ static LsStatus find_model(const LsConfig *config, bool file, int64_t parameters
         ls_dataset_close(dataset);
         LS_TRY(status);
     }
-    return ls_buckets_create(blocks, (size_t)(config->collectives.bucket_mb * 1024 * 1024), &model->buckets);
+    return ls_buckets_create(blocks, ls_bucket_bytes(config->collectives.bucket_mb), &model->buckets);
 }
 
 LsStatus ls_predict_model_open(

@@ -63,7 +63,8 @@ static void print_bounds(const LsOption *option)
         printf(")");
     } else if (option->type == LS_OPTION_INT || option->type == LS_OPTION_REAL ||
                option->type == LS_OPTION_INTS) {
-        printf(" (%.16g to %.16g)", option->minimum, option->maximum);
+        printf(" (%.16g to %.16g%s%s)", option->minimum, option->maximum, option->zero ? ", or " : "",
+            option->zero ? option->zero : "");
     }
 }
 

@@ -394,7 +394,7 @@ static LsStatus attach(Bench *bench, LsComm *comm)
     LS_TRY(ls_comm_agree(comm, status));
     bench->options.comm = comm;
     bench->options.device = bench->device;
-    bench->options.bucket_bytes = (size_t)(config->collectives.bucket_mb * 1024 * 1024);
+    bench->options.bucket_bytes = ls_bucket_bytes(config->collectives.bucket_mb);
     LS_TRY(choose_lanes(bench));
     bool adds = bench->options.call != LS_LIBRARY_ALL_GATHER && bench->options.lanes > 1;
     bench->options.rounded = adds && config->collectives.wire == LS_WIRE_BF16;

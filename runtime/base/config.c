@@ -24,7 +24,8 @@ static LsStatus fail_value(const LsOption *option, const char *value, const char
 static LsStatus fail_number(const LsOption *option, const char *value, const char *origin, const char *kind)
 {
     char must[160];
-    snprintf(must, sizeof must, "%s from %.16g to %.16g", kind, option->minimum, option->maximum);
+    snprintf(must, sizeof must, "%s from %.16g to %.16g%s%s", kind, option->minimum, option->maximum,
+        option->zero ? " or " : "", option->zero ? option->zero : "");
     return fail_value(option, value, origin, must);
 }
 
@@ -72,8 +73,9 @@ static LsStatus set_int(LsConfig *config, const LsOption *option, const char *va
 
 static LsStatus set_real(LsConfig *config, const LsOption *option, const char *value, const char *origin)
 {
-    double number;
-    if (!parse_real(value, &number) || !within(option, number))
+    double number = 0;
+    bool word = option->zero && strcmp(value, option->zero) == 0;
+    if (!word && (!parse_real(value, &number) || !within(option, number)))
         return fail_number(option, value, origin, "a number");
     *(double *)field_of(config, option) = number;
     return LS_OK;

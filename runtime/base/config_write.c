@@ -34,7 +34,10 @@ void ls_option_text(const LsConfig *config, const LsOption *option, char *text, 
         snprintf(text, size, "%lld", (long long)*(const int64_t *)field);
         break;
     case LS_OPTION_REAL:
-        write_real(*(const double *)field, text, size);
+        if (option->zero && *(const double *)field == 0)
+            snprintf(text, size, "%s", option->zero);
+        else
+            write_real(*(const double *)field, text, size);
         break;
     case LS_OPTION_BOOL:
         snprintf(text, size, "%s", *(const bool *)field ? "true" : "false");
@@ -166,6 +169,8 @@ static void write_type(const LsOption *option, FILE *out)
         break;
     case LS_OPTION_REAL:
         write_bounds(option, "number", out);
+        if (option->zero)
+            fprintf(out, ", or `%s`", option->zero);
         break;
     case LS_OPTION_BOOL:
         fputs("`true`, `false`", out);

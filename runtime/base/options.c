@@ -27,27 +27,32 @@ static const char *const wires[] = {"fp32", "bf16", NULL};
 #define AT(field) offsetof(LsConfig, field)
 #define INT(name, field, initial, low, high, class, help)                                                    \
     {                                                                                                        \
-        name, LS_OPTION_INT, AT(field), initial, low, high, NULL, LS_CLASS_##class, help                     \
+        name, LS_OPTION_INT, AT(field), initial, low, high, NULL, LS_CLASS_##class, help, NULL               \
     }
 #define REAL(name, field, initial, low, high, class, help)                                                   \
     {                                                                                                        \
-        name, LS_OPTION_REAL, AT(field), initial, low, high, NULL, LS_CLASS_##class, help                    \
+        name, LS_OPTION_REAL, AT(field), initial, low, high, NULL, LS_CLASS_##class, help, NULL              \
+    }
+// A number, or a word, which is kept as 0.
+#define REAL_OR(word, name, field, initial, low, high, class, help)                                          \
+    {                                                                                                        \
+        name, LS_OPTION_REAL, AT(field), initial, low, high, NULL, LS_CLASS_##class, help, word              \
     }
 #define BOOL(name, field, initial, class, help)                                                              \
     {                                                                                                        \
-        name, LS_OPTION_BOOL, AT(field), initial, 0, 1, NULL, LS_CLASS_##class, help                         \
+        name, LS_OPTION_BOOL, AT(field), initial, 0, 1, NULL, LS_CLASS_##class, help, NULL                   \
     }
 #define TEXT(name, field, initial, class, help)                                                              \
     {                                                                                                        \
-        name, LS_OPTION_TEXT, AT(field), initial, 0, 0, NULL, LS_CLASS_##class, help                         \
+        name, LS_OPTION_TEXT, AT(field), initial, 0, 0, NULL, LS_CLASS_##class, help, NULL                   \
     }
 #define CHOICE(name, field, initial, choices, class, help)                                                   \
     {                                                                                                        \
-        name, LS_OPTION_CHOICE, AT(field), initial, 0, 0, choices, LS_CLASS_##class, help                    \
+        name, LS_OPTION_CHOICE, AT(field), initial, 0, 0, choices, LS_CLASS_##class, help, NULL              \
     }
 #define INTS(name, field, initial, low, high, class, help)                                                   \
     {                                                                                                        \
-        name, LS_OPTION_INTS, AT(field), initial, low, high, NULL, LS_CLASS_##class, help                    \
+        name, LS_OPTION_INTS, AT(field), initial, low, high, NULL, LS_CLASS_##class, help, NULL              \
     }
 
 // clang-format off
@@ -244,8 +249,9 @@ static const LsOption options[] = {
     CHOICE("collectives.wire", collectives.wire, "fp32", wires, NUMERIC,
         "In what sums of gradients travel; with `bf16` every lane's gradient and every sum of two is rounded to BF16, "
         "which halves the bytes and is the same on any number of ranks."),
-    REAL("collectives.bucket_mb", collectives.bucket_mb, "25", 0.0625, 1024, FREE,
-        "Mebibytes of gradients that are reduced together."),
+    REAL_OR("auto", "collectives.bucket_mb", collectives.bucket_mb, "25", 0.0625, 1024, FREE,
+        "Mebibytes of gradients that are reduced together; `auto` measures some sizes at the start of every attempt and "
+        "takes the fastest."),
     REAL("collectives.timeout", collectives.timeout, "300", 0.1, 1e6, FREE,
         "Seconds that a rank waits for the others before the run ends with exit code 124."),
 };

@@ -236,25 +236,29 @@ static LsStatus cut_pieces(LsArenas *arenas)
     return LS_OK;
 }
 
-static LsStatus allocate_all(LsArenas *arenas, const LsWindow *window, size_t moments)
+static LsStatus allocate_working(LsArenas *arenas, const LsWindow *window)
 {
     size_t bytes = arenas->parameters->blocks * LS_BLOCK * ls_dtype_size(arenas->type);
     // Where every rank updates everything, each needs a copy to write to.
     LS_TRY(arenas->whole ? ls_comm_allocate(arenas->comm, bytes, &arenas->weights)
                          : ls_comm_allocate_common(arenas->comm, bytes, &arenas->weights));
-    LS_TRY(allocate_gradients(arenas, window));
+    return allocate_gradients(arenas, window);
+}
+
+static LsStatus allocate_all(LsArenas *arenas, const LsWindow *window, size_t moments)
+{
+    LS_TRY(allocate_working(arenas, window));
     LS_TRY(allocate_state(arenas, moments));
     if (!arenas->device->discrete)
         LS_TRY(cut_pieces(arenas));
     return upload_decay(arenas);
 }
 
-LsStatus ls_arenas_create(
-    const LsConfig *config, LsComm *comm, LsModel *model, const LsCut *cut, LsArenas *out)
+static LsArenas describe(const LsConfig *config, LsComm *comm, LsModel *model, const LsCut *cut)
 {
     const LsPlan *plan = cut->plan;
     const LsBuckets *buckets = cut->buckets;
-    LsArenas arenas = {
+    return (LsArenas){
         .comm = comm,
         .device = model->device,
         .parameters = &model->parameters,
@@ -269,13 +273,29 @@ LsStatus ls_arenas_create(
         .subtrees = rounded_of(config, cut),
         .shard_blocks = ls_shard_blocks(buckets, plan->ranks, plan->rank),
     };
-    LsStatus status = allocate_all(&arenas, cut->window, moments_of(config));
-    if (status != LS_OK) {
-        ls_arenas_destroy(&arenas);
-        return status;
-    }
-    *out = arenas;
-    return LS_OK;
+}
+
+static LsStatus hand_over(LsArenas *arenas, LsStatus status, LsArenas *out)
+{
+    if (status == LS_OK)
+        *out = *arenas;
+    else
+        ls_arenas_destroy(arenas);
+    return status;
+}
+
+LsStatus ls_arenas_create(
+    const LsConfig *config, LsComm *comm, LsModel *model, const LsCut *cut, LsArenas *out)
+{
+    LsArenas arenas = describe(config, comm, model, cut);
+    return hand_over(&arenas, allocate_all(&arenas, cut->window, moments_of(config)), out);
+}
+
+LsStatus ls_arenas_create_working(
+    const LsConfig *config, LsComm *comm, LsModel *model, const LsCut *cut, LsArenas *out)
+{
+    LsArenas arenas = describe(config, comm, model, cut);
+    return hand_over(&arenas, allocate_working(&arenas, cut->window), out);
 }
 
 void ls_arenas_destroy(LsArenas *arenas)

@@ -71,11 +71,13 @@ typedef struct LsCut {
     const LsRounds *rounds;
 } LsCut;
 
-// What the configuration wants: the plan of a rank, and the model's buckets. Freed by ls_plan_free,
+// What the configuration wants: the plan of a rank, and the model's buckets of a size (see ls_bucket_bytes).
+// Freed by ls_plan_free,
 // ls_rounds_free, ls_buckets_free and ls_window_free. hosts: NULL where they are not known.
 LsStatus ls_cut_lanes(const LsConfig *config, uint32_t ranks, uint32_t rank, const LsHostMap *hosts,
     LsPlan *plan, LsRounds *rounds);
-LsStatus ls_cut_model(const LsConfig *config, const LsModel *model, LsBuckets *buckets, LsWindow *window);
+LsStatus ls_cut_model(
+    const LsConfig *config, const LsModel *model, double bucket_mb, LsBuckets *buckets, LsWindow *window);
 
 // Whether gradients and their sums become BF16 numbers (collectives.wire). With one lane there are no sums.
 bool ls_cut_rounded(const LsConfig *config);
@@ -92,6 +94,10 @@ size_t ls_arenas_slots(const LsConfig *config, const LsPlan *plan);
 
 // Collective: the weights are memory that ranks may share.
 LsStatus ls_arenas_create(
+    const LsConfig *config, LsComm *comm, LsModel *model, const LsCut *cut, LsArenas *out);
+
+// Weights and gradients alone: what forward, backward and the reduction need. Collective.
+LsStatus ls_arenas_create_working(
     const LsConfig *config, LsComm *comm, LsModel *model, const LsCut *cut, LsArenas *out);
 void ls_arenas_destroy(LsArenas *arenas);
 

@@ -292,6 +292,11 @@ LsStatus ls_device_batch_upload(
     return ls_device_batch_normalize(batch, 0, rows, out);
 }
 
+size_t ls_device_batch_columns(const LsDatasetInfo *info, const LsDataShape *shape)
+{
+    return info->features + shape->outputs + shape->window + sizeof(uint64_t) / sizeof(float);
+}
+
 size_t ls_device_batch_bytes(
     const LsDatasetInfo *info, const LsDataShape *shape, LsDtype type, size_t max_rows, size_t sets)
 {

@@ -105,6 +105,15 @@ static LsStatus await_weights(void *context, size_t end)
     return status;
 }
 
+static LsStatus forward_pass(LsTrainer *t, const LsBatch *batch, bool awaits_weights)
+{
+    t->model->need = awaits_weights ? await_weights : NULL;
+    t->model->need_context = t;
+    LsStatus status = t->model->ops->forward(t->model, t->arenas.weights, batch, true);
+    t->model->need = NULL;
+    return status;
+}
+
 static LsStatus forward(LsTrainer *t, const Microbatch *m, LsBatch *batch)
 {
     const LsModelOps *model = t->model->ops;
@@ -112,11 +121,7 @@ static LsStatus forward(LsTrainer *t, const Microbatch *m, LsBatch *batch)
     if (m->begins_lane)
         LS_TRY(t->device->ops->zero(t->device, t->lane_loss, sizeof *t->lane_loss));
     LS_TRY(ls_device_batch_normalize(t->batch, m->set, m->rows, batch));
-    t->model->need = m->awaits_weights ? await_weights : NULL;
-    t->model->need_context = t;
-    LsStatus status = model->forward(t->model, t->arenas.weights, batch, true);
-    t->model->need = NULL;
-    LS_TRY(status);
+    LS_TRY(forward_pass(t, batch, m->awaits_weights));
     return model->loss(t->model, batch, 1.0f / (float)t->config->train.batch, loss_scale, t->lane_loss, NULL);
 }
 
@@ -254,6 +259,19 @@ static void keep_failure(LsTrainer *t)
         snprintf(t->failure, sizeof t->failure, "%s", ls_status_message());
 }
 
+// Buckets that have not left: of a graph, or after a failure.
+static LsStatus begin_rest(BucketSender *sender)
+{
+    LsTrainer *t = sender->trainer;
+    for (; sender->begun < t->buckets.count; sender->begun++) {
+        // After a failure not all markers have been recorded, by ops or by a graph.
+        if (t->failed != LS_OK)
+            LS_TRY(t->device->ops->marker_record(t->device, ls_reducer_final(t->reducer, sender->begun)));
+        LS_TRY(ls_reducer_begin(t->reducer, sender->begun));
+    }
+    return LS_OK;
+}
+
 LsStatus ls_trainer_compute(LsTrainer *t)
 {
     BucketSender sender = {.trainer = t};
@@ -263,16 +281,30 @@ LsStatus ls_trainer_compute(LsTrainer *t)
     LS_TRY(ls_comm_gather_end(t->comm)); // of a rank that has failed before it came to it
     if (t->sharder)
         return ls_trainer_send_rest(t);
-    for (; sender.begun < t->buckets.count; sender.begun++) {
-        // After a failure not all markers have been recorded, by ops or by a graph.
-        if (t->failed != LS_OK)
-            LS_TRY(t->device->ops->marker_record(t->device, ls_reducer_final(t->reducer, sender.begun)));
-        LS_TRY(ls_reducer_begin(t->reducer, sender.begun));
-    }
+    LS_TRY(begin_rest(&sender));
     if (t->failed == LS_OK)
         t->failed = ls_check_finish(t);
     keep_failure(t);
     return LS_OK;
+}
+
+static LsStatus rehearse_lane(LsTrainer *t, const LsBatch *batch, BucketSender *sender)
+{
+    const LsModelOps *model = t->model->ops;
+    bool adds = t->config->train.accumulation > 1 || (!exact(t) && t->plan.lane_steps > 1);
+    float *gradient = t->arenas.gradient[exact(t) ? sender->lane->slot : 0];
+    LS_TRY(forward_pass(t, batch, ls_comm_gathers(t->comm)));
+    LS_TRY(model->loss(t->model, batch, 1.0f / (float)batch->rows, NULL, NULL, NULL));
+    return model->backward(t->model, t->arenas.weights, batch, gradient, adds, gradients_ready, sender);
+}
+
+LsStatus ls_trainer_rehearse(LsTrainer *t, const LsBatch *batch)
+{
+    BucketSender sender = {.trainer = t, .lane = &t->plan.lane_step[t->plan.lane_steps - 1]};
+    t->failed = rehearse_lane(t, batch, &sender);
+    keep_failure(t);
+    LS_TRY(ls_comm_gather_end(t->comm));
+    return begin_rest(&sender);
 }
 
 void ls_trainer_forget_graphs(LsTrainer *t)

@@ -17,9 +17,10 @@ LsStatus ls_cut_lanes(const LsConfig *config, uint32_t ranks, uint32_t rank, con
     return ls_plan_choose_hosts(lanes, ranks, rank, flat ? NULL : hosts, plan);
 }
 
-LsStatus ls_cut_model(const LsConfig *config, const LsModel *model, LsBuckets *buckets, LsWindow *window)
+LsStatus ls_cut_model(
+    const LsConfig *config, const LsModel *model, double bucket_mb, LsBuckets *buckets, LsWindow *window)
 {
-    size_t bucket_bytes = (size_t)(config->collectives.bucket_mb * 1024 * 1024);
+    size_t bucket_bytes = ls_bucket_bytes(bucket_mb);
     *window = (LsWindow){0};
     if (config->optimizer.shard == LS_SHARD_STATE_GRADIENTS)
         return ls_window_create(model, bucket_bytes, window, buckets);

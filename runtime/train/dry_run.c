@@ -50,7 +50,7 @@ static LsStatus set_up(DryRun *dry, LsConfig *config)
     size_t block = ls_evaluation_rows(config, &shape);
     size_t rows = (size_t)microbatch > block ? (size_t)microbatch : block;
     LS_TRY(ls_model_create(config, &shape, NULL, rows, &dry->model));
-    return ls_cut_model(config, dry->model, &dry->buckets, &dry->window);
+    return ls_cut_model(config, dry->model, config->collectives.bucket_mb, &dry->buckets, &dry->window);
 }
 
 static void print_run(const DryRun *dry, int ranks, FILE *out)

@@ -108,9 +108,7 @@ static LsStatus update(LsTrainer *t)
                        .control = &t->outcomes.device->control});
 }
 
-// From their owners to all ranks: with optimizer.shard none the finished sums of gradients, which every rank
-// updates everything with, else the weights, which are waited for where the next forward pass reads them.
-static LsStatus gather(LsTrainer *t)
+LsStatus ls_trainer_gather(LsTrainer *t)
 {
     double start = ls_clock_seconds();
     const LsArenas *arenas = &t->arenas;
@@ -134,18 +132,16 @@ static LsStatus decide_and_update(LsTrainer *t)
     LS_TRY(decide(t));
     LS_TRY(send_outcome(t));
     if (whole)
-        LS_TRY(gather(t));
+        LS_TRY(ls_trainer_gather(t));
     LS_TRY(ls_trainer_save_copied(t)); // what the optimizer overwrites
     ls_trace_begin(t->trace, "optimizer");
     LsStatus status = update(t);
     ls_trace_end(t->trace);
     LS_TRY(status);
-    return whole ? LS_OK : gather(t);
+    return whole ? LS_OK : ls_trainer_gather(t);
 }
 
-// Past the lanes, ranks are in the middle of collective calls and a failure cannot be told to the others
-// there: it ends the job. What failed in the lanes is the better sentence, if there is one.
-static void require(LsTrainer *t, LsStatus status)
+void ls_trainer_require(LsTrainer *t, LsStatus status)
 {
     if (status == LS_OK)
         return;
@@ -162,11 +158,11 @@ void ls_trainer_step(LsTrainer *t)
     ls_pulse_step(t->options->pulse, t->issued + 1,
         t->state.cursor + (uint64_t)((t->issued - t->state.control.step) * t->config->train.batch),
         t->saved_step);
-    require(t, ls_pace_begin(t, &start));
-    require(t, ls_trainer_compute(t));
-    require(t, ls_pace_end(t, start));
-    require(t, finish_reduction(t));
-    require(t, decide_and_update(t));
+    ls_trainer_require(t, ls_pace_begin(t, &start));
+    ls_trainer_require(t, ls_trainer_compute(t));
+    ls_trainer_require(t, ls_pace_end(t, start));
+    ls_trainer_require(t, finish_reduction(t));
+    ls_trainer_require(t, decide_and_update(t));
     t->issued++;
     t->times.steps++;
 }
@@ -176,7 +172,8 @@ LsStatus ls_trainer_read(LsTrainer *t, LsVotes *votes)
     size_t slot = (size_t)(t->state.control.step + 1) % LS_STEPS_IN_FLIGHT;
     ls_trace_begin(t->trace, "wait");
     ls_trainer_at(t, LS_PHASE_EXCHANGE);
-    require(t, ls_comm_wait_marker(t->comm, t->outcomes.arrived[slot], "the device to finish a step"));
+    ls_trainer_require(
+        t, ls_comm_wait_marker(t->comm, t->outcomes.arrived[slot], "the device to finish a step"));
     ls_trace_end(t->trace);
     const LsStepOutcome *outcome = &t->outcomes.host[slot];
     if (outcome->votes.error != LS_OK) {

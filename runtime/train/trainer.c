@@ -151,7 +151,7 @@ static LsStatus plan_memory(LsTrainer *t, LsPrecision precision, bool discrete)
     LsConfig sized = *t->config;
     sized.runtime.precision = precision;
     LS_TRY(ls_model_create(&sized, &t->shape, NULL, t->rows, &sizes));
-    LsStatus status = ls_cut_model(t->config, sizes, &buckets, &window);
+    LsStatus status = ls_cut_model(t->config, sizes, t->config->collectives.bucket_mb, &buckets, &window);
     if (status == LS_OK)
         t->memory = ls_memory_plan(&(LsMemoryQuestion){.config = t->config,
             .info = t->info,
@@ -212,12 +212,17 @@ static LsStatus build_model(LsTrainer *t)
 {
     const LsConfig *config = t->config;
     LS_TRY(ls_model_create(config, &t->shape, t->device, t->rows, &t->model));
-    LS_TRY(ls_cut_model(config, t->model, &t->buckets, &t->window));
-    if (t->window.regions > 0)
-        t->model->places = &t->window.places;
     LS_TRY(ls_device_batch_create(t->device, t->info, &t->shape, t->microbatch,
         ls_feed_sets(t->device->discrete) + (config->guard.recompute_every > 0), &t->batch));
     return ls_feed_create(t->comm, t->batch, t->device, &t->feed);
+}
+
+static LsStatus cut_model(LsTrainer *t)
+{
+    LS_TRY(ls_cut_model(t->config, t->model, t->bucket_mb, &t->buckets, &t->window));
+    if (t->window.regions > 0)
+        t->model->places = &t->window.places;
+    return LS_OK;
 }
 
 // What the ops of a step take, all in one call: sums of squares of this rank's shard, and updates. What is
@@ -269,7 +274,7 @@ static void destroy_outcomes(LsDevice *device, LsOutcomes *outcomes)
     device->ops->release(device, outcomes->device);
 }
 
-static LsStatus create_reducer(LsTrainer *t)
+LsStatus ls_trainer_create_reducer(LsTrainer *t)
 {
     if (t->rounds.rounds == 0)
         return ls_reducer_create(t->comm,
@@ -298,7 +303,7 @@ static LsStatus prepare_steps(LsTrainer *t)
     LsCut cut = {&t->plan, &t->buckets, &t->window, &t->rounds};
     // What is collective begins when all ranks have come so far.
     LS_TRY(ls_comm_agree(t->comm, ls_arenas_create(config, t->comm, t->model, &cut, &t->arenas)));
-    LS_TRY(ls_comm_agree(t->comm, create_reducer(t)));
+    LS_TRY(ls_comm_agree(t->comm, ls_trainer_create_reducer(t)));
     LS_TRY(ls_exchange_create(
         t->comm, t->device, &t->plan, &t->buckets, config->guard.recompute_every > 0, &t->exchange));
     LS_TRY(ls_check_create(t));
@@ -360,9 +365,10 @@ static LsStatus write_environment(const LsTrainer *t)
 {
     char host[256] = "";
     gethostname(host, sizeof host - 1);
-    json_t *environment = json_pack("{s:s, s:i, s:s, s:s, s:s, s:f}", "host", host, "world_size",
-        ls_comm_size(t->comm), "communicator", ls_comm_name(t->comm), "fingerprint", t->fingerprint,
-        "data_root_hash", t->info->root_hash, "peak_flops_per_rank", t->peak_flops);
+    json_t *environment =
+        json_pack("{s:s, s:i, s:s, s:f, s:s, s:s, s:f}", "host", host, "world_size", ls_comm_size(t->comm),
+            "communicator", ls_comm_name(t->comm), "bucket_mb", t->bucket_mb, "fingerprint", t->fingerprint,
+            "data_root_hash", t->info->root_hash, "peak_flops_per_rank", t->peak_flops);
     LsStatus status = ls_run_dir_write_env(&t->run, environment);
     json_decref(environment);
     return status;
@@ -395,6 +401,7 @@ static LsStatus enter_run(LsTrainer *t)
         return LS_OK;
     LS_TRY(ls_run_dir_write_config(&t->run, t->config));
     LS_TRY(write_environment(t));
+    LS_TRY(ls_trainer_report_buckets(t));
     if (t->run.attempt > 1) // the ones before may have been killed
         report_goodput(t);
     return ls_trainer_status(t, "running", "");
@@ -419,6 +426,8 @@ static LsStatus set_up(LsTrainer *t)
     if (t->config->collectives.reduction == LS_REDUCTION_EXACT)
         LS_TRY(require_same(comm, "the machine's fingerprint", t->fingerprint));
     LS_TRY(ls_comm_agree(comm, build_model(t)));
+    LS_TRY(ls_trainer_size_buckets(t));
+    LS_TRY(ls_comm_agree(comm, cut_model(t)));
     LS_TRY(ls_comm_agree(comm, prepare_steps(t)));
     t->total_steps = ls_schedule_steps(t->config, t->info->samples[LS_TRAIN]);
     LS_TRY(open_run(t));

@@ -4,6 +4,7 @@
 #define LOCKSTEP_TRAIN_TRAINER_STATE_H
 
 #include "arenas.h"
+#include "collectives/bucket_size.h"
 #include "collectives/sharder.h"
 #include "exchange.h"
 #include "feed.h"
@@ -96,6 +97,9 @@ typedef struct LsTrainer {
     double peak_flops; // of this rank's products, 0: not known
     LsModel *model;
     LsPlan plan;
+    double bucket_mb;                              // their size, as chosen
+    LsBucketTime bucket_time[LS_BUCKET_SIZES_MAX]; // [bucket_sizes] what the choice rests on
+    size_t bucket_sizes;                           // 0: nothing was measured
     LsBuckets buckets;
     LsMemoryPlan memory;
     LsArenas arenas;
@@ -162,10 +166,25 @@ LsStatus ls_trainer_upload_state(LsTrainer *trainer);
 // With runtime.autotune: rank 0 measures the products of this run, all ranks choose alike. Collective.
 LsStatus ls_trainer_tune(LsTrainer *trainer);
 
+// Chooses bucket_mb: what the configuration says, or with `auto` what takes the ranks least time with this
+// model. Before buckets, arenas and reducer are made. Collective.
+LsStatus ls_trainer_size_buckets(LsTrainer *trainer);
+
+// Rank 0: says what was measured, as a line and an event.
+LsStatus ls_trainer_report_buckets(LsTrainer *trainer);
+
+// What sums up the buckets' gradients, in trainer->reducer or trainer->sharder. Collective.
+LsStatus ls_trainer_create_reducer(LsTrainer *trainer);
+
 // Enqueues this rank's lanes of one step and begins the reduction of each bucket. A failure in the lanes is
 // kept in trainer->failed, since the other ranks wait for the buckets whatever happened here. The return
 // value is a failure that they cannot be told of.
 LsStatus ls_trainer_compute(LsTrainer *trainer);
+
+// Enqueues what a step's last microbatch does, on any batch: forward, for which weights that are being
+// gathered are waited for, backward, and the reduction of each bucket. Its gradients are worth nothing.
+// Failures as above.
+LsStatus ls_trainer_rehearse(LsTrainer *trainer, const LsBatch *batch);
 void ls_trainer_forget_graphs(LsTrainer *trainer);
 
 // Where gradients are not kept, an LsGradientsReady whose context is the trainer: hands over the regions of
@@ -185,6 +204,14 @@ LsLoaderOptions ls_trainer_loader_options(LsTrainer *trainer);
 
 // Starts the loader at the state's cursor, in the place of one that runs. The device is idle then.
 LsStatus ls_trainer_start_loader(LsTrainer *trainer);
+
+// From their owners to all ranks: with optimizer.shard none the finished sums of gradients, which every rank
+// updates everything with, else the weights, which are waited for where the next forward pass reads them.
+LsStatus ls_trainer_gather(LsTrainer *trainer);
+
+// Past the lanes, ranks are in the middle of collective calls and a failure cannot be told to the others
+// there: it ends the job. What failed in the lanes is the better sentence, if there is one.
+void ls_trainer_require(LsTrainer *trainer, LsStatus status);
 
 // Gives one step to the device. What fails here and cannot be told to the other ranks ends the job.
 void ls_trainer_step(LsTrainer *trainer);

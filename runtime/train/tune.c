@@ -43,7 +43,7 @@ static LsStatus rehearse_both(LsTrainer *t)
 {
     const LsDataShape *shape = &t->model->shape;
     size_t block = ls_evaluation_rows(t->config, shape), rows = block > t->microbatch ? block : t->microbatch;
-    size_t columns = t->info->features + shape->outputs + shape->window + sizeof(uint64_t);
+    size_t columns = ls_device_batch_columns(t->info, shape);
     LsDeviceBatch *scratch = NULL;
     void *zeros = NULL;
     LsStatus status = ls_memory_allocate(rows * columns * sizeof(float), &zeros);

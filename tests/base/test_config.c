@@ -102,6 +102,11 @@ static void test_every_option(void **state)
         case LS_OPTION_REAL:
         case LS_OPTION_INTS:
             check_number_bounds(option);
+            if (option->zero) {
+                check_round_trip(option, option->zero);
+                expect_refused(option->name, "0", option->zero);
+                expect_refused(option->name, "automatic", option->zero);
+            }
             break;
         case LS_OPTION_BOOL:
             check_round_trip(option, "true");

@@ -98,6 +98,17 @@ class SameBits(Gpu):
     def test_sums_in_bf16(self):
         self.over_ranks_and_transports("bf16", self.FEW, "collectives.wire=bf16")
 
+    def test_buckets_by_measurement(self):
+        """Whatever is chosen, and nothing of the rehearsal is left."""
+        settings = ["model.hidden=[700,700]", "train.max_steps=6", "checkpoint.every=6", "eval.every=0"]
+        expected = self.train("alone", *settings)
+        for ranks, backend in self.FEW:
+            with self.subTest(ranks=ranks, backend=backend):
+                found = self.train(backend, *settings, f"collectives.backend={backend}", "collectives.bucket_mb=auto",
+                                   ranks=ranks, env={"EMULATED_GPUS": str(ranks if backend == "nccl" else 1)})
+                self.assertEqual(found, expected)
+                self.assertEqual(len(self.events(backend, "buckets")), ranks > 1)
+
     def test_graphs_and_the_late_read_change_nothing(self):
         """Also where microbatches are added up, whose number is odd, so that graphs meet both sets of memory."""
         for name, settings in {"plain": [], "parts": ["train.accumulation=2", "train.lanes=4"],

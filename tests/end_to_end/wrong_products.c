@@ -1,8 +1,9 @@
-// For LD_PRELOAD: on one rank some of oneDNN's products are wrong by one bit, or slow, as with a processor
-// that fails.
+// For LD_PRELOAD: on one rank some of oneDNN's products are wrong by one bit, or slow, or fail, as with a
+// processor that does.
 //
 //   WRONG_RANK          the rank; without MPI it is 0
 //   WRONG_PRODUCTS=A-B  products A to B of the rank's steps, the first one is 0, have a wrong bit
+//   WRONG_FAILURE=N     product N fails
 //   WRONG_SLEEP=N       every product of a step takes N microseconds more
 //
 // Before its first step a rank measures its processor with as many products as time allows. They are larger
@@ -79,6 +80,9 @@ __attribute__((visibility("default"))) dnnl_status_t dnnl_primitive_execute(
     if (!is_the_rank() || measures(argument, count))
         return status;
     long long product = products++;
+    const char *failure = getenv("WRONG_FAILURE");
+    if (failure && product == atoll(failure))
+        return dnnl_runtime_error;
     if (is_wrong(product))
         flip(argument, count);
     if (getenv("WRONG_SLEEP"))

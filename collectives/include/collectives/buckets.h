@@ -1,5 +1,6 @@
 // Buckets: the flat gradient buffer cut into ranges of whole blocks that are communicated as units. The model
-// and the option collectives.bucket_mb alone fix them, so they are the same for every number of ranks.
+// and their size (collectives.bucket_mb) alone fix them, so they are the same for every number of ranks. No
+// bit of a sum depends on them.
 //
 // A rank's shard is the union of its pieces of all buckets; shard memory is packed: bucket after bucket.
 #ifndef LOCKSTEP_COLLECTIVES_BUCKETS_H
@@ -16,6 +17,11 @@ typedef struct LsBuckets {
     size_t blocks;    // of the whole flat buffer
     LsBucket *bucket; // in the order in which backward finishes them: from the end of the buffer to its start
 } LsBuckets;
+
+enum { LS_BUCKET_MB = 25 };
+
+// Bytes of so many mebibytes; of LS_BUCKET_MB for 0, which is `auto` where nothing is measured.
+size_t ls_bucket_bytes(double mebibytes);
 
 // Cuts `blocks` blocks into buckets of about `bucket_bytes` bytes of FP32 gradients, from the end of the
 // buffer (whose gradients are final first). The first bucket is smaller (a quarter), so that communication

@@ -164,7 +164,7 @@ typedef struct LsConfig {
         int backend;
         int reduction;
         int wire;
-        double bucket_mb;
+        double bucket_mb; // 0: auto
         double timeout; // seconds
     } collectives;
 } LsConfig;
@@ -194,6 +194,7 @@ typedef struct LsOption {
     const char *const *choices; // NULL-terminated, in the enumeration's order
     LsOptionClass class_;
     const char *help; // one sentence, unit included
+    const char *zero; // of a number from above 0 on: the word that is kept as 0; NULL: none
 } LsOption;
 
 // The table, in the order in which help prints it.

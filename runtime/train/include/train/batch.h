@@ -41,6 +41,10 @@ LsStatus ls_device_batch_normalize(LsDeviceBatch *batch, size_t set, size_t rows
 LsStatus ls_device_batch_upload(
     LsDeviceBatch *batch, const void *x, const void *y, const uint64_t *positions, size_t rows, LsBatch *out);
 
+// Columns of 4 bytes with which host memory of [rows][columns] is enough to be x, y and positions at once:
+// for rehearsals, which take zeros for each.
+size_t ls_device_batch_columns(const LsDatasetInfo *info, const LsDataShape *shape);
+
 // Device memory that a batch in this compute type holds.
 size_t ls_device_batch_bytes(
     const LsDatasetInfo *info, const LsDataShape *shape, LsDtype type, size_t max_rows, size_t sets);

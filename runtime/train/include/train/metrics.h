@@ -57,8 +57,8 @@ LsStatus ls_metrics_rewind(LsMetrics *metrics, int64_t step, int64_t newest);
 LsStatus ls_metrics_step(LsMetrics *metrics, const LsStepRecord *record, const LsProgress *progress);
 
 // Appends an event {"time", "event", "attempt", "step", …}: `kind` is start, resume, checkpoint, preempt,
-// restart, skip, eval, autotune, goodput or stop; takes `details` (an object whose members are added, may be
-// NULL).
+// restart, skip, eval, autotune, buckets, goodput or stop; takes `details` (an object whose members are
+// added, may be NULL).
 LsStatus ls_metrics_event(LsMetrics *metrics, const char *kind, int64_t step, json_t *details);
 
 // Everything is on disk (fsync) when this returns: called before a checkpoint is committed.
