@@ -17,6 +17,7 @@ typedef struct Arguments {
     LsTextList settings;
     int64_t windows, warm_up, every, rounds;
     int kind;
+    bool independent;
 } Arguments;
 
 // What one number of ranks did; arrays by round.
@@ -25,6 +26,7 @@ typedef struct Count {
     int64_t batch, lanes;
     double balance; // lanes of an even share over those of the busiest rank
     double *seconds, *samples, *efficiency, *comm, *least_comm, *mfu;
+    double *of_independent; // throughput by that of as many independent ranks
     int64_t windows, discarded;
     bool disturbed;
 } Count;
@@ -55,6 +57,9 @@ static LsStatus read_arguments(LsInvocation *invocation, Arguments *a)
         {"warm-up", 'w', LS_FLAG_COUNT, &a->warm_up, "N", "Windows before that, which do not count (3).", 2,
             NULL},
         {"every", 0, LS_FLAG_COUNT, &a->every, "K", "Steps of a window, as bench step has it.", 1, NULL},
+        {"independent", 0, LS_FLAG_SWITCH, &a->independent, NULL,
+            "Compares with as many runs of one rank at once, each with its part of batch and lanes.", 0,
+            NULL},
         {"launcher", 0, LS_FLAG_TEXT, &a->launcher, "COMMAND",
             "What starts {ranks} ranks (mpirun -np {ranks} --bind-to core).", 0, NULL},
         {"folder", 0, LS_FLAG_TEXT, &a->folder, "DIR",
@@ -68,6 +73,8 @@ static LsStatus read_arguments(LsInvocation *invocation, Arguments *a)
         return LS_FAIL(LS_USAGE, "-c FILE is missing; see lockstep bench scaling --help");
     if (a->rounds > ROUNDS_MAX)
         return LS_FAIL(LS_USAGE, "--rounds %lld: at most %d", (long long)a->rounds, ROUNDS_MAX);
+    if (a->independent && a->launcher)
+        return LS_FAIL(LS_USAGE, "--independent starts processes of this host, which --launcher may leave");
     return LS_OK;
 }
 
@@ -108,14 +115,17 @@ static LsStatus shape_count(const Bench *bench, Count *count)
         LS_TRY(ls_lane_share((uint32_t)count->lanes, (uint32_t)count->ranks, (uint32_t)r, &share));
         most = share.count > most ? share.count : most;
     }
+    if (bench->arguments.independent && count->lanes % count->ranks != 0)
+        return LS_FAIL(LS_USAGE, "--independent: %d ranks have no even part of %lld lanes", count->ranks,
+            (long long)count->lanes);
     count->balance = (double)count->lanes / ((double)most * count->ranks);
     return LS_OK;
 }
 
 static LsStatus allocate_count(const Bench *bench, Count *count)
 {
-    double **arrays[] = {
-        &count->seconds, &count->samples, &count->efficiency, &count->comm, &count->least_comm, &count->mfu};
+    double **arrays[] = {&count->seconds, &count->samples, &count->efficiency, &count->comm,
+        &count->least_comm, &count->mfu, &count->of_independent};
     size_t bytes = (size_t)bench->arguments.rounds * sizeof(double);
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
         LS_TRY(ls_memory_allocate(bytes, (void **)arrays[i]));
@@ -140,13 +150,15 @@ static LsStatus prepare(LsInvocation *invocation, Bench *bench)
 
 // ---- Runs -----------------------------------------------------------------------------------------------
 
-static LsStatus compose(const Bench *bench, const Count *count, const char *json, LsWords *words)
+// What follows the program's path. parts: what batch and lanes are divided by.
+static void add_words(const Bench *bench, const Count *count, int parts, const char *json, LsWords *words)
 {
     const Arguments *a = &bench->arguments;
-    LS_TRY(ls_words_launch(words, a->launcher, count->ranks));
-    const char *const head[] = {"bench", "step", "-c", a->config, "--folder", bench->folder, "--json", json};
+    const char *const head[] = {"bench", "step", "-c", a->config, "--folder", bench->folder};
     for (size_t i = 0; i < sizeof head / sizeof *head; i++)
         ls_words_add(words, head[i]);
+    ls_words_add(words, "--json");
+    ls_words_format(words, "%s", json);
     ls_words_add(words, "-n");
     ls_words_format(words, "%lld", (long long)a->windows);
     ls_words_add(words, "-w");
@@ -160,10 +172,9 @@ static LsStatus compose(const Bench *bench, const Count *count, const char *json
         ls_words_add(words, a->settings.text[i]);
     }
     ls_words_add(words, "--set");
-    ls_words_format(words, "train.batch=%lld", (long long)count->batch);
+    ls_words_format(words, "train.batch=%lld", (long long)count->batch / parts);
     ls_words_add(words, "--set");
-    ls_words_format(words, "train.lanes=%lld", (long long)count->lanes);
-    return LS_OK;
+    ls_words_format(words, "train.lanes=%lld", (long long)count->lanes / parts);
 }
 
 static double number(const json_t *report, const char *name, const char *member)
@@ -191,19 +202,79 @@ static LsStatus take_report(const char *path, size_t round, Count *count, json_t
     return count->seconds[round] > 0 ? LS_OK : LS_FAIL(LS_INTERNAL, "%s has no step's time", path);
 }
 
-static LsStatus run_count(Bench *bench, Count *count, size_t round, json_t **machine)
+static LsStatus run_ranks(Bench *bench, Count *count, size_t round, json_t **machine)
 {
     char json[LS_PATH_MAX], what[64];
     LsWords words = {0};
+    LsChild child;
     snprintf(what, sizeof what, "the run on %d rank%s", count->ranks, count->ranks == 1 ? "" : "s");
     LS_TRY(ls_path_join(json, bench->folder, "step.json"));
-    LS_TRY(compose(bench, count, json, &words));
-    LS_TRY(ls_words_run(&words, what, bench->folder));
+    LS_TRY(ls_words_launch(&words, bench->arguments.launcher, count->ranks));
+    add_words(bench, count, 1, json, &words);
+    LS_TRY(ls_words_start(&words, bench->folder, "stderr", -1, &child));
+    LS_TRY(ls_child_wait(&child, what));
     LS_TRY(take_report(json, round, count, machine));
     const Count *base = &bench->count[0];
     count->efficiency[round] =
         count->samples[round] / base->samples[round] * (double)base->ranks / count->ranks;
     return LS_OK;
+}
+
+static LsStatus name_independent(const Bench *bench, int i, char json[LS_PATH_MAX])
+{
+    char name[32];
+    snprintf(name, sizeof name, "alone-%d.json", i);
+    return ls_path_join(json, bench->folder, name);
+}
+
+static LsStatus start_independent(const Bench *bench, const Count *count, int i, LsChild *child)
+{
+    char json[LS_PATH_MAX], errors[32];
+    LsWords words = {0};
+    snprintf(errors, sizeof errors, "stderr-%d", i);
+    LS_TRY(name_independent(bench, i, json));
+    LS_TRY(ls_words_self(&words));
+    add_words(bench, count, count->ranks, json, &words);
+    return ls_words_start(&words, bench->folder, errors, i, child);
+}
+
+static LsStatus read_independent(const Bench *bench, int i, double *samples)
+{
+    char json[LS_PATH_MAX];
+    json_t *report;
+    LS_TRY(name_independent(bench, i, json));
+    LS_TRY(ls_json_read(json, (size_t)1 << 24, LS_INTERNAL, &report));
+    double its = number(report, "samples_per_second", NULL);
+    *samples += its;
+    json_decref(report);
+    return its > 0 ? LS_OK : LS_FAIL(LS_INTERNAL, "%s has no throughput", json);
+}
+
+// As many runs of one rank at once, each bound to a core of its own.
+static LsStatus run_independent(Bench *bench, Count *count, size_t round)
+{
+    LsChild *child;
+    double samples = 0;
+    LS_TRY(ls_memory_allocate((size_t)count->ranks * sizeof *child, (void **)&child));
+    LsStatus status = LS_OK;
+    for (int i = 0; status == LS_OK && i < count->ranks; i++)
+        status = start_independent(bench, count, i, &child[i]);
+    for (int i = 0; status == LS_OK && i < count->ranks; i++)
+        status = ls_child_wait(&child[i], "an independent run");
+    for (int i = 0; i < count->ranks; i++) // those that are left after a failure
+        ls_child_kill(&child[i]);
+    for (int i = 0; status == LS_OK && i < count->ranks; i++)
+        status = read_independent(bench, i, &samples);
+    if (status == LS_OK)
+        count->of_independent[round] = count->samples[round] / samples;
+    free(child);
+    return status;
+}
+
+static LsStatus run_count(Bench *bench, Count *count, size_t round, json_t **machine)
+{
+    LS_TRY(run_ranks(bench, count, round, machine));
+    return bench->arguments.independent ? run_independent(bench, count, round) : LS_OK;
 }
 
 // ---- Results --------------------------------------------------------------------------------------------
@@ -220,13 +291,14 @@ static void print_head(const Bench *bench)
 
 static LsStatus report_count(const Bench *bench, const Count *count, json_t *rows)
 {
-    LsSpread seconds, samples, efficiency, comm, least, mfu;
+    LsSpread seconds, samples, efficiency, comm, least, mfu, alone;
     size_t rounds = (size_t)bench->arguments.rounds;
     const struct {
         const double *values;
         LsSpread *spread;
     } all[] = {{count->seconds, &seconds}, {count->samples, &samples}, {count->efficiency, &efficiency},
-        {count->comm, &comm}, {count->least_comm, &least}, {count->mfu, &mfu}};
+        {count->comm, &comm}, {count->least_comm, &least}, {count->mfu, &mfu},
+        {count->of_independent, &alone}};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         LS_TRY(ls_bench_spread(all[i].values, bench->unusable, rounds, all[i].spread));
     char times[48], part[48];
@@ -236,15 +308,19 @@ static LsStatus report_count(const Bench *bench, const Count *count, json_t *row
         (long long)count->batch, (long long)count->lanes, count->balance, seconds.median * 1e3, times,
         samples.median, efficiency.median, part, comm.median * 1e3, 100 * comm.median / seconds.median,
         (long long)count->discarded, count->disturbed ? "!" : "");
+    if (bench->arguments.independent)
+        printf("%6s %.3f (%.3f to %.3f) of the throughput of as many independent runs\n", "", alone.median,
+            alone.lowest, alone.highest);
     fflush(stdout);
-    json_t *row = json_pack("{s:i, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:b}", "ranks",
+    json_t *row = json_pack("{s:i, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:b}", "ranks",
         count->ranks, "batch", (json_int_t)count->batch, "lanes", (json_int_t)count->lanes, "balance",
         ls_json_number(count->balance), "step_seconds", ls_bench_spread_json(&seconds, 1),
         "samples_per_second", ls_bench_spread_json(&samples, 1), "efficiency",
         ls_bench_spread_json(&efficiency, 1), "comm_seconds", ls_bench_spread_json(&comm, 1),
         "least_comm_seconds", ls_bench_spread_json(&least, 1), "mfu",
-        mfu.median > 0 ? ls_bench_spread_json(&mfu, 1) : json_null(), "windows", (json_int_t)count->windows,
-        "discarded", (json_int_t)count->discarded, "disturbed", count->disturbed);
+        mfu.median > 0 ? ls_bench_spread_json(&mfu, 1) : json_null(), "of_independent",
+        bench->arguments.independent ? ls_bench_spread_json(&alone, 1) : json_null(), "windows",
+        (json_int_t)count->windows, "discarded", (json_int_t)count->discarded, "disturbed", count->disturbed);
     return json_array_append_new(rows, row) == 0 ? LS_OK : LS_FAIL(LS_INTERNAL, "no memory for the report");
 }
 
@@ -289,6 +365,7 @@ static void free_counts(Bench *bench)
 {
     for (size_t i = 0; i < bench->counts; i++) {
         Count *count = &bench->count[i];
+        free(count->of_independent);
         free(count->mfu);
         free(count->least_comm);
         free(count->comm);

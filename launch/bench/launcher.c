@@ -2,6 +2,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
 #include <spawn.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -47,9 +49,19 @@ static void add_launcher_word(LsWords *words, const char *word, size_t length, i
     ls_words_format(words, "%.*s%d%.*s", (int)(place - word), word, ranks, (int)(word + length - rest), rest);
 }
 
-LsStatus ls_words_launch(LsWords *words, const char *launcher, int ranks)
+LsStatus ls_words_self(LsWords *words)
 {
     static char self[LS_PATH_MAX];
+    ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
+    if (length < 0)
+        return ls_file_fail("read", "/proc/self/exe");
+    self[length] = '\0';
+    ls_words_add(words, self);
+    return LS_OK;
+}
+
+LsStatus ls_words_launch(LsWords *words, const char *launcher, int ranks)
+{
     bool enough = ranks <= sysconf(_SC_NPROCESSORS_ONLN);
     if (!launcher)
         launcher = enough ? "mpirun -np {ranks} --bind-to core"
@@ -60,12 +72,7 @@ LsStatus ls_words_launch(LsWords *words, const char *launcher, int ranks)
             add_launcher_word(words, word, length, ranks);
         word += length + (word[length] == ' ');
     }
-    ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
-    if (length < 0)
-        return ls_file_fail("read", "/proc/self/exe");
-    self[length] = '\0';
-    ls_words_add(words, self);
-    return LS_OK;
+    return ls_words_self(words);
 }
 
 // ---- Running --------------------------------------------------------------------------------------------
@@ -99,37 +106,74 @@ static void find_sentence(const char *path, char *sentence, size_t size)
         fclose(file);
 }
 
-static LsStatus spawn(const LsWords *words, const char *errors, int *result)
+// The core'th of the processors that this process may use, and around again.
+static void choose_core(const cpu_set_t *all, int core, cpu_set_t *out)
+{
+    int wanted = core % CPU_COUNT(all);
+    CPU_ZERO(out);
+    for (int i = 0; i < CPU_SETSIZE; i++)
+        if (CPU_ISSET(i, all) && wanted-- == 0)
+            CPU_SET(i, out);
+}
+
+static int spawn(const LsWords *words, LsChild *child)
 {
     posix_spawn_file_actions_t actions;
-    pid_t child;
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
     posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
-    posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, errors, O_WRONLY | O_CREAT | O_TRUNC, 0666);
-    int code = posix_spawnp(&child, words->word[0], &actions, NULL, (char *const *)words->word, environ);
+    posix_spawn_file_actions_addopen(
+        &actions, STDERR_FILENO, child->errors, O_WRONLY | O_CREAT | O_TRUNC, 0666);
+    int code =
+        posix_spawnp(&child->process, words->word[0], &actions, NULL, (char *const *)words->word, environ);
     posix_spawn_file_actions_destroy(&actions);
+    return code;
+}
+
+LsStatus ls_words_start(const LsWords *words, const char *folder, const char *name, int core, LsChild *out)
+{
+    LsChild child = {0};
+    cpu_set_t all, one;
+    if (words->count > LS_WORDS_MAX)
+        return LS_FAIL(LS_USAGE, "the command line for %s is too long", words->word[0]);
+    LS_TRY(ls_path_join(child.errors, folder, name));
+    // The child inherits it.
+    bool bound = core >= 0 && sched_getaffinity(0, sizeof all, &all) == 0;
+    if (bound) {
+        choose_core(&all, core, &one);
+        bound = sched_setaffinity(0, sizeof one, &one) == 0;
+    }
+    int code = spawn(words, &child);
+    if (bound)
+        (void)sched_setaffinity(0, sizeof all, &all);
     if (code != 0)
         return LS_FAIL(LS_UNAVAILABLE, "cannot start %s: %s; --launcher names another one", words->word[0],
             strerror(code));
-    while (waitpid(child, result, 0) < 0)
-        if (errno != EINTR)
-            return LS_FAIL(LS_INTERNAL, "cannot wait for %s: %s", words->word[0], strerror(errno));
+    *out = child;
     return LS_OK;
 }
 
-LsStatus ls_words_run(const LsWords *words, const char *what, const char *folder)
+LsStatus ls_child_wait(LsChild *child, const char *what)
 {
-    char errors[LS_PATH_MAX], sentence[2048] = "it said nothing";
+    char sentence[2048] = "it said nothing";
     int result;
-    if (words->count > LS_WORDS_MAX)
-        return LS_FAIL(LS_USAGE, "%s: the command line is too long", what);
-    LS_TRY(ls_path_join(errors, folder, "stderr"));
-    LS_TRY(spawn(words, errors, &result));
+    while (waitpid(child->process, &result, 0) < 0)
+        if (errno != EINTR)
+            return LS_FAIL(LS_INTERNAL, "%s: cannot wait for it: %s", what, strerror(errno));
+    child->process = 0;
     if (WIFEXITED(result) && WEXITSTATUS(result) == 0)
         return LS_OK;
-    find_sentence(errors, sentence, sizeof sentence);
+    find_sentence(child->errors, sentence, sizeof sentence);
     if (WIFSIGNALED(result))
         return LS_FAIL(LS_INTERNAL, "%s: ended by signal %d: %s", what, WTERMSIG(result), sentence);
     return LS_FAIL(status_of(WEXITSTATUS(result)), "%s: %s", what, sentence);
+}
+
+void ls_child_kill(LsChild *child)
+{
+    if (child->process <= 0)
+        return;
+    kill(child->process, SIGKILL);
+    waitpid(child->process, NULL, 0);
+    child->process = 0;
 }
