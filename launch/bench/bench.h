@@ -59,6 +59,19 @@ LsStatus ls_bench_spread(const double *values, const bool *disturbed, size_t cou
 // `scale`.
 json_t *ls_bench_spread_json(const LsSpread *spread, double scale);
 
+// ---- Input ----------------------------------------------------------------------------------------------
+
+// What every benchmark of a training configuration takes.
+typedef struct LsBenchInput {
+    const char *file, *json; // json: NULL: none
+    LsTextList settings;
+} LsBenchInput;
+
+// Reads -c FILE, --set and --json, beside the benchmark's `own` flags, and the configuration, validated.
+// LS_USAGE without -c. After --help only invocation->helped is set.
+LsStatus ls_bench_read(
+    LsInvocation *invocation, const LsFlag *own, size_t count, LsBenchInput *input, LsConfig *config);
+
 // ---- Report ---------------------------------------------------------------------------------------------
 
 // {"benchmark", "version", "time", "command", "machine": {…}}: what every report begins with. comm and device

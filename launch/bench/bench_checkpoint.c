@@ -15,8 +15,8 @@
 #include "train/checkpoint.h"
 
 typedef struct Arguments {
-    const char *config, *folder, *json;
-    LsTextList settings;
+    LsBenchInput input;
+    const char *folder;
     int64_t saves, every;
 } Arguments;
 
@@ -40,11 +40,10 @@ typedef struct Bench {
 
 enum { SAVES_MAX = 1000, EVERY_MAX = 100000, EVERY_MIN = 5, VERIFIES = 3 };
 
-static LsStatus read_arguments(LsInvocation *invocation, Arguments *a)
+static LsStatus prepare(LsInvocation *invocation, Bench *bench)
 {
+    Arguments *a = &bench->arguments;
     const LsFlag flags[] = {
-        {"config", 'c', LS_FLAG_TEXT, &a->config, "FILE", "Configuration file.", 0, NULL},
-        {"set", 0, LS_FLAG_LIST, &a->settings, "A.B=V", "Sets one option; may be repeated.", 0, NULL},
         {"saves", 'n', LS_FLAG_COUNT, &a->saves, "N", "Checkpoints (5).", 1, NULL},
         {"every", 0, LS_FLAG_COUNT, &a->every, "K",
             "Steps from one to the next: so many that one is done long before the next begins (20).",
@@ -52,26 +51,13 @@ static LsStatus read_arguments(LsInvocation *invocation, Arguments *a)
         {"folder", 0, LS_FLAG_TEXT, &a->folder, "DIR",
             "Where they are written, seen by all hosts: the storage that is measured (TMPDIR or /tmp).", 0,
             NULL},
-        {"json", 0, LS_FLAG_TEXT, &a->json, "FILE", "Writes the results as JSON.", 0, NULL},
     };
-    LS_TRY(ls_arguments_read(invocation, LS_FLAG_TABLE(flags), 0, 0));
+    LS_TRY(ls_bench_read(invocation, LS_FLAG_TABLE(flags), &a->input, &bench->config));
     if (invocation->helped)
         return LS_OK;
-    if (!a->config)
-        return LS_FAIL(LS_USAGE, "-c FILE is missing; see lockstep bench checkpoint --help");
     if (a->saves > SAVES_MAX || a->every > EVERY_MAX)
         return LS_FAIL(LS_USAGE, "--saves takes at most %d and --every %d", SAVES_MAX, EVERY_MAX);
     return LS_OK;
-}
-
-static LsStatus prepare(LsInvocation *invocation, Bench *bench)
-{
-    Arguments *a = &bench->arguments;
-    LS_TRY(read_arguments(invocation, a));
-    if (invocation->helped)
-        return LS_OK;
-    LS_TRY(ls_launch_configure(a->config, &a->settings, &bench->config));
-    return ls_config_validate(&bench->config);
 }
 
 // ---- What the run tells ---------------------------------------------------------------------------------
@@ -275,7 +261,7 @@ static LsStatus report(LsInvocation *invocation, Bench *bench)
                 ls_bench_spread_json(&r.verify, 1), "write_bytes_per_second",
                 ls_json_number(bench->bytes / r.write.median), "verify_bytes_per_second",
                 ls_json_number(bench->bytes / r.verify.median)));
-    return ls_bench_report_write(object, bench->arguments.json);
+    return ls_bench_report_write(object, bench->arguments.input.json);
 }
 
 LsStatus ls_bench_checkpoint(LsInvocation *invocation)

@@ -9,8 +9,7 @@
 #include "train/trainer.h"
 
 typedef struct Arguments {
-    const char *config, *json;
-    LsTextList settings;
+    LsBenchInput input;
     int64_t windows, steps;
 } Arguments;
 
@@ -29,34 +28,19 @@ typedef struct Bench {
 
 enum { WINDOWS_MAX = 100000 };
 
-static LsStatus read_arguments(LsInvocation *invocation, Arguments *a)
-{
-    const LsFlag flags[] = {
-        {"config", 'c', LS_FLAG_TEXT, &a->config, "FILE", "Configuration file.", 0, NULL},
-        {"set", 0, LS_FLAG_LIST, &a->settings, "A.B=V",
-            "Sets one option, such as data.workers; may be repeated.", 0, NULL},
-        {"windows", 'n', LS_FLAG_COUNT, &a->windows, "N", "Undisturbed windows wanted (10).", 1, NULL},
-        {"steps", 0, LS_FLAG_COUNT, &a->steps, "N", "Steps' batches that make one window (50).", 1, NULL},
-        {"json", 0, LS_FLAG_TEXT, &a->json, "FILE", "Writes the results as JSON.", 0, NULL},
-    };
-    LS_TRY(ls_arguments_read(invocation, LS_FLAG_TABLE(flags), 0, 0));
-    if (invocation->helped)
-        return LS_OK;
-    if (!a->config)
-        return LS_FAIL(LS_USAGE, "-c FILE is missing; see lockstep bench data --help");
-    if (a->windows > WINDOWS_MAX || a->steps > WINDOWS_MAX)
-        return LS_FAIL(LS_USAGE, "-n and --steps take at most %d", WINDOWS_MAX);
-    return LS_OK;
-}
-
 static LsStatus prepare(LsInvocation *invocation, Bench *bench)
 {
     Arguments *a = &bench->arguments;
-    LS_TRY(read_arguments(invocation, a));
+    const LsFlag flags[] = {
+        {"windows", 'n', LS_FLAG_COUNT, &a->windows, "N", "Undisturbed windows wanted (10).", 1, NULL},
+        {"steps", 0, LS_FLAG_COUNT, &a->steps, "N", "Steps' batches that make one window (50).", 1, NULL},
+    };
+    LS_TRY(ls_bench_read(invocation, LS_FLAG_TABLE(flags), &a->input, &bench->config));
     if (invocation->helped)
         return LS_OK;
-    LS_TRY(ls_launch_configure(a->config, &a->settings, &bench->config));
-    return ls_config_validate(&bench->config);
+    if (a->windows > WINDOWS_MAX || a->steps > WINDOWS_MAX)
+        return LS_FAIL(LS_USAGE, "-n and --steps take at most %d", WINDOWS_MAX);
+    return LS_OK;
 }
 
 // ---- Measuring ------------------------------------------------------------------------------------------
@@ -162,7 +146,7 @@ static LsStatus report(LsInvocation *invocation, Bench *bench)
                 "batch_seconds", ls_bench_spread_json(&spread, 1), "samples_per_second",
                 ls_json_number(samples), "bytes_per_second", ls_json_number(bytes), "tokens_per_second",
                 bench->info->window ? ls_json_number(tokens) : json_null()));
-    return ls_bench_report_write(object, bench->arguments.json);
+    return ls_bench_report_write(object, bench->arguments.input.json);
 }
 
 LsStatus ls_bench_data(LsInvocation *invocation)

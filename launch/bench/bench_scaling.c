@@ -13,8 +13,8 @@ typedef enum Kind { STRONG, WEAK } Kind;
 static const char *const kinds[] = {"strong", "weak", NULL};
 
 typedef struct Arguments {
-    const char *config, *ranks, *launcher, *folder, *json;
-    LsTextList settings;
+    LsBenchInput input;
+    const char *ranks, *launcher, *folder;
     int64_t windows, warm_up, every, rounds;
     int kind;
     bool independent;
@@ -42,11 +42,10 @@ typedef struct Bench {
 
 // ---- Arguments ------------------------------------------------------------------------------------------
 
-static LsStatus read_arguments(LsInvocation *invocation, Arguments *a)
+static LsStatus read_arguments(LsInvocation *invocation, Bench *bench)
 {
+    Arguments *a = &bench->arguments;
     const LsFlag flags[] = {
-        {"config", 'c', LS_FLAG_TEXT, &a->config, "FILE", "Configuration file.", 0, NULL},
-        {"set", 0, LS_FLAG_LIST, &a->settings, "A.B=V", "Sets one option; may be repeated.", 0, NULL},
         {"ranks", 0, LS_FLAG_TEXT, &a->ranks, "LIST", "Numbers of ranks; the first one is the base (1,2).", 0,
             NULL},
         {"kind", 0, LS_FLAG_CHOICE, &a->kind, "KIND",
@@ -64,13 +63,10 @@ static LsStatus read_arguments(LsInvocation *invocation, Arguments *a)
             "What starts {ranks} ranks (mpirun -np {ranks} --bind-to core).", 0, NULL},
         {"folder", 0, LS_FLAG_TEXT, &a->folder, "DIR",
             "Where the runs have their directories meanwhile, seen by all hosts (TMPDIR or /tmp).", 0, NULL},
-        {"json", 0, LS_FLAG_TEXT, &a->json, "FILE", "Writes the results as JSON.", 0, NULL},
     };
-    LS_TRY(ls_arguments_read(invocation, LS_FLAG_TABLE(flags), 0, 0));
+    LS_TRY(ls_bench_read(invocation, LS_FLAG_TABLE(flags), &a->input, &bench->config));
     if (invocation->helped)
         return LS_OK;
-    if (!a->config)
-        return LS_FAIL(LS_USAGE, "-c FILE is missing; see lockstep bench scaling --help");
     if (a->rounds > ROUNDS_MAX)
         return LS_FAIL(LS_USAGE, "--rounds %lld: at most %d", (long long)a->rounds, ROUNDS_MAX);
     if (a->independent && a->launcher)
@@ -135,12 +131,10 @@ static LsStatus allocate_count(const Bench *bench, Count *count)
 static LsStatus prepare(LsInvocation *invocation, Bench *bench)
 {
     Arguments *a = &bench->arguments;
-    LS_TRY(read_arguments(invocation, a));
+    LS_TRY(read_arguments(invocation, bench));
     if (invocation->helped)
         return LS_OK;
     LS_TRY(read_ranks(bench));
-    LS_TRY(ls_launch_configure(a->config, &a->settings, &bench->config));
-    LS_TRY(ls_config_validate(&bench->config));
     for (size_t i = 0; i < bench->counts; i++) {
         LS_TRY(shape_count(bench, &bench->count[i]));
         LS_TRY(allocate_count(bench, &bench->count[i]));
@@ -154,7 +148,7 @@ static LsStatus prepare(LsInvocation *invocation, Bench *bench)
 static void add_words(const Bench *bench, const Count *count, int parts, const char *json, LsWords *words)
 {
     const Arguments *a = &bench->arguments;
-    const char *const head[] = {"bench", "step", "-c", a->config, "--folder", bench->folder};
+    const char *const head[] = {"bench", "step", "-c", a->input.file, "--folder", bench->folder};
     for (size_t i = 0; i < sizeof head / sizeof *head; i++)
         ls_words_add(words, head[i]);
     ls_words_add(words, "--json");
@@ -167,9 +161,9 @@ static void add_words(const Bench *bench, const Count *count, int parts, const c
         ls_words_add(words, "--every");
         ls_words_format(words, "%lld", (long long)a->every);
     }
-    for (size_t i = 0; i < a->settings.count; i++) {
+    for (size_t i = 0; i < a->input.settings.count; i++) {
         ls_words_add(words, "--set");
-        ls_words_add(words, a->settings.text[i]);
+        ls_words_add(words, a->input.settings.text[i]);
     }
     ls_words_add(words, "--set");
     ls_words_format(words, "train.batch=%lld", (long long)count->batch / parts);
@@ -336,13 +330,13 @@ static LsStatus report(LsInvocation *invocation, Bench *bench, json_t *machine)
     json_object_update_new(
         object, json_pack("{s:s, s:i, s:I, s:s, s:O}", "kind", kinds[bench->arguments.kind], "base",
                     bench->count[0].ranks, "rounds", (json_int_t)bench->arguments.rounds, "configuration",
-                    bench->arguments.config, "rows", rows));
+                    bench->arguments.input.file, "rows", rows));
     json_decref(rows);
     if (status != LS_OK) {
         json_decref(object);
         return status;
     }
-    return ls_bench_report_write(object, bench->arguments.json);
+    return ls_bench_report_write(object, bench->arguments.input.json);
 }
 
 static LsStatus run_rounds(LsInvocation *invocation, Bench *bench)

@@ -8,8 +8,8 @@
 #include "roofline.h"
 
 typedef struct Arguments {
-    const char *config, *folder, *json;
-    LsTextList settings;
+    LsBenchInput input;
+    const char *folder;
     int64_t steps, warm_up, every;
 } Arguments;
 
@@ -27,11 +27,10 @@ enum { WARM_UP = 3, WINDOW_DISCRETE = 10, STEPS_MAX = 10000 };
 
 // ---- Arguments ------------------------------------------------------------------------------------------
 
-static LsStatus read_arguments(LsInvocation *invocation, Arguments *a)
+static LsStatus prepare(LsInvocation *invocation, Bench *bench)
 {
+    Arguments *a = &bench->arguments;
     const LsFlag flags[] = {
-        {"config", 'c', LS_FLAG_TEXT, &a->config, "FILE", "Configuration file.", 0, NULL},
-        {"set", 0, LS_FLAG_LIST, &a->settings, "A.B=V", "Sets one option; may be repeated.", 0, NULL},
         {"windows", 'n', LS_FLAG_COUNT, &a->steps, "N", "Undisturbed windows wanted (20).", 1, NULL},
         {"warm-up", 'w', LS_FLAG_COUNT, &a->warm_up, "N", "Windows before that, which do not count (3).", 2,
             NULL},
@@ -39,26 +38,13 @@ static LsStatus read_arguments(LsInvocation *invocation, Arguments *a)
             "Steps of a window: 1 on processors, 10 on GPUs, which else would wait for the host.", 1, NULL},
         {"folder", 0, LS_FLAG_TEXT, &a->folder, "DIR",
             "Where the run has its directory meanwhile, seen by all hosts (TMPDIR or /tmp).", 0, NULL},
-        {"json", 0, LS_FLAG_TEXT, &a->json, "FILE", "Writes the results as JSON.", 0, NULL},
     };
-    LS_TRY(ls_arguments_read(invocation, LS_FLAG_TABLE(flags), 0, 0));
+    LS_TRY(ls_bench_read(invocation, LS_FLAG_TABLE(flags), &a->input, &bench->config));
     if (invocation->helped)
         return LS_OK;
-    if (!a->config)
-        return LS_FAIL(LS_USAGE, "-c FILE is missing; see lockstep bench step --help");
     if (a->steps > STEPS_MAX || a->warm_up > STEPS_MAX || a->every > STEPS_MAX)
         return LS_FAIL(LS_USAGE, "-n, -w and --every take at most %d", STEPS_MAX);
     return LS_OK;
-}
-
-static LsStatus prepare(LsInvocation *invocation, Bench *bench)
-{
-    Arguments *a = &bench->arguments;
-    LS_TRY(read_arguments(invocation, a));
-    if (invocation->helped)
-        return LS_OK;
-    LS_TRY(ls_launch_configure(a->config, &a->settings, &bench->config));
-    return ls_config_validate(&bench->config);
 }
 
 // ---- Measuring ------------------------------------------------------------------------------------------
@@ -256,7 +242,8 @@ static LsStatus report(LsInvocation *invocation, Bench *bench)
     LsStatus status = LS_OK;
     if (ls_comm_rank(bench->comm) == 0) {
         print_results(bench, &results);
-        status = ls_bench_report_write(describe_results(invocation, bench, &results), bench->arguments.json);
+        status =
+            ls_bench_report_write(describe_results(invocation, bench, &results), bench->arguments.input.json);
     }
     json_decref(results.phases);
     return ls_comm_agree(bench->comm, status);
