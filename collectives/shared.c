@@ -71,7 +71,7 @@ static LsStatus shared_allocate(LsTransport *transport, size_t bytes, void **out
     SharedTransport *shared = shared_of(transport);
     Block *block;
     LS_TRY(ls_memory_allocate(sizeof *block, (void **)&block));
-    LsStatus status = ls_segment_create(bytes, &block->segment);
+    LsStatus status = ls_segment_create(bytes, LS_SEGMENT_MINE, &block->segment);
     if (status != LS_OK) {
         free(block);
         return status;
@@ -211,7 +211,7 @@ static LsStatus share_block(SharedTransport *shared, size_t bytes, Block *block)
     LsSegmentAddress mine = {.fd = -1}, address;
     LsStatus status = LS_OK;
     if (comm->rank == shared->first)
-        status = ls_segment_create(bytes, &block->segment);
+        status = ls_segment_create(bytes, LS_SEGMENT_OURS, &block->segment);
     if (comm->rank == shared->first && status == LS_OK)
         status = address_in(&block->segment, block->segment.memory, bytes, &mine);
     LS_TRY(ls_comm_agree(comm, status));
@@ -508,7 +508,7 @@ static void put_over(SharedTransport *shared)
 static LsStatus create_board(SharedTransport *shared)
 {
     LsComm *comm = shared->base.comm;
-    LsStatus status = ls_segment_create(sizeof(LsBoard), &shared->own);
+    LsStatus status = ls_segment_create(sizeof(LsBoard), LS_SEGMENT_MINE, &shared->own);
     status = ls_comm_agree(comm, status);
     return status == LS_OK
                ? map_all(shared, &shared->own, shared->own.memory, sizeof(LsBoard), &shared->board)

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/memory.h"
@@ -32,15 +33,27 @@ static LsStatus map_new(int fd, size_t bytes, LsSegment *out)
     return LS_OK;
 }
 
+// Pages that are not there yet will come from all memory nodes that this process may use, in turn. Where
+// that cannot be had, they come from wherever they come.
+static void spread(void *memory, size_t bytes)
+{
+    enum { INTERLEAVE = 3, ALLOWED = 4, NODES = 1024, WORD = 8 * sizeof(unsigned long) }; // of the kernel
+    unsigned long nodes[NODES / WORD] = {0};
+    if (syscall(SYS_get_mempolicy, NULL, nodes, (unsigned long)NODES, NULL, (unsigned long)ALLOWED) == 0)
+        syscall(SYS_mbind, memory, bytes, INTERLEAVE, nodes, (unsigned long)NODES, 0U);
+}
+
 // False where there are not enough huge pages set aside. They are taken at once: a page that is missing
 // later would end the process.
-static bool create_huge(size_t bytes, LsSegment *out)
+static bool create_huge(size_t bytes, LsSegmentWriter writer, LsSegment *out)
 {
     size_t rounded = ls_round_up(bytes, HUGE_PAGE);
     int fd = memfd_create("lockstep", MFD_CLOEXEC | MFD_HUGETLB);
     if (fd < 0)
         return false;
     if (map_new(fd, rounded, out) == LS_OK) {
+        if (writer == LS_SEGMENT_OURS)
+            spread(out->memory, rounded);
         if (madvise(out->memory, rounded, MADV_POPULATE_WRITE) == 0)
             return true;
         munmap(out->memory, rounded);
@@ -50,9 +63,9 @@ static bool create_huge(size_t bytes, LsSegment *out)
     return false;
 }
 
-LsStatus ls_segment_create(size_t bytes, LsSegment *out)
+LsStatus ls_segment_create(size_t bytes, LsSegmentWriter writer, LsSegment *out)
 {
-    if (bytes >= HUGE_PAGE && create_huge(bytes, out))
+    if (bytes >= HUGE_PAGE && create_huge(bytes, writer, out))
         return LS_OK;
     int fd = memfd_create("lockstep", MFD_CLOEXEC);
     if (fd < 0)

@@ -24,9 +24,16 @@ typedef struct LsSegmentAddress {
     uint64_t device, inode; // of the file: another PID namespace may have other files under the same numbers
 } LsSegmentAddress;
 
+// Where there are several memory nodes, a page lies on that of the process which first writes it. Huge pages
+// are taken when a segment is made: they lie on the maker's node, or in turn on all nodes.
+typedef enum LsSegmentWriter {
+    LS_SEGMENT_MINE, // written by its maker
+    LS_SEGMENT_OURS  // by several processes, a part by each
+} LsSegmentWriter;
+
 // In huge pages where the system has some set aside, else in pages that it may make huge. LS_INTERNAL when
 // memory is short, LS_UNAVAILABLE where the system has no such files.
-LsStatus ls_segment_create(size_t bytes, LsSegment *out);
+LsStatus ls_segment_create(size_t bytes, LsSegmentWriter writer, LsSegment *out);
 void ls_segment_destroy(LsSegment *segment); // a zeroed one is fine
 
 typedef enum LsSegmentAccess { LS_SEGMENT_READ, LS_SEGMENT_WRITE } LsSegmentAccess;
