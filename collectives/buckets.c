@@ -72,19 +72,11 @@ static size_t span_blocks(LsBucket bucket, uint32_t ranks, LsPieceSpan span)
            ls_piece(bucket.blocks, ranks, span.first).first;
 }
 
-size_t ls_staging_blocks(const LsBuckets *buckets, const LsPlan *plan)
+size_t ls_sent_blocks(const LsBuckets *buckets, const LsPlan *plan, bool in_place)
 {
     size_t blocks = 0;
-    for (uint32_t s = 0; s < plan->slots - plan->lane_slots; s++)
-        for (size_t b = 0; b < buckets->count; b++)
-            blocks += span_blocks(buckets->bucket[b], plan->ranks, plan->staging[s]);
-    return blocks;
-}
-
-size_t ls_sent_blocks(const LsBuckets *buckets, const LsPlan *plan)
-{
-    size_t blocks = 0;
-    for (size_t i = 0; i < plan->transfers; i++) {
+    size_t first = in_place && plan->host.count > 0 && plan->phases > 0 ? plan->phase[0].transfers : 0;
+    for (size_t i = first; i < plan->transfers; i++) {
         const LsTransfer *t = &plan->transfer[i];
         for (size_t b = 0; b < buckets->count && t->kind == LS_SEND; b++)
             blocks += span_blocks(buckets->bucket[b], plan->ranks, (LsPieceSpan){t->first_piece, t->pieces});

@@ -149,8 +149,10 @@ static LsStatus open_transport(LsComm *comm, int kind)
     LS_TRY(choose(comm, comm->device, kind, &nccl));
     LsStatus status =
         nccl ? ls_nccl_transport_open(comm, comm->device, &transport) : open_host(comm, kind, &transport);
-    if (status == LS_OK)
+    if (status == LS_OK) {
         comm->transport = transport;
+        comm->hosts.in_place = transport->ops->sharing != NULL;
+    }
     return ls_comm_agree(comm, status);
 }
 

@@ -228,7 +228,7 @@ static LsStatus list_hosts(LsComm *comm, const Place *all)
         first[count++] = r;
     }
     first[count] = ranks;
-    comm->hosts = (LsHostMap){contiguous ? count : 0, first};
+    comm->hosts = (LsHostMap){.count = contiguous ? count : 0, .first = first};
     return LS_OK;
 }
 

@@ -259,6 +259,8 @@ static bool has_two_levels(const LsHostMap *hosts, uint32_t ranks)
 LsStatus ls_plan_choose_hosts(
     uint32_t lanes, uint32_t ranks, uint32_t rank, const LsHostMap *hosts, LsPlan *out)
 {
+    if (hosts && hosts->count == 1 && hosts->in_place && ranks <= LS_IN_PLACE_RANKS_MAX)
+        return ls_plan_compile(lanes, ranks, rank, out);
     return has_two_levels(hosts, ranks) ? ls_plan_compile_hosts(lanes, ranks, rank, hosts, out)
                                         : ls_plan_choose(lanes, ranks, rank, out);
 }

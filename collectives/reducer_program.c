@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "collectives/comm.h"
 #include "device/device.h"
 
 enum { NONE = UINT32_MAX };
@@ -214,4 +215,45 @@ void ls_reducer_program_free(LsReducerProgram *program)
     free(program->op);
     free(program->first_op);
     *program = (LsReducerProgram){0};
+}
+
+// span: [plan->slots - plan->lane_slots] the pieces of which a staging slot needs memory: all that it ever
+// holds, or in_place, where the plan allows it, none of what is only read where it lies.
+static void find_staging(
+    const LsReducerProgram *program, const LsPlan *plan, bool in_place, LsPieceSpan *span)
+{
+    memcpy(span, plan->staging, (plan->slots - plan->lane_slots) * sizeof *span);
+    if (!in_place || plan->host.count == 0 || plan->phases == 0)
+        return;
+    for (size_t i = 0; i < plan->phase[0].transfers; i++)
+        if (plan->transfer[i].kind == LS_RECEIVE)
+            span[plan->transfer[i].slot - plan->lane_slots].count = 0;
+    for (size_t i = 0; i < program->ops; i++) { // what is written to
+        uint32_t slot = program->op[i].output_slot;
+        if (slot >= plan->lane_slots)
+            span[slot - plan->lane_slots] = plan->staging[slot - plan->lane_slots];
+    }
+}
+
+LsStatus ls_reducer_staging(const LsPlan *plan, const LsBuckets *buckets, bool in_place, size_t *blocks)
+{
+    LsReducerProgram program;
+    LsPieceSpan *span = NULL;
+    size_t slots = plan->slots - plan->lane_slots;
+    *blocks = 0;
+    if (plan->ranks == 1 || slots == 0)
+        return LS_OK;
+    LS_TRY(ls_reducer_program_create(plan, &program));
+    LsStatus status = ls_memory_allocate(slots * sizeof *span, (void **)&span);
+    if (status == LS_OK)
+        find_staging(&program, plan, in_place, span);
+    for (size_t s = 0; s < slots && status == LS_OK; s++)
+        for (size_t b = 0; b < buckets->count; b++) {
+            size_t all = buckets->bucket[b].blocks;
+            *blocks += ls_piece(all, plan->ranks, span[s].first + span[s].count).first -
+                       ls_piece(all, plan->ranks, span[s].first).first;
+        }
+    free(span);
+    ls_reducer_program_free(&program);
+    return status;
 }

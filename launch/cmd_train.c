@@ -12,7 +12,7 @@ typedef struct TrainArguments {
     const char *config, *run_dir, *resume, *mtbf;
     LsTextList settings;
     bool dry_run, quiet, verbose;
-    int64_t ranks, profile;
+    int64_t ranks, ranks_per_host, profile;
 } TrainArguments;
 
 // Signals that ask the run to save and stop. The handler only notes them; the ranks agree on it at the end of
@@ -65,6 +65,8 @@ static LsStatus read_arguments(LsInvocation *invocation, TrainArguments *a)
         {"dry-run", 0, LS_FLAG_SWITCH, &a->dry_run, NULL, "Prints what the run would do, and does nothing.",
             0, NULL},
         {"ranks", 0, LS_FLAG_COUNT, &a->ranks, "N", "Ranks that --dry-run plans for.", 1, NULL},
+        {"ranks-per-host", 0, LS_FLAG_COUNT, &a->ranks_per_host, "N",
+            "Of these on one host, for --dry-run: what ranks share there is counted once.", 1, NULL},
         {"profile", 0, LS_FLAG_COUNT, &a->profile, "STEPS",
             "Writes a Chrome trace of every rank's phases for that many steps to profile/.", 1, NULL},
         {"quiet", 'q', LS_FLAG_SWITCH, &a->quiet, NULL, "Shows warnings only.", 0, NULL},
@@ -78,6 +80,9 @@ static LsStatus read_arguments(LsInvocation *invocation, TrainArguments *a)
     if (a->ranks && !a->dry_run)
         return LS_FAIL(
             LS_USAGE, "--ranks is for --dry-run; a run's ranks are started by mpirun -np N or srun -n N");
+    if (a->ranks_per_host && !a->dry_run)
+        return LS_FAIL(
+            LS_USAGE, "--ranks-per-host is for --dry-run; where a run's ranks are is mpirun's or srun's");
     if (a->profile > INT32_MAX)
         return LS_FAIL(LS_USAGE, "--profile %lld: too many steps", (long long)a->profile);
     return LS_OK;
@@ -143,7 +148,10 @@ static LsStatus run(LsInvocation *invocation)
     if (arguments.dry_run) {
         if (arguments.ranks)
             ranks = arguments.ranks > LS_LANES_MAX + 1 ? LS_LANES_MAX + 1 : (int)arguments.ranks;
-        return ls_invocation_speaks(invocation) ? ls_train_dry_run(&config, ranks, stdout) : LS_OK;
+        int64_t each = arguments.ranks_per_host;
+        if (!ls_invocation_speaks(invocation))
+            return LS_OK;
+        return ls_train_dry_run(&config, ranks, each > LS_LANES_MAX ? LS_LANES_MAX : (int)each, stdout);
     }
     return ls_train(&(LsTrainOptions){
         .config = &config,

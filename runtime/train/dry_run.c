@@ -1,5 +1,8 @@
 // --dry-run: what a run would do on a number of ranks, from the plan alone.
 
+#include <stdlib.h>
+
+#include "base/memory.h"
 #include "train/schedule.h"
 #include "trainer_state.h"
 
@@ -12,6 +15,7 @@ typedef struct DryRun {
     LsWindow window;
     LsDtype type;
     bool gpu;
+    LsHostMap hosts; // count 0: not known
 } DryRun;
 
 static double mebibytes(size_t bytes)
@@ -34,6 +38,24 @@ static LsStatus choose_device(DryRun *dry, LsConfig *config)
         ls_device_close(device);
     }
     dry->type = ls_precision_type((LsPrecision)config->runtime.precision);
+    return LS_OK;
+}
+
+// As ranks are numbered: host by host.
+static LsStatus list_hosts(DryRun *dry, uint32_t ranks, uint32_t each)
+{
+    if (each == 0)
+        return LS_OK;
+    uint32_t count = ranks / each + (ranks % each != 0);
+    LS_TRY(ls_memory_allocate((count + 1) * sizeof *dry->hosts.first, (void **)&dry->hosts.first));
+    for (uint32_t h = 0; h < count; h++)
+        dry->hosts.first[h] = h * each;
+    dry->hosts.first[count] = ranks;
+    dry->hosts.count = count;
+    // As the communicator chooses where nothing is in the way.
+    int backend = dry->config->collectives.backend;
+    bool shares = backend == LS_COMM_AUTO || backend == LS_COMM_SHARED;
+    dry->hosts.in_place = !dry->gpu && shares && count < ranks;
     return LS_OK;
 }
 
@@ -83,6 +105,9 @@ static void print_run(const DryRun *dry, int ranks, FILE *out)
     if (dry->window.regions > 0)
         fprintf(out, "rounds       lanes are dealt like cards: rank 0 has the lanes 0, %d, %d, ...\n", ranks,
             2 * ranks);
+    if (dry->hosts.count > 0)
+        fprintf(out, "hosts        %u with up to %u ranks each%s\n", dry->hosts.count, dry->hosts.first[1],
+            dry->hosts.in_place ? ", which share memory" : "");
     fprintf(out, "ranks        %d\n\n", ranks);
 }
 
@@ -92,32 +117,45 @@ typedef struct Busiest {
     size_t sent;
 } Busiest;
 
+static void print_row(const LsPlan *plan, const LsRounds *rounds, const LsMemoryPlan *memory, FILE *out)
+{
+    const size_t columns[] = {memory->weights, memory->gradients, memory->optimizer, memory->staging,
+        memory->activations, memory->batches, memory->workspace, memory->device, memory->host};
+    bool kept = rounds->rounds == 0; // else every lane is sent
+    const LsLaneShare *share = &plan->share;
+    fprintf(out, "%4u  %4u-%-4u %8u %9.2f", plan->rank, share->first,
+        share->first + (share->count - 1) * share->stride, kept ? share->subtrees : share->count,
+        kept ? ls_plan_send_ratio(plan) : (double)share->count);
+    for (size_t c = 0; c < sizeof columns / sizeof *columns; c++)
+        fprintf(out, " %9.1f", mebibytes(columns[c]));
+    fputc('\n', out);
+}
+
 static LsStatus print_rank(const DryRun *dry, uint32_t ranks, uint32_t rank, Busiest *busiest, FILE *out)
 {
     LsPlan plan;
     LsRounds rounds;
-    LS_TRY(ls_cut_lanes(dry->config, ranks, rank, NULL, &plan, &rounds));
-    LsMemoryPlan memory = ls_memory_plan(&(LsMemoryQuestion){.config = dry->config,
-        .info = dry->info,
-        .model = dry->model,
-        .cut = {&plan, &dry->buckets, &dry->window, &rounds},
-        .type = dry->type,
-        .discrete = dry->gpu});
-    const size_t columns[] = {memory.weights, memory.gradients, memory.optimizer, memory.staging,
-        memory.activations, memory.batches, memory.workspace, memory.device, memory.host};
-    bool kept = rounds.rounds == 0; // else every lane is sent
-    const LsLaneShare *share = &plan.share;
-    fprintf(out, "%4u  %4u-%-4u %8u %9.2f", rank, share->first,
-        share->first + (share->count - 1) * share->stride, kept ? share->subtrees : share->count,
-        kept ? ls_plan_send_ratio(&plan) : (double)share->count);
-    for (size_t c = 0; c < sizeof columns / sizeof *columns; c++)
-        fprintf(out, " %9.1f", mebibytes(columns[c]));
-    fputc('\n', out);
-    busiest->lanes = share->count > busiest->lanes ? share->count : busiest->lanes;
+    const LsHostMap *hosts = dry->hosts.count > 0 ? &dry->hosts : NULL;
+    LS_TRY(ls_cut_lanes(dry->config, ranks, rank, hosts, &plan, &rounds));
+    LsMemoryPlan memory;
+    bool common = dry->hosts.in_place && dry->config->optimizer.shard != LS_SHARD_NONE;
+    LsStatus status =
+        ls_memory_plan(&(LsMemoryQuestion){.config = dry->config,
+                           .info = dry->info,
+                           .model = dry->model,
+                           .cut = {&plan, &dry->buckets, &dry->window, &rounds},
+                           .type = dry->type,
+                           .discrete = dry->gpu,
+                           .in_place = dry->hosts.in_place,
+                           .borrows = common && dry->hosts.first[ls_host_of(hosts, rank)] != rank},
+            &memory);
+    if (status == LS_OK)
+        print_row(&plan, &rounds, &memory, out);
+    busiest->lanes = plan.share.count > busiest->lanes ? plan.share.count : busiest->lanes;
     busiest->sent = memory.sent > busiest->sent ? memory.sent : busiest->sent;
     ls_rounds_free(&rounds);
     ls_plan_free(&plan);
-    return LS_OK;
+    return status;
 }
 
 static LsStatus print_ranks(const DryRun *dry, uint32_t ranks, FILE *out)
@@ -130,14 +168,20 @@ static LsStatus print_ranks(const DryRun *dry, uint32_t ranks, FILE *out)
         dry->gpu ? "GPU" : "device");
     for (uint32_t r = 0; r < ranks; r++)
         LS_TRY(print_rank(dry, ranks, r, &busiest, out));
-    fprintf(out, "\nsums         as messages the busiest rank sends %.1f MiB of %s gradients a step",
-        mebibytes(busiest.sent), ls_dtype_name(ls_cut_rounded(dry->config) ? LS_BF16 : LS_F32));
+    bool in_place = dry->hosts.in_place && dry->config->optimizer.shard != LS_SHARD_STATE_GRADIENTS &&
+                    dry->config->collectives.reduction == LS_REDUCTION_EXACT;
+    if (in_place && dry->hosts.count == 1)
+        fputs("\nsums         read in place: none are sent", out);
+    else
+        fprintf(out, "\nsums         %s the busiest rank sends %.1f MiB of %s gradients a step",
+            in_place ? "read in place inside a host; between hosts" : "as messages", mebibytes(busiest.sent),
+            ls_dtype_name(ls_cut_rounded(dry->config) ? LS_BF16 : LS_F32));
     fprintf(out, "\nbalance      %.0f%%: the busiest rank computes %u of %u lanes, an even share is %.2f\n",
         100.0 * lanes / ((double)busiest.lanes * ranks), busiest.lanes, lanes, (double)lanes / ranks);
     return LS_OK;
 }
 
-LsStatus ls_train_dry_run(const LsConfig *config, int ranks, FILE *out)
+LsStatus ls_train_dry_run(const LsConfig *config, int ranks, int ranks_per_host, FILE *out)
 {
     DryRun dry = {0};
     LsConfig chosen = *config;
@@ -146,10 +190,13 @@ LsStatus ls_train_dry_run(const LsConfig *config, int ranks, FILE *out)
         return LS_FAIL(LS_CONFIG, "%d ranks cannot share train.lanes = %lld lanes: plan for 1 to %lld ranks",
             ranks, (long long)config->train.lanes, (long long)config->train.lanes);
     status = set_up(&dry, &chosen);
+    if (status == LS_OK)
+        status = list_hosts(&dry, (uint32_t)ranks, (uint32_t)ranks_per_host);
     if (status == LS_OK) {
         print_run(&dry, ranks, out);
         status = print_ranks(&dry, (uint32_t)ranks, out);
     }
+    free(dry.hosts.first);
     ls_window_free(&dry.window);
     ls_buckets_free(&dry.buckets);
     ls_model_destroy(dry.model);

@@ -7,16 +7,19 @@
 static const size_t PRODUCT_WORKSPACE = (size_t)64 << 20;
 
 // Received partial sums: the plan's staging slots, or the library's own piece.
-static size_t staging_bytes(const LsMemoryQuestion *q)
+static LsStatus staging_bytes(const LsMemoryQuestion *q, size_t *bytes)
 {
     const LsCut *cut = &q->cut;
     bool rounded = ls_cut_rounded(q->config);
-    if (cut->rounds->rounds > 0)
-        return ls_sharder_bytes(cut->rounds, cut->buckets, rounded);
-    size_t blocks = q->config->collectives.reduction == LS_REDUCTION_FAST
-                        ? ls_shard_blocks(cut->buckets, cut->plan->ranks, cut->plan->rank)
-                        : ls_staging_blocks(cut->buckets, cut->plan);
-    return blocks * LS_BLOCK * ls_dtype_size(rounded ? LS_BF16 : LS_F32);
+    if (cut->rounds->rounds > 0) {
+        *bytes = ls_sharder_bytes(cut->rounds, cut->buckets, rounded);
+        return LS_OK;
+    }
+    size_t blocks = ls_shard_blocks(cut->buckets, cut->plan->ranks, cut->plan->rank);
+    if (q->config->collectives.reduction != LS_REDUCTION_FAST)
+        LS_TRY(ls_reducer_staging(cut->plan, cut->buckets, q->in_place, &blocks));
+    *bytes = blocks * LS_BLOCK * ls_dtype_size(rounded ? LS_BF16 : LS_F32);
+    return LS_OK;
 }
 
 // Of training, and of an evaluation.
@@ -44,27 +47,28 @@ static size_t sent_bytes(const LsMemoryQuestion *q)
         size_t all = cut->buckets->blocks * LS_BLOCK * sizeof(float);
         return (size_t)((double)all * (cut->plan->ranks - 1) / cut->plan->ranks);
     }
-    size_t blocks = ls_sent_blocks(cut->buckets, cut->plan);
+    size_t blocks = ls_sent_blocks(cut->buckets, cut->plan, q->in_place);
     for (uint32_t i = 0; i < cut->rounds->rounds; i++)
-        blocks += ls_sent_blocks(cut->buckets, &cut->rounds->round[i]);
+        blocks += ls_sent_blocks(cut->buckets, &cut->rounds->round[i], false);
     return blocks * LS_BLOCK * ls_dtype_size(ls_cut_rounded(q->config) ? LS_BF16 : LS_F32);
 }
 
-LsMemoryPlan ls_memory_plan(const LsMemoryQuestion *q)
+LsStatus ls_memory_plan(const LsMemoryQuestion *q, LsMemoryPlan *out)
 {
     LsArenaBytes arenas = ls_arenas_bytes(q->config, q->type, &q->model->parameters, &q->cut);
     LsMemoryPlan plan = {
-        .weights = arenas.weights,
+        .weights = q->borrows ? 0 : arenas.weights,
         .gradients = arenas.gradients + check_bytes(q),
         .optimizer = arenas.optimizer,
-        .staging = staging_bytes(q),
         .activations = q->model->activation_bytes,
         .batches = batch_bytes(q),
         .workspace = q->discrete ? PRODUCT_WORKSPACE + q->model->library_bytes : 0,
         .host = arenas.host,
         .sent = sent_bytes(q),
     };
+    LS_TRY(staging_bytes(q, &plan.staging));
     plan.device = plan.weights + plan.gradients + plan.optimizer + plan.staging + plan.activations +
                   plan.batches + plan.workspace;
-    return plan;
+    *out = plan;
+    return LS_OK;
 }

@@ -20,8 +20,10 @@ typedef struct LsMemoryQuestion {
     LsCut cut;
     LsDtype type;  // in which the device computes
     bool discrete; // a GPU
+    bool in_place; // ranks of a host read each other's gradients where they are (LsHostMap)
+    bool borrows;  // the weights are another rank's memory: ranks that read in place have one copy a host
 } LsMemoryQuestion;
 
-LsMemoryPlan ls_memory_plan(const LsMemoryQuestion *question);
+LsStatus ls_memory_plan(const LsMemoryQuestion *question, LsMemoryPlan *out);
 
 #endif

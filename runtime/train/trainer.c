@@ -130,6 +130,14 @@ static LsStatus choose_evaluation(LsTrainer *t)
     return ls_evaluate_choose(t->dataset, t->watched, (uint64_t)t->config->train.seed, quick, t->quick);
 }
 
+static LsStatus cut_lanes(LsTrainer *t)
+{
+    ls_rounds_free(&t->rounds);
+    ls_plan_free(&t->plan);
+    return ls_cut_lanes(t->config, (uint32_t)ls_comm_size(t->comm), (uint32_t)ls_comm_rank(t->comm),
+        ls_comm_hosts(t->comm), &t->plan, &t->rounds);
+}
+
 // Where the samples' shape and the batch lead: the largest number of rows that the model is given at a time.
 static LsStatus shape_batches(LsTrainer *t)
 {
@@ -138,8 +146,7 @@ static LsStatus shape_batches(LsTrainer *t)
     t->microbatch = (size_t)(config->train.batch / (config->train.lanes * config->train.accumulation));
     t->block = ls_evaluation_rows(config, &t->shape);
     t->rows = t->microbatch > t->block ? t->microbatch : t->block;
-    return ls_cut_lanes(config, (uint32_t)ls_comm_size(t->comm), (uint32_t)ls_comm_rank(t->comm),
-        ls_comm_hosts(t->comm), &t->plan, &t->rounds);
+    return cut_lanes(t);
 }
 
 // What the run will allocate in this precision, from a model without a device.
@@ -152,13 +159,16 @@ static LsStatus plan_memory(LsTrainer *t, LsPrecision precision, bool discrete)
     sized.runtime.precision = precision;
     LS_TRY(ls_model_create(&sized, &t->shape, NULL, t->rows, &sizes));
     LsStatus status = ls_cut_model(t->config, sizes, t->config->collectives.bucket_mb, &buckets, &window);
+    const LsHostMap *hosts = ls_comm_hosts(t->comm);
+    LsMemoryQuestion question = {.config = t->config,
+        .info = t->info,
+        .model = sizes,
+        .cut = {&t->plan, &buckets, &window, &t->rounds},
+        .type = ls_precision_type(precision),
+        .discrete = discrete,
+        .in_place = hosts && hosts->in_place};
     if (status == LS_OK)
-        t->memory = ls_memory_plan(&(LsMemoryQuestion){.config = t->config,
-            .info = t->info,
-            .model = sizes,
-            .cut = {&t->plan, &buckets, &window, &t->rounds},
-            .type = ls_precision_type(precision),
-            .discrete = discrete});
+        status = ls_memory_plan(&question, &t->memory);
     ls_window_free(&window);
     ls_buckets_free(&buckets);
     ls_model_destroy(sizes);
@@ -188,7 +198,7 @@ static LsStatus attach_device(LsTrainer *t)
 {
     LS_TRY(ls_comm_attach(t->comm, t->device, t->config->collectives.backend));
     t->attached = true;
-    return LS_OK;
+    return ls_comm_agree(t->comm, cut_lanes(t)); // what ranks read in place is known now
 }
 
 // Ranks have equal machines, and a neighbour's work can only lower a measurement: the best one counts.

@@ -37,6 +37,16 @@ class SameBits(Case):
                 self.assertEqual(self.losses(run), expected[1])
                 self.assertEqual(self.evaluations(run), expected[2])
 
+    def test_more_ranks_than_a_direct_exchange_takes(self):
+        """Of one host they read each other's sums in place all the same; messages go by recursive halving."""
+        settings = [word for setting in ("train.lanes=64", "train.max_steps=6", "checkpoint.every=0", "eval.every=0")
+                    for word in ("--set", setting)]
+        self.train("alone", 0, *settings)
+        for backend in ("shared", "mpi"):
+            with self.subTest(backend=backend):
+                self.train(backend, 40, *settings, "--set", f"collectives.backend={backend}")
+                self.assertEqual((self.hash(backend), self.losses(backend)), (self.hash("alone"), self.losses("alone")))
+
     def test_steps_in_between(self):
         """Checkpoints on the way are the same, too."""
         self.train("one", 1)

@@ -20,6 +20,29 @@ sys.exit(code)
 """
 
 
+# The same of the memory of all its ranks together, of which a page that several of them use counts once.
+MEASURE_ALL = """
+import os, re, subprocess, sys, time
+run, most = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL), 0
+def ranks(of):
+    for pid in open(f"/proc/{of}/task/{of}/children").read().split():
+        yield from ranks(pid)
+        yield pid
+while run.poll() is None:
+    sizes = []
+    try:
+        for pid in ranks(run.pid):
+            if open(f"/proc/{pid}/comm").read().strip() == "lockstep":
+                sizes += map(int, re.findall("(?m)^Pss: +([0-9]+)", open(f"/proc/{pid}/smaps_rollup").read()))
+    except OSError:
+        continue # it has just ended
+    most = max(most, sum(sizes))
+    time.sleep(0.02)
+print(most / 1024)
+sys.exit(run.returncode)
+"""
+
+
 class SameBits(Case):
     def setUp(self):
         super().setUp()
@@ -113,32 +136,45 @@ class Memory(Case):
         import_images(self)
         self.write("config.yaml", CONFIG)
 
-    def arguments(self, mode, hidden):
-        options = (f"model.hidden={hidden}", f"optimizer.shard={mode}", "train.max_steps=6", "eval.every=0",
-                   "checkpoint.every=0", "collectives.backend=mpi", "collectives.bucket_mb=4", "runtime.precision=fp32")
+    def arguments(self, mode, hidden, backend="mpi"):
+        options = (f"model.hidden={hidden}", f"optimizer.shard={mode}", "train.max_steps=6", "eval.every=0", "runtime.device=cpu",
+                   "checkpoint.every=0", f"collectives.backend={backend}", "collectives.bucket_mb=4", "runtime.precision=fp32")
         return ["train", "-c", "config.yaml", "--resume", "never", "--run-dir", "run",
                 *(word for option in options for word in ("--set", option))]
 
-    def planned(self, arguments, ranks):
-        """MiB of the rank that needs most."""
-        output = self.run_lockstep(*arguments, "--dry-run", "--ranks", ranks).stdout
+    def planned(self, arguments, ranks, *more):
+        """MiB of each rank."""
+        output = self.run_lockstep(*arguments, "--dry-run", "--ranks", ranks, *more).stdout
         rows = [list(map(float, row.split()[4:])) for row in re.findall(r"(?m)^ +\d+ +\d+-\d+.*$", output)]
         self.assertEqual(len(rows), ranks, output)
-        return max(row[7] + row[8] for row in rows)
+        return [row[7] + row[8] for row in rows]
 
-    def used(self, arguments, ranks):
-        run = subprocess.run([sys.executable, "-c", MEASURE, *harness.command(arguments, ranks)], cwd=self.dir,
+    def used(self, arguments, ranks, measure):
+        run = subprocess.run([sys.executable, "-c", measure, *harness.command(arguments, ranks)], cwd=self.dir,
                              env=harness.environment(), capture_output=True, text=True, timeout=harness.DEADLINE, check=True)
         return float(run.stdout)
+
+    def compare(self, what, planned, used):
+        print(f"{what}: {planned:.1f} MiB planned, {used:.1f} MiB used", file=sys.stderr)
+        self.assertLess(abs(used - planned), 0.05 * planned)
 
     def test_memory_used(self):
         for ranks, mode in enumerate(MODES, 2):
             with self.subTest(mode=mode, ranks=ranks):
                 large, small = self.arguments(mode, "[1500,1500,1500]"), self.arguments(mode, "[700,700,700]")
-                planned = self.planned(large, ranks) - self.planned(small, ranks)
-                used = self.used(large, ranks) - self.used(small, ranks)
-                print(f"{mode}, {ranks} ranks: {planned:.1f} MiB planned, {used:.1f} MiB used", file=sys.stderr)
-                self.assertLess(abs(used - planned), 0.05 * planned)
+                planned = max(self.planned(large, ranks)) - max(self.planned(small, ranks))
+                used = self.used(large, ranks, MEASURE) - self.used(small, ranks, MEASURE)
+                self.compare(f"{mode}, {ranks} ranks", planned, used)
+
+    def test_memory_used_by_a_host(self):
+        """Ranks that share memory: gradients are read in place, and of the weights there is one copy."""
+        for ranks, mode in enumerate(MODES, 2):
+            with self.subTest(mode=mode, ranks=ranks):
+                large, small = (self.arguments(mode, hidden, "shared") for hidden in ("[1500,1500,1500]", "[700,700,700]"))
+                host = ("--ranks-per-host", ranks)
+                planned = sum(self.planned(large, ranks, *host)) - sum(self.planned(small, ranks, *host))
+                used = self.used(large, ranks, MEASURE_ALL) - self.used(small, ranks, MEASURE_ALL)
+                self.compare(f"{mode}, {ranks} ranks of a host", planned, used)
 
 
 if __name__ == "__main__":

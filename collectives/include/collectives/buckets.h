@@ -37,10 +37,8 @@ LsBlockRange ls_bucket_piece(const LsBuckets *buckets, size_t b, uint32_t ranks,
 size_t ls_shard_blocks(const LsBuckets *buckets, uint32_t ranks, uint32_t rank);
 size_t ls_shard_offset(const LsBuckets *buckets, size_t b, uint32_t ranks, uint32_t rank);
 
-// Blocks of staging that the plan needs when every bucket has its own.
-size_t ls_staging_blocks(const LsBuckets *buckets, const LsPlan *plan);
-
-// Blocks that the rank sends when the plan is executed for every bucket.
-size_t ls_sent_blocks(const LsBuckets *buckets, const LsPlan *plan);
+// Blocks that the rank sends when the plan is executed for every bucket; in_place: of phase 0 nothing is sent
+// where the plan allows it (LsPlan.host).
+size_t ls_sent_blocks(const LsBuckets *buckets, const LsPlan *plan, bool in_place);
 
 #endif

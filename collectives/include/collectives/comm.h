@@ -166,6 +166,10 @@ LsStatus ls_reducer_finish(LsReducer *reducer);
 // two a little less than one model, of 4 or, rounded, 2 bytes an element; fast: one shard.
 size_t ls_reducer_bytes(const LsReducer *reducer);
 
+// Blocks of staging that an exact reducer will hold; in_place: the ranks of the plan's host read each other's
+// memory where it is (LsHostMap).
+LsStatus ls_reducer_staging(const LsPlan *plan, const LsBuckets *buckets, bool in_place, size_t *blocks);
+
 // All-gathers bucket by bucket: every rank's piece of `flat` (elements of `element` bytes, whole model,
 // device memory) to all ranks, in place. Elements have 1, 2, 4 or 8 bytes; the first call allocates what
 // later ones reuse. Ordered as ls_comm_gather_device.

@@ -13,6 +13,7 @@
 #ifndef LOCKSTEP_COLLECTIVES_PLAN_H
 #define LOCKSTEP_COLLECTIVES_PLAN_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -21,7 +22,8 @@
 enum {
     LS_LANES_MAX = 4096,
     LS_SUBTREES_MAX = 3,
-    LS_DIRECT_RANKS_MAX = 32, // see ls_plan_choose
+    LS_DIRECT_RANKS_MAX = 32,    // see ls_plan_choose
+    LS_IN_PLACE_RANKS_MAX = 128, // see ls_plan_choose_hosts
 };
 
 // One maximal aligned subtree of a rank's lanes, node(first, first + count): count is a power of two that
@@ -115,6 +117,7 @@ LsStatus ls_plan_choose(uint32_t lanes, uint32_t ranks, uint32_t rank, LsPlan *o
 typedef struct LsHostMap {
     uint32_t count;
     uint32_t *first; // [count + 1]
+    bool in_place;   // the ranks of a host read each other's memory where it is
 } LsHostMap;
 
 // Two levels: phase 0 inside hosts, phase 1 between them. The lanes of a host are a few maximal aligned
@@ -130,7 +133,9 @@ LsStatus ls_plan_compile_hosts(
     uint32_t lanes, uint32_t ranks, uint32_t rank, const LsHostMap *hosts, LsPlan *out);
 
 // The plan to take on these hosts: two levels where there are several, up to LS_DIRECT_RANKS_MAX, not each of
-// one rank; else, and when `hosts` is NULL, ls_plan_choose.
+// one rank; the direct exchange for up to LS_IN_PLACE_RANKS_MAX ranks of one host that read in place, since
+// that sends no messages and needs no memory for what is received; else, and when `hosts` is NULL,
+// ls_plan_choose.
 LsStatus ls_plan_choose_hosts(
     uint32_t lanes, uint32_t ranks, uint32_t rank, const LsHostMap *hosts, LsPlan *out);
 

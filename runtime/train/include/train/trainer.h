@@ -51,7 +51,8 @@ LsStatus ls_train(const LsTrainOptions *options);
 LsStatus ls_train_open_data(const LsConfig *config, LsDataset **out);
 
 // Prints what a run would do on `ranks` ranks: lanes per rank and balance, rows per product, bytes sent,
-// memory by purpose. No run directory, no MPI traffic.
-LsStatus ls_train_dry_run(const LsConfig *config, int ranks, FILE *out);
+// memory by purpose. ranks_per_host: 0 where it is not known; then all that ranks tell each other are
+// messages. No run directory, no MPI traffic.
+LsStatus ls_train_dry_run(const LsConfig *config, int ranks, int ranks_per_host, FILE *out);
 
 #endif
