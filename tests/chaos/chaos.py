@@ -108,6 +108,7 @@ class Schedule:
         self.plan = [self.draw(kinds) for _ in range(campaign.faults if kinds else 0)]
         self.struck = []
         self.seconds = 0
+        self.looked, self.alone = 0, None  # when mpirun's ranks were looked for, since when it has had none
 
     def draw(self, kinds):
         """A fault: which, after how many steps, or how long after the start of a job, or in the middle of a save."""
@@ -156,6 +157,7 @@ class Schedule:
             deadline += max(0, time.monotonic() - looked - 60)
             looked = time.monotonic()
             assert time.monotonic() < deadline, f"not done after {DEADLINE} s"
+            self.end_empty_mpirun(strikes)
             code = strikes.job.code()
             if code is not None:
                 run.note(f"job {strikes.job.number} ended with {code}")
@@ -173,6 +175,20 @@ class Schedule:
             time.sleep(0.004)
         self.await_sleepers(strikes)
         run.control.set(fault=0)
+
+    def end_empty_mpirun(self, strikes):
+        """When a rank is killed while the ranks connect, Open MPI 4.1's mpirun may never return, though none of them is
+        left: PMIx_server_finalize waits for a lock. Whoever started it has to end it, as `lockstep launch` does."""
+        job, now = strikes.job, time.monotonic()
+        if self.how != "mpirun" or now - max(self.looked, job.started) < 5 or job.code() is not None:
+            return
+        self.looked = now
+        empty = not strikes.run.ranks(job.number)
+        self.alone = (self.alone or now) if empty else None
+        if self.alone and now - max(self.alone, job.started) > 14:
+            strikes.run.note("mpirun has had no ranks for 15 s: killed")
+            strikes.run.send(strikes.run.launchers(faults.MPIRUN, job.number), signal.SIGKILL)
+            self.alone = None
 
     def is_due(self, strikes, target, early, saving):
         age, step = time.monotonic() - strikes.job.started, strikes.run.watcher.newest()[1]
