@@ -9,6 +9,7 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include "base/cores.h"
 #include "base/json.h"
 #include "data/dataset.h"
 #include "device/device.h"
@@ -118,34 +119,12 @@ static void check_processor(Report *report)
     check_device(report, &options, "device", "one core", "set runtime.device=ref");
 }
 
-// CPUs that the control group of a container allows, 0: all. Version 2 first, then version 1.
-static double cgroup_cpus(void)
-{
-    double quota = 0, period = 0;
-    FILE *file = fopen("/sys/fs/cgroup/cpu.max", "r");
-    if (file) {
-        if (fscanf(file, "%lf %lf", &quota, &period) != 2)
-            quota = 0;
-        fclose(file);
-        return quota > 0 && period > 0 ? quota / period : 0;
-    }
-    file = fopen("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "r");
-    FILE *second = fopen("/sys/fs/cgroup/cpu/cpu.cfs_period_us", "r");
-    if (file && second && (fscanf(file, "%lf", &quota) != 1 || fscanf(second, "%lf", &period) != 1))
-        quota = 0;
-    if (file)
-        fclose(file);
-    if (second)
-        fclose(second);
-    return quota > 0 && period > 0 ? quota / period : 0;
-}
-
 static void check_cores(Report *report)
 {
     cpu_set_t set;
     int usable = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 0;
     long online = sysconf(_SC_NPROCESSORS_ONLN);
-    double limit = cgroup_cpus();
+    double limit = ls_cores_limit();
     if (limit > 0)
         add(report, "cores", limit < usable ? WARNING : FINE,
             limit < usable ? "start at most as many ranks as the limit allows" : NULL,
