@@ -212,7 +212,11 @@ static void put_ops(LsDeviceOps *ops)
 
 void tap_attach(Tap *tap, LsDevice *device, bool dry)
 {
-    *tap = (Tap){.ops = *device->ops, .plain = device->ops, .device = device, .dry = dry};
+    *tap = (Tap){.ops = *device->ops,
+        .plain = device->ops,
+        .device = device,
+        .dry = dry,
+        .concurrent = device->concurrent};
     put_ops(&tap->ops);
     if (dry) {
         tap->ops.allocate = dry_allocate;
@@ -220,12 +224,15 @@ void tap_attach(Tap *tap, LsDevice *device, bool dry)
         tap->ops.copy_in = dry_copy_in;
     }
     device->ops = &tap->ops;
+    device->concurrent = false; // ops are counted by one thread
 }
 
 void tap_detach(Tap *tap)
 {
-    if (tap->device)
+    if (tap->device) {
         tap->device->ops = tap->plain;
+        tap->device->concurrent = tap->concurrent;
+    }
     free(tap->call);
     *tap = (Tap){0};
 }

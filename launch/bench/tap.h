@@ -21,8 +21,9 @@ typedef struct Tap {
     LsDeviceOps ops; // first: the device's table while attached
     const LsDeviceOps *plain;
     LsDevice *device;
-    bool dry;  // nothing is done, memory is not there: to list what would be
-    int depth; // of ops within ops
+    bool concurrent; // as the device was
+    bool dry;        // nothing is done, memory is not there: to list what would be
+    int depth;       // of ops within ops
     TapMode mode;
     TapMark mark;
     void *watch;

@@ -17,7 +17,6 @@ typedef struct CpuDevice {
     LsCpuMultiplier multiplier;
     LsIsa isa;
     int threads;
-    LsTreeScratch tree_scratch;
     LsCpuMemory attention;
 } CpuDevice;
 
@@ -93,10 +92,11 @@ static LsStatus cpu_matmul(LsDevice *device, const LsMatmul *args)
     return ls_matmul_finish(device, args);
 }
 
+// Nothing of it is kept in the device, so that threads can be at it at the same time.
 static LsStatus cpu_tree_add(LsDevice *device, const LsTreeAdd *args)
 {
-    CpuDevice *cpu = (CpuDevice *)device;
-    return cpu->multiplier.loops->tree_add(args, cpu->tree_scratch);
+    LsTreeScratch scratch; // 512 KiB, of which a tree of n inputs touches n / LS_TREE_INPUTS
+    return ((CpuDevice *)device)->multiplier.loops->tree_add(args, scratch);
 }
 
 static LsStatus cpu_attention(LsDevice *device, const LsAttention *args)
@@ -200,7 +200,7 @@ LsStatus ls_cpu_open(const LsDeviceOptions *options, LsDevice **out)
     }
     cpu->ops = table_of(cpu->multiplier.loops);
     cpu->base.ops = &cpu->ops;
-    cpu->base.plain = true;
+    cpu->base.plain = cpu->base.concurrent = true;
     *out = &cpu->base;
     return LS_OK;
 }

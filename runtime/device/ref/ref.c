@@ -180,7 +180,8 @@ LsStatus ls_ref_open(const LsDeviceOptions *options, LsDevice **out)
     bool chosen = options->precision != LS_PRECISION_AUTO;
     *device = (LsDevice){.ops = &ls_ref_ops,
         .precision = chosen ? (LsPrecision)options->precision : LS_PRECISION_FP32,
-        .plain = true};
+        .plain = true,
+        .concurrent = true};
     *out = device;
     return LS_OK;
 }

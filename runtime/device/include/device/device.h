@@ -127,6 +127,7 @@ struct LsDevice {
     LsPrecision precision; // never auto
     bool discrete;         // the host cannot touch its memory, and ops happen after their call returned
     bool plain;            // its ops work on any host memory, shared mappings among it
+    bool concurrent;       // tree_add may be called by several threads at once, beside any other op
     size_t expected_bytes; // what the run is going to allocate, for the line that says it did not fit; 0:
                            // unknown
 };
