@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "backend.h"
+#include "base/cores.h"
 #include "base/memory.h"
 
 bool ls_comm_launched(void)
@@ -152,6 +153,11 @@ LsStatus ls_comm_broadcast(LsComm *comm, void *data, size_t bytes, int root)
 LsStatus ls_comm_all_gather(LsComm *comm, const void *mine, void *all, const size_t *sizes)
 {
     return comm->ops->all_gather(comm, mine, all, sizes);
+}
+
+bool ls_comm_core_is_free(const LsComm *comm, int threads)
+{
+    return ls_cores_usable() >= (size_t)comm->local_size * ((size_t)threads + 1);
 }
 
 // ---- Agreement ------------------------------------------------------------------------------------------

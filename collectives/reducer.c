@@ -10,6 +10,10 @@
 // it through the marker `done`, which finish records behind the last of that work. So the next step's first
 // write to a slot comes after this step's last read of it, and the staging, which the compute stream never
 // touches, is only ever used in the order of the communication stream itself.
+//
+// Where phase 0 is read in place, on devices for which streams have no meaning, a thread may make its
+// additions (reducer_progress.h). All else, posting what is final and what has been read among it, the rank's
+// own does.
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,6 +22,7 @@
 #include "device/tensor.h"
 #include "reducer_peers.h"
 #include "reducer_program.h"
+#include "reducer_progress.h"
 
 struct LsReducer {
     LsComm *comm;
@@ -33,6 +38,8 @@ struct LsReducer {
     const LsTreeOp *makes; // the op that makes the rank's piece of the sum; NULL: it is copied from slot 0
     LsReducerPeers peers;  // of a transport that shares memory: what phase 0 receives is read where it is
     bool read_posted;      // the others may change what this rank has read
+    LsReducerProgress *progress; // a thread that makes phase 0's additions; NULL: the rank's own does
+    bool finishing;              // the rank's own has nothing else to do
 
     // Staging: slot s >= lane_slots holds the pieces span[s - lane_slots] of every bucket, bucket b's from
     // element offset[b * staging_slots + s - lane_slots] on. None of a slot that is only read in place.
@@ -242,6 +249,16 @@ static LsStatus copy_slots(LsReducer *r, const LsReducerOptions *options)
     return LS_OK;
 }
 
+static bool all_final(void *context, size_t b);
+static LsStatus add_read(void *context, size_t b);
+
+static LsStatus start_thread(LsReducer *r)
+{
+    LsReducerProgressWork work = {
+        .buckets = r->buckets->count, .context = r, .is_ready = all_final, .add = add_read};
+    return ls_reducer_progress_create(&work, &r->progress);
+}
+
 LsStatus ls_reducer_create(LsComm *comm, const LsReducerOptions *options, LsReducer **out)
 {
     const LsPlan *plan = options->plan;
@@ -270,12 +287,19 @@ LsStatus ls_reducer_create(LsComm *comm, const LsReducerOptions *options, LsRedu
         status = create_exchanges(r);
     if (status == LS_OK)
         status = create_markers(r);
+    if (status == LS_OK && options->progress && r->peers.transport && r->device->concurrent)
+        status = start_thread(r);
     if (status != LS_OK) {
         ls_reducer_destroy(r);
         return status;
     }
     *out = r;
     return LS_OK;
+}
+
+bool ls_reducer_has_thread(const LsReducer *r)
+{
+    return r->progress;
 }
 
 // What was reduced last may still be under way on the device; its memory goes when that is over.
@@ -293,6 +317,7 @@ void ls_reducer_destroy(LsReducer *r)
 {
     if (!r)
         return;
+    ls_reducer_progress_destroy(r->progress); // whose thread reads what goes next
     if (r->done)
         wait_until_idle(r);
     for (size_t i = 0; r->exchange && i < r->buckets->count * r->phases; i++)
@@ -368,6 +393,12 @@ static LsStatus copy_result(LsReducer *r, size_t b)
                                                .to_type = LS_F32});
 }
 
+// For the thread that makes additions.
+static LsStatus add_read(void *context, size_t b)
+{
+    return finish_phase(context, b, 0);
+}
+
 // What the others read of bucket b is final, in their sight.
 static LsStatus show(LsReducer *r, size_t b)
 {
@@ -395,6 +426,11 @@ static size_t count_hidden(const LsReducer *r, size_t b, bool *hidden)
     return count;
 }
 
+static bool all_final(void *context, size_t b)
+{
+    return count_hidden(context, b, NULL) == 0;
+}
+
 static size_t count_readers(const LsReducer *r, bool *reading)
 {
     size_t count = 0;
@@ -409,10 +445,32 @@ static size_t count_readers(const LsReducer *r, bool *reading)
 
 static LsStatus start_phase(LsReducer *r, size_t b)
 {
-    if (is_read(r, r->phase[b]))
-        return show(r, b);
+    if (is_read(r, r->phase[b])) {
+        LS_TRY(show(r, b));
+        if (r->progress)
+            ls_reducer_progress_give(r->progress, b);
+        return LS_OK;
+    }
     LsExchange *exchange = r->phase[b] < r->phases ? r->exchange[b * r->phases + r->phase[b]] : NULL;
     return exchange ? transport_ops(r)->exchange_start(exchange) : LS_OK;
+}
+
+// What bucket b's phase misses until it is finished, by the thread or here.
+static LsStatus test_phase(LsReducer *r, size_t b, size_t *missing)
+{
+    LsExchange *exchange = r->exchange[b * r->phases + r->phase[b]];
+    bool read = is_read(r, r->phase[b]), added = false;
+    *missing = 0;
+    if (read && r->progress) {
+        LS_TRY(ls_reducer_progress_look(r->progress, b, r->finishing, &added));
+        *missing = added ? 0 : 1 + count_hidden(r, b, NULL);
+        return LS_OK;
+    }
+    if (read)
+        *missing = count_hidden(r, b, NULL);
+    else if (exchange)
+        LS_TRY(transport_ops(r)->exchange_test(exchange, missing));
+    return *missing == 0 ? finish_phase(r, b, r->phase[b]) : LS_OK;
 }
 
 // Advances bucket b as far as it goes now; *outstanding counts its missing transfers and phases.
@@ -420,17 +478,12 @@ static LsStatus advance(LsReducer *r, size_t b, size_t *outstanding)
 {
     *outstanding = 0;
     while (r->phase[b] < r->phases) {
-        LsExchange *exchange = r->exchange[b * r->phases + r->phase[b]];
-        size_t missing = 0;
-        if (is_read(r, r->phase[b]))
-            missing = count_hidden(r, b, NULL);
-        else if (exchange)
-            LS_TRY(transport_ops(r)->exchange_test(exchange, &missing));
+        size_t missing;
+        LS_TRY(test_phase(r, b, &missing));
         if (missing > 0) {
             *outstanding = missing + (r->phases - r->phase[b]);
             return LS_OK;
         }
-        LS_TRY(finish_phase(r, b, r->phase[b]));
         r->phase[b]++;
         LS_TRY(r->phase[b] < r->phases ? start_phase(r, b) : copy_result(r, b));
     }
@@ -522,8 +575,10 @@ LsStatus ls_reducer_finish(LsReducer *r)
     LsWait wait = {
         .what = "gradients", .poll = advance_to_the_end, .mark_pending = mark_pending, .context = r};
     r->read_posted = false;
+    r->finishing = true;
     r->device->ops->select_stream(r->device, LS_STREAM_COMMUNICATION);
     LsStatus status = r->comm->ops->wait(r->comm, &wait);
+    r->finishing = false;
     if (status == LS_OK)
         status = r->device->ops->marker_record(r->device, r->done);
     r->device->ops->select_stream(r->device, LS_STREAM_COMPUTE);

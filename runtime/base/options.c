@@ -20,6 +20,7 @@ static const char *const instruction_sets[] = {"auto", "avx2", "avx512", "avx512
 static const char *const comm_backends[] = {"auto", "mpi", "nccl", "shared", NULL};
 static const char *const reductions[] = {"exact", "fast", NULL};
 static const char *const wires[] = {"fp32", "bf16", NULL};
+static const char *const progresses[] = {"auto", "on", "off", NULL};
 
 #define COUNT_MAX 9007199254740992.0 // 2^53: every count up to it is exact as a bound and in JSON
 
@@ -249,6 +250,9 @@ static const LsOption options[] = {
     CHOICE("collectives.wire", collectives.wire, "fp32", wires, NUMERIC,
         "In what sums of gradients travel; with `bf16` every lane's gradient and every sum of two is rounded to BF16, "
         "which halves the bytes and is the same on any number of ranks."),
+    CHOICE("collectives.progress", collectives.progress, "auto", progresses, FREE,
+        "Whether a CPU rank adds up gradients of the ranks of its host in a thread of its own while backward goes on; "
+        "`auto` where each rank of the host has a free core for it."),
     REAL_OR("auto", "collectives.bucket_mb", collectives.bucket_mb, "25", 0.0625, 1024, FREE,
         "Mebibytes of gradients that are reduced together; `auto` measures some sizes at the start of every attempt and "
         "takes the fastest."),

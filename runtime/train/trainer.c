@@ -284,6 +284,13 @@ static void destroy_outcomes(LsDevice *device, LsOutcomes *outcomes)
     device->ops->release(device, outcomes->device);
 }
 
+static bool wants_progress(const LsTrainer *t)
+{
+    int progress = t->config->collectives.progress, threads = (int)t->config->runtime.threads;
+    return progress == LS_PROGRESS_ON ||
+           (progress == LS_PROGRESS_AUTO && ls_comm_core_is_free(t->comm, threads));
+}
+
 LsStatus ls_trainer_create_reducer(LsTrainer *t)
 {
     if (t->rounds.rounds == 0)
@@ -293,7 +300,8 @@ LsStatus ls_trainer_create_reducer(LsTrainer *t)
                 .slot = t->arenas.gradient,
                 .rounded = t->arenas.subtrees > 0 ? t->arenas.rounded : NULL,
                 .result = t->arenas.subtrees > 0 ? t->arenas.gradient[0] : NULL,
-                .reduction = t->config->collectives.reduction},
+                .reduction = t->config->collectives.reduction,
+                .progress = wants_progress(t)},
             &t->reducer);
     LS_TRY(ls_memory_allocate(t->buckets.count * sizeof *t->bucket_gradient, (void **)&t->bucket_gradient));
     for (size_t b = 0; b < t->buckets.count; b++)
@@ -375,10 +383,11 @@ static LsStatus write_environment(const LsTrainer *t)
 {
     char host[256] = "";
     gethostname(host, sizeof host - 1);
-    json_t *environment =
-        json_pack("{s:s, s:i, s:s, s:f, s:s, s:s, s:f}", "host", host, "world_size", ls_comm_size(t->comm),
-            "communicator", ls_comm_name(t->comm), "bucket_mb", t->bucket_mb, "fingerprint", t->fingerprint,
-            "data_root_hash", t->info->root_hash, "peak_flops_per_rank", t->peak_flops);
+    bool thread = t->reducer && ls_reducer_has_thread(t->reducer);
+    json_t *environment = json_pack("{s:s, s:i, s:s, s:b, s:f, s:s, s:s, s:f}", "host", host, "world_size",
+        ls_comm_size(t->comm), "communicator", ls_comm_name(t->comm), "progress_thread", thread, "bucket_mb",
+        t->bucket_mb, "fingerprint", t->fingerprint, "data_root_hash", t->info->root_hash,
+        "peak_flops_per_rank", t->peak_flops);
     LsStatus status = ls_run_dir_write_env(&t->run, environment);
     json_decref(environment);
     return status;

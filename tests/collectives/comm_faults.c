@@ -14,6 +14,8 @@
 enum { FAULTY = 1, BLOCKS = 64 };
 static const double TIMEOUT = 1.5; // seconds
 
+static bool progress; // reducers have threads that add up
+
 typedef LsStatus (*OpenDevice)(LsDevice **out);
 
 static LsStatus open_host(LsDevice **out)
@@ -50,9 +52,14 @@ static LsStatus train_on(OpenDevice open, LsComm *comm, int rounds, int sleep_at
     LS_TRY(ls_buckets_create(BLOCKS, BLOCKS / 4 * LS_BLOCK * sizeof(float), &buckets));
     for (uint32_t s = 0; s < plan.lane_slots; s++)
         LS_TRY(ls_comm_allocate(comm, BLOCKS * LS_BLOCK * sizeof(float), (void **)&slot[s]));
-    LsReducerOptions options = {
-        .plan = &plan, .buckets = &buckets, .slot = slot, .reduction = LS_REDUCTION_EXACT};
+    LsReducerOptions options = {.plan = &plan,
+        .buckets = &buckets,
+        .slot = slot,
+        .reduction = LS_REDUCTION_EXACT,
+        .progress = progress};
     LS_TRY(ls_reducer_create(comm, &options, &reducer));
+    if (ls_reducer_has_thread(reducer) != progress)
+        return LS_FAIL(LS_INTERNAL, "the reducer has %s", progress ? "no thread" : "a thread");
     for (int i = 0; i < rounds; i++) {
         if (i == sleep_at)
             sleep(60);
@@ -89,6 +96,12 @@ static LsStatus sleep_before_reduction(LsComm *comm, bool faulty)
 static LsStatus sleep_before_staged_reduction(LsComm *comm, bool faulty)
 {
     return train_on(open_discrete, comm, 3, faulty ? 2 : 3);
+}
+
+static LsStatus sleep_before_threads_reduction(LsComm *comm, bool faulty)
+{
+    progress = true;
+    return sleep_before_reduction(comm, faulty);
 }
 
 // A device that never gets anywhere.
@@ -146,6 +159,24 @@ static LsStatus be_killed(LsComm *comm, bool faulty)
     return train(comm, 1000000);
 }
 
+static LsStatus stop_beside_threads(LsComm *comm, bool faulty)
+{
+    progress = true;
+    return stop(comm, faulty);
+}
+
+static LsStatus abort_beside_threads(LsComm *comm, bool faulty)
+{
+    progress = true;
+    return abort_job(comm, faulty);
+}
+
+static LsStatus be_killed_beside_threads(LsComm *comm, bool faulty)
+{
+    progress = true;
+    return be_killed(comm, faulty);
+}
+
 // The whole job is stopped for longer than the deadline, as from a terminal, and goes on.
 static LsStatus suspend_job(LsComm *comm, bool faulty)
 {
@@ -171,6 +202,10 @@ static const struct {
     {"sleep_before_barrier", sleep_before_barrier},
     {"sleep_before_reduction", sleep_before_reduction},
     {"sleep_before_staged_reduction", sleep_before_staged_reduction},
+    {"sleep_before_threads_reduction", sleep_before_threads_reduction},
+    {"stopped_beside_threads", stop_beside_threads},
+    {"killed_beside_threads", be_killed_beside_threads},
+    {"abort_beside_threads", abort_beside_threads},
     {"stuck_device", wait_for_a_stuck_device},
     {"stopped", stop},
     {"different_calls", make_different_calls},

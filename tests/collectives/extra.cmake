@@ -1,5 +1,7 @@
 # The communicator under mpirun, as root and as anybody, with more ranks than processors.
-target_include_directories(test_reducer_program PRIVATE ${PROJECT_SOURCE_DIR}/collectives) # private headers
+foreach(program IN ITEMS test_reducer_program test_reducer_progress test_reducer_threads)
+  target_include_directories(${program} PRIVATE ${PROJECT_SOURCE_DIR}/collectives) # private headers
+endforeach()
 target_link_libraries(test_reducer PRIVATE lockstep_strict_device)
 target_link_options(test_reducer PRIVATE -Wl,--wrap=gethostname)
 foreach(program IN ITEMS test_plan test_plan_hosts)
@@ -19,11 +21,12 @@ foreach(program IN ITEMS test_comm test_attach test_reducer)
 endforeach()
 
 # The same ranks as on several hosts.
-foreach(division IN ITEMS "3;2" "5;3" "8;4")
+foreach(division IN ITEMS "3;2;shared" "5;3;auto" "8;4;shared") # auto: with threads that add up
   list(GET division 0 ranks)
   list(GET division 1 each)
+  list(GET division 2 platform)
   set(name collectives/test_reducer_${ranks}_ranks_${each}_a_host)
-  add_test(NAME ${name} COMMAND ${mpi_run} ${ranks} $<TARGET_FILE:test_reducer> shared)
+  add_test(NAME ${name} COMMAND ${mpi_run} ${ranks} $<TARGET_FILE:test_reducer> ${platform})
   set_tests_properties(${name} PROPERTIES ENVIRONMENT "${mpi_environment};RANKS_PER_HOST=${each}" TIMEOUT 120
     LABELS "mpi;collectives" PROCESSORS 2)
 endforeach()
@@ -43,6 +46,10 @@ endfunction()
 comm_fault_test(sleep_before_barrier 3 124 "^lockstep: rank [02] .*barrier.*no sign of life from rank 1")
 comm_fault_test(sleep_before_reduction 3 124 "^lockstep: rank [02] .*gradients from .*no sign of life from rank 1")
 comm_fault_test(sleep_before_staged_reduction 3 124 "^lockstep: rank [02] .*gradients from .*no sign of life from rank 1")
+comm_fault_test(sleep_before_threads_reduction 3 124 "^lockstep: rank [02] .*gradients from .*no sign of life from rank 1")
+comm_fault_test(stopped_beside_threads 3 124 "^lockstep: rank [02] .*no sign of life from rank 1")
+comm_fault_test(killed_beside_threads 3 137 ".")
+comm_fault_test(abort_beside_threads 3 65 "^lockstep: rank 1 found bad data$")
 comm_fault_test(stuck_device 2 124 "^lockstep: rank [01] .*waited 1.5 s for (its device|all ranks at a barrier): all other ranks are waiting too")
 comm_fault_test(stopped 3 124 "^lockstep: rank [02] .*no sign of life from rank 1")
 comm_fault_test(different_calls 2 124 "^lockstep: rank [01] .*all other ranks are waiting too")

@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/memory.h"
 #include "base/rng.h"
@@ -29,6 +30,7 @@ typedef struct Platform {
     LsStatus (*open)(LsDevice **out);
     int transport;        // LsCommKind
     const char *expected; // its name, NULL: mpi
+    bool progress;        // a thread adds up where that can be
 } Platform;
 
 int __real_gethostname(char *name, size_t size);
@@ -196,6 +198,7 @@ static void set_up(Setting *s, Compile compile, size_t blocks, size_t bucket_blo
         .plan = &s->plan, .buckets = &s->buckets, .slot = s->slot, .reduction = reduction};
     options.result = s->apart || rounded ? s->sum : NULL;
     options.rounded = rounded ? s->half : NULL;
+    options.progress = platform->progress;
     assert_int_equal(ls_reducer_create(comm, &options, &s->reducer), LS_OK);
 }
 
@@ -369,6 +372,39 @@ static void test_destroyed_at_once(void **state)
     s.reducer = NULL;
     check_pieces(&s);
     tear_down(&s);
+}
+
+// A thread is there only where it has something to do.
+static void test_thread_where_parts_are_read(void **state)
+{
+    (void)state;
+    for (int reduction = LS_REDUCTION_EXACT; reduction <= LS_REDUCTION_FAST; reduction++) {
+        Setting s = {0};
+        set_up(&s, ls_plan_compile, 5, 1, reduction);
+        bool in_place = ranks > 1 && platform->expected && strcmp(platform->expected, "shared") == 0;
+        assert_int_equal(ls_reducer_has_thread(s.reducer),
+            platform->progress && in_place && reduction == LS_REDUCTION_EXACT);
+        tear_down(&s);
+    }
+}
+
+// The thread waits for the others' parts, or adds, when the reducer goes.
+static void test_destroyed_before_finish(void **state)
+{
+    (void)state;
+    if (ranks > 1 && !(platform->expected && strcmp(platform->expected, "shared") == 0))
+        return; // messages must not be under way
+    for (int pause = 0; pause < 3; pause++) {
+        Setting s = {0};
+        set_up(&s, ls_plan_compile, 64, 16, LS_REDUCTION_EXACT);
+        if (rank % 2)
+            usleep(20000);
+        for (size_t b = 0; b < s.buckets.count; b++)
+            assert_int_equal(ls_reducer_begin(s.reducer, b), LS_OK);
+        usleep((useconds_t)(pause * 300));
+        tear_down(&s);
+    }
+    reduce_and_compare_bits(ls_plan_compile, 5, 1); // nothing of it is left
 }
 
 // In a sum of n numbers each of the n - 1 additions, in any order, rounds by at most half a unit of the
@@ -793,6 +829,12 @@ static LsStatus open_ref(LsDevice **out)
     return ls_device_open(&options, out);
 }
 
+static LsStatus open_cpu(LsDevice **out)
+{
+    LsDeviceOptions options = {.kind = LS_DEVICE_CPU, .precision = LS_PRECISION_FP32, .threads = 1};
+    return ls_device_open(&options, out);
+}
+
 static const LsDeviceOps *strict_ops;
 
 // Devices get ahead of each other: each rank has another pattern of places reached and not reached yet.
@@ -865,6 +907,8 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_rounded_reduction),
     cmocka_unit_test(test_rounding_needs_a_place_and_exact_sums),
     cmocka_unit_test(test_destroyed_at_once),
+    cmocka_unit_test(test_thread_where_parts_are_read),
+    cmocka_unit_test(test_destroyed_before_finish),
     cmocka_unit_test(test_fast_reduction),
     cmocka_unit_test(test_staging_size),
     cmocka_unit_test(test_buckets_out_of_order_are_refused),
@@ -895,10 +939,14 @@ int main(int argc, char **argv)
     ls_device_gpus(text, sizeof text, &gpus);
     const char *shared = ls_comm_local_size(comm) < (int)ranks ? "shared+mpi" : "shared";
     // The first one's transport is the plainest: what the others' results are compared to.
-    const Platform platforms[] = {{"ref", open_ref, LS_COMM_MPI, NULL},
-        {"strict", open_strict, LS_COMM_MPI, NULL}, {"shared", open_ref, LS_COMM_SHARED, shared},
-        {"auto", open_ref, LS_COMM_AUTO, shared}, {"cuda", open_cuda, LS_COMM_MPI, NULL},
-        {"nccl", open_cuda, LS_COMM_NCCL, "nccl"}};
+    const Platform platforms[] = {
+        {.name = "ref", .open = open_ref, .transport = LS_COMM_MPI},
+        {.name = "strict", .open = open_strict, .transport = LS_COMM_MPI, .progress = true},
+        {.name = "shared", .open = open_ref, .transport = LS_COMM_SHARED, .expected = shared},
+        {.name = "auto", .open = open_cpu, .transport = LS_COMM_AUTO, .expected = shared, .progress = true},
+        {.name = "cuda", .open = open_cuda, .transport = LS_COMM_MPI},
+        {.name = "nccl", .open = open_cuda, .transport = LS_COMM_NCCL, .expected = "nccl"},
+    };
     bool nccl = ls_comm_nccl_version()[0] != '\0' && gpus > 0 && (uint32_t)gpus >= ranks;
     int failed = 0;
     bool tested = false;

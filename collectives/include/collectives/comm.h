@@ -51,6 +51,10 @@ int ls_comm_local_size(const LsComm *comm);
 // follow one another, or nothing is known. Lent.
 const LsHostMap *ls_comm_hosts(const LsComm *comm);
 
+// Whether this host leaves every rank of it a core for a thread of its own, beside those that `threads` of
+// each compute on. By the cores and the control group of this process; ranks may come to different answers.
+bool ls_comm_core_is_free(const LsComm *comm, int threads);
+
 // Ends the whole job at once with the status's exit code: for failures that the other ranks cannot learn of
 // in time. Prints the line. Does not return.
 _Noreturn void ls_comm_abort(LsComm *comm, LsStatus status, const char *message);
@@ -139,11 +143,15 @@ typedef struct LsReducerOptions {
                    // but with `rounded`: slot 0
     int reduction; // LsReductionKind; fast: slot 0 holds this rank's whole sum, the library's reduce-scatter
                    // adds up
+    bool progress; // what is read from peers of the host in place, a thread of the reducer's own adds up
+                   // while this one computes; nothing where messages are received instead. No bit depends
+                   // on it, and ranks may differ in it
 } LsReducerOptions;
 
 // Collective; where it fails on some ranks only, the others must learn of it before they go on.
 LsStatus ls_reducer_create(LsComm *comm, const LsReducerOptions *options, LsReducer **out);
 void ls_reducer_destroy(LsReducer *reducer);
+bool ls_reducer_has_thread(const LsReducer *reducer); // of its own, see LsReducerOptions.progress
 
 // The marker that says that bucket b's gradients are final in the rank's slots. The caller records it in the
 // compute stream (or has a graph record it) before each ls_reducer_begin of the bucket.

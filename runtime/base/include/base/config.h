@@ -58,6 +58,7 @@ typedef enum LsIsa { LS_ISA_AUTO, LS_ISA_AVX2, LS_ISA_AVX512, LS_ISA_AVX512_BF16
 typedef enum LsCommKind { LS_COMM_AUTO, LS_COMM_MPI, LS_COMM_NCCL, LS_COMM_SHARED } LsCommKind;
 typedef enum LsReductionKind { LS_REDUCTION_EXACT, LS_REDUCTION_FAST } LsReductionKind;
 typedef enum LsWireKind { LS_WIRE_FP32, LS_WIRE_BF16 } LsWireKind;
+typedef enum LsProgressKind { LS_PROGRESS_AUTO, LS_PROGRESS_ON, LS_PROGRESS_OFF } LsProgressKind;
 
 typedef enum LsSavePolicy { LS_SAVE_STEPS, LS_SAVE_TIME, LS_SAVE_AUTO } LsSavePolicy;
 
@@ -164,8 +165,9 @@ typedef struct LsConfig {
         int backend;
         int reduction;
         int wire;
+        int progress;     // LsProgressKind
         double bucket_mb; // 0: auto
-        double timeout; // seconds
+        double timeout;   // seconds
     } collectives;
 } LsConfig;
 
