@@ -18,8 +18,8 @@ class Buckets(Case):
         self.write("config.yaml", CONFIG)
 
     def train(self, run, ranks, *options, code=0, arguments=(), env=None):
-        settings = ["model.hidden=[700,700]", "train.max_steps=12", "checkpoint.every=6", "eval.every=0",
-                    "schedule.kind=constant", "schedule.warmup_steps=0", *options]
+        settings = ["runtime.device=cpu", "model.hidden=[700,700]", "train.max_steps=12", "checkpoint.every=6", "eval.every=0",
+                    "schedule.kind=constant", "schedule.warmup_steps=0", "optimizer.lr=0.001", *options]
         return self.run_lockstep("train", "-c", "config.yaml", "--run-dir", run, *arguments,
                                  *(word for setting in settings for word in ("--set", setting)),
                                  ranks=ranks, code=code, env=env)
