@@ -115,9 +115,24 @@ static void add_tile(float *to, const float *a, const float *b, size_t count)
         to[i] = a[i] + b[i];
 }
 
+static void stream_tile(float *to, const float *a, const float *b, size_t count)
+{
+    for (size_t i = 0; i < count; i += LANES)
+        stream_lanes(to + i, load_lanes(a, LS_F32, i) + load_lanes(b, LS_F32, i));
+}
+
+// Whether the sum goes past the caches: it is larger than what a core has to itself, so it would be read into
+// them before it is written, and be out of them before it is used.
+enum { STREAMED = 1 << 20 };
+static bool streams(const LsTreeAdd *args)
+{
+    return args->n * sizeof(float) >= STREAMED && args->n % LANES == 0 && (uintptr_t)args->output % 64 == 0;
+}
+
 // Runs all additions on one tile: a value that was added to lives in scratch, the last sum goes to the
 // output.
-static void add_tree_tile(const LsTreeAdd *args, LsTreeScratch scratch, size_t first, size_t count)
+static void add_tree_tile(
+    const LsTreeAdd *args, LsTreeScratch scratch, size_t first, size_t count, bool streaming)
 {
     const float *values[LS_TREE_INPUTS];
     for (size_t i = 0; i < args->count; i++)
@@ -127,7 +142,7 @@ static void add_tree_tile(const LsTreeAdd *args, LsTreeScratch scratch, size_t f
         size_t into = args->pairs[i][0], from = args->pairs[i][1];
         bool last = i + 1 == args->adds && into == args->result;
         float *to = last ? output : scratch[into];
-        add_tile(to, values[into], values[from], count);
+        (last && streaming ? stream_tile : add_tile)(to, values[into], values[from], count);
         values[into] = to;
     }
     if (values[args->result] != output)
@@ -227,12 +242,15 @@ static void add_rounded_tree_tile(const LsTreeAdd *args, LsTreeScratch scratch, 
 LsStatus LOOPS(tree_add)(const LsTreeAdd *args, LsTreeScratch scratch)
 {
     LS_TRY(ls_require_tree(args));
+    bool streaming = !args->rounded && streams(args);
     for (size_t first = 0; first < args->n; first += LS_TREE_TILE) {
         size_t count = args->n - first < LS_TREE_TILE ? args->n - first : LS_TREE_TILE;
         if (args->rounded)
             add_rounded_tree_tile(args, scratch, first, count);
         else
-            add_tree_tile(args, scratch, first, count);
+            add_tree_tile(args, scratch, first, count, streaming);
     }
+    if (streaming)
+        streamed();
     return LS_OK;
 }

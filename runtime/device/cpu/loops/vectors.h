@@ -25,6 +25,12 @@ ALWAYS_INLINE FloatLanes lesser(FloatLanes a, FloatLanes b)
 {
     return (FloatLanes)_mm512_min_ps((__m512)a, (__m512)b);
 }
+
+// Stores past the caches; `to` is aligned to 64 bytes. Another core sees it after streamed().
+ALWAYS_INLINE void stream_lanes(float *to, FloatLanes value)
+{
+    _mm512_stream_ps(to, (__m512)value);
+}
 #else
 typedef union Halves {
     FloatLanes lanes;
@@ -54,7 +60,20 @@ ALWAYS_INLINE FloatLanes lesser(FloatLanes a, FloatLanes b)
         y.half[h] = _mm256_min_ps(x.half[h], y.half[h]);
     return y.lanes;
 }
+
+ALWAYS_INLINE void stream_lanes(float *to, FloatLanes value)
+{
+    Halves x = {value};
+    for (int h = 0; h < 2; h++)
+        _mm256_stream_ps(to + 8 * h, x.half[h]);
+}
 #endif
+
+// What was streamed before comes before whatever is written after.
+ALWAYS_INLINE void streamed(void)
+{
+    _mm_sfence();
+}
 
 ALWAYS_INLINE FloatLanes all_lanes(float value)
 {
