@@ -30,6 +30,7 @@ def main():
         result[size] = statistics.median(time_window(tensor, calls) for _ in range(windows))
     if dist.get_rank() == 0:
         print(json.dumps(result))
+    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
