@@ -20,7 +20,8 @@ sys.exit(code)
 """
 
 
-# The same of the memory of all its ranks together, of which a page that several of them use counts once.
+# The same of the memory of all its ranks together, of which a page that several of them use counts once. Programs and
+# libraries are left out: who else has them loaded would count.
 MEASURE_ALL = """
 import os, re, subprocess, sys, time
 run, most = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL), 0
@@ -33,7 +34,7 @@ while run.poll() is None:
     try:
         for pid in ranks(run.pid):
             if open(f"/proc/{pid}/comm").read().strip() == "lockstep":
-                sizes += map(int, re.findall("(?m)^Pss: +([0-9]+)", open(f"/proc/{pid}/smaps_rollup").read()))
+                sizes += map(int, re.findall("(?m)^Pss_(?:Anon|Shmem): +([0-9]+)", open(f"/proc/{pid}/smaps_rollup").read()))
     except OSError:
         continue # it has just ended
     most = max(most, sum(sizes))
