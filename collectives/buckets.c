@@ -66,7 +66,7 @@ size_t ls_shard_offset(const LsBuckets *buckets, size_t b, uint32_t ranks, uint3
     return blocks;
 }
 
-static size_t span_blocks(LsBucket bucket, uint32_t ranks, LsPieceSpan span)
+size_t ls_span_blocks(LsBucket bucket, uint32_t ranks, LsPieceSpan span)
 {
     return ls_piece(bucket.blocks, ranks, span.first + span.count).first -
            ls_piece(bucket.blocks, ranks, span.first).first;
@@ -79,7 +79,8 @@ size_t ls_sent_blocks(const LsBuckets *buckets, const LsPlan *plan, bool in_plac
     for (size_t i = first; i < plan->transfers; i++) {
         const LsTransfer *t = &plan->transfer[i];
         for (size_t b = 0; b < buckets->count && t->kind == LS_SEND; b++)
-            blocks += span_blocks(buckets->bucket[b], plan->ranks, (LsPieceSpan){t->first_piece, t->pieces});
+            blocks +=
+                ls_span_blocks(buckets->bucket[b], plan->ranks, (LsPieceSpan){t->first_piece, t->pieces});
     }
     return blocks;
 }

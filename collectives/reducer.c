@@ -64,9 +64,7 @@ static const LsTransportOps *transport_ops(const LsReducer *r)
 
 static size_t range_blocks(const LsReducer *r, size_t b, LsPieceSpan span)
 {
-    size_t blocks = r->buckets->bucket[b].blocks;
-    return ls_piece(blocks, r->plan->ranks, span.first + span.count).first -
-           ls_piece(blocks, r->plan->ranks, span.first).first;
+    return ls_span_blocks(r->buckets->bucket[b], r->plan->ranks, span);
 }
 
 static void *element_of(const LsReducer *r, const void *array, size_t element)
@@ -81,7 +79,7 @@ static void *place(const LsReducer *r, size_t b, uint32_t slot, uint32_t piece)
     size_t first = ls_piece(bucket.blocks, r->plan->ranks, piece).first;
     if (slot < r->plan->lane_slots)
         return element_of(r, r->slot[slot], (bucket.first_block + first) * LS_BLOCK);
-    if (slot >= r->plan->slots) // see read_in_place; read-only
+    if (slot >= r->plan->slots) // see ls_reducer_program_read_in_place; read-only
         return element_of(r, r->peers.source[slot - r->plan->slots], (bucket.first_block + first) * LS_BLOCK);
     size_t s = slot - r->plan->lane_slots;
     size_t span_first = ls_piece(bucket.blocks, r->plan->ranks, r->span[s].first).first;
@@ -98,26 +96,6 @@ static float *result_place(const LsReducer *r, size_t b)
 
 // ---- Set-up ---------------------------------------------------------------------------------------------
 
-// Slots whose contents lie with other ranks are read there, until an op writes to the slot: only then do they
-// need staging. Such an input is given the number of the slot's source, counted from plan->slots on.
-static void read_in_place(LsReducer *r)
-{
-    const LsPlan *plan = r->plan;
-    for (size_t s = 0; s < r->staging_slots; s++)
-        if (r->peers.source[s])
-            r->span[s].count = 0;
-    for (size_t i = 0; i < r->program.ops; i++) {
-        LsTreeOp *op = &r->program.op[i];
-        for (size_t k = 0; k < op->inputs; k++) {
-            uint32_t slot = op->slot[k];
-            if (slot >= plan->lane_slots && r->span[slot - plan->lane_slots].count == 0)
-                op->slot[k] = plan->slots + slot - plan->lane_slots;
-        }
-        if (op->output_slot >= plan->lane_slots)
-            r->span[op->output_slot - plan->lane_slots] = plan->staging[op->output_slot - plan->lane_slots];
-    }
-}
-
 static void find_spans(LsReducer *r)
 {
     if (r->fast) {
@@ -126,7 +104,7 @@ static void find_spans(LsReducer *r)
     }
     memcpy(r->span, r->plan->staging, r->staging_slots * sizeof *r->span);
     if (r->peers.transport)
-        read_in_place(r);
+        ls_reducer_program_read_in_place(&r->program, r->plan, r->span);
 }
 
 // Every bucket has staging of its own, so that all of them can be under way at once.

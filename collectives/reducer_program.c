@@ -217,21 +217,20 @@ void ls_reducer_program_free(LsReducerProgram *program)
     *program = (LsReducerProgram){0};
 }
 
-// span: [plan->slots - plan->lane_slots] the pieces of which a staging slot needs memory: all that it ever
-// holds, or in_place, where the plan allows it, none of what is only read where it lies.
-static void find_staging(
-    const LsReducerProgram *program, const LsPlan *plan, bool in_place, LsPieceSpan *span)
+void ls_reducer_program_read_in_place(LsReducerProgram *program, const LsPlan *plan, LsPieceSpan *span)
 {
-    memcpy(span, plan->staging, (plan->slots - plan->lane_slots) * sizeof *span);
-    if (!in_place || plan->host.count == 0 || plan->phases == 0)
-        return;
-    for (size_t i = 0; i < plan->phase[0].transfers; i++)
+    for (size_t i = 0; plan->phases > 0 && i < plan->phase[0].transfers; i++)
         if (plan->transfer[i].kind == LS_RECEIVE)
             span[plan->transfer[i].slot - plan->lane_slots].count = 0;
-    for (size_t i = 0; i < program->ops; i++) { // what is written to
-        uint32_t slot = program->op[i].output_slot;
-        if (slot >= plan->lane_slots)
-            span[slot - plan->lane_slots] = plan->staging[slot - plan->lane_slots];
+    for (size_t i = 0; i < program->ops; i++) {
+        LsTreeOp *op = &program->op[i];
+        for (size_t k = 0; k < op->inputs; k++) {
+            uint32_t slot = op->slot[k];
+            if (slot >= plan->lane_slots && span[slot - plan->lane_slots].count == 0)
+                op->slot[k] = plan->slots + slot - plan->lane_slots;
+        }
+        if (op->output_slot >= plan->lane_slots)
+            span[op->output_slot - plan->lane_slots] = plan->staging[op->output_slot - plan->lane_slots];
     }
 }
 
@@ -246,13 +245,12 @@ LsStatus ls_reducer_staging(const LsPlan *plan, const LsBuckets *buckets, bool i
     LS_TRY(ls_reducer_program_create(plan, &program));
     LsStatus status = ls_memory_allocate(slots * sizeof *span, (void **)&span);
     if (status == LS_OK)
-        find_staging(&program, plan, in_place, span);
+        memcpy(span, plan->staging, slots * sizeof *span);
+    if (status == LS_OK && in_place && plan->host.count > 0)
+        ls_reducer_program_read_in_place(&program, plan, span);
     for (size_t s = 0; s < slots && status == LS_OK; s++)
-        for (size_t b = 0; b < buckets->count; b++) {
-            size_t all = buckets->bucket[b].blocks;
-            *blocks += ls_piece(all, plan->ranks, span[s].first + span[s].count).first -
-                       ls_piece(all, plan->ranks, span[s].first).first;
-        }
+        for (size_t b = 0; b < buckets->count; b++)
+            *blocks += ls_span_blocks(buckets->bucket[b], plan->ranks, span[s]);
     free(span);
     ls_reducer_program_free(&program);
     return status;

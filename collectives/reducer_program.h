@@ -29,6 +29,13 @@ LsStatus ls_reducer_program_create(const LsPlan *plan, LsReducerProgram *out);
 // The same of a plan whose results go to `moves` places instead of slot 0.
 LsStatus ls_reducer_program_move(
     const LsPlan *plan, const LsPlanMove *move, size_t moves, LsReducerProgram *out);
+
+// What phase 0 receives is read where it lies with other ranks, until an op writes to the slot: only then
+// does it need staging. Such an input becomes plan->slots and the slot's number among the staging slots.
+// span: [plan->slots - plan->lane_slots] the pieces of a slot that need memory, of the plan's before. For a
+// plan that allows it (LsPlan.host).
+void ls_reducer_program_read_in_place(LsReducerProgram *program, const LsPlan *plan, LsPieceSpan *span);
+
 void ls_reducer_program_free(LsReducerProgram *program);
 
 #endif

@@ -72,8 +72,8 @@ typedef struct LsCut {
 } LsCut;
 
 // What the configuration wants: the plan of a rank, and the model's buckets of a size (see ls_bucket_bytes).
-// Freed by ls_plan_free,
-// ls_rounds_free, ls_buckets_free and ls_window_free. hosts: NULL where they are not known.
+// Freed by ls_plan_free, ls_rounds_free, ls_buckets_free and ls_window_free. hosts: NULL where they are not
+// known.
 LsStatus ls_cut_lanes(const LsConfig *config, uint32_t ranks, uint32_t rank, const LsHostMap *hosts,
     LsPlan *plan, LsRounds *rounds);
 LsStatus ls_cut_model(

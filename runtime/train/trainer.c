@@ -149,7 +149,8 @@ static LsStatus shape_batches(LsTrainer *t)
     return cut_lanes(t);
 }
 
-// What the run will allocate in this precision, from a model without a device.
+// What the run will allocate in this precision at most, from a model without a device: what ranks can read in
+// place is not known yet.
 static LsStatus plan_memory(LsTrainer *t, LsPrecision precision, bool discrete)
 {
     LsModel *sizes = NULL;
@@ -159,14 +160,12 @@ static LsStatus plan_memory(LsTrainer *t, LsPrecision precision, bool discrete)
     sized.runtime.precision = precision;
     LS_TRY(ls_model_create(&sized, &t->shape, NULL, t->rows, &sizes));
     LsStatus status = ls_cut_model(t->config, sizes, t->config->collectives.bucket_mb, &buckets, &window);
-    const LsHostMap *hosts = ls_comm_hosts(t->comm);
     LsMemoryQuestion question = {.config = t->config,
         .info = t->info,
         .model = sizes,
         .cut = {&t->plan, &buckets, &window, &t->rounds},
         .type = ls_precision_type(precision),
-        .discrete = discrete,
-        .in_place = hosts && hosts->in_place};
+        .discrete = discrete};
     if (status == LS_OK)
         status = ls_memory_plan(&question, &t->memory);
     ls_window_free(&window);

@@ -32,6 +32,9 @@ void ls_buckets_free(LsBuckets *buckets);
 // The blocks of bucket `b` that `rank` owns, as positions in the flat buffer.
 LsBlockRange ls_bucket_piece(const LsBuckets *buckets, size_t b, uint32_t ranks, uint32_t rank);
 
+// Blocks that some consecutive pieces of a bucket have together.
+size_t ls_span_blocks(LsBucket bucket, uint32_t ranks, LsPieceSpan span);
+
 // Blocks owned by `rank` in all buckets, and in the buckets before `b`: the place of b's piece in the packed
 // shard.
 size_t ls_shard_blocks(const LsBuckets *buckets, uint32_t ranks, uint32_t rank);
