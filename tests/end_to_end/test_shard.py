@@ -78,7 +78,7 @@ class SameBits(Case):
 
     def test_masters_of_their_own(self):
         """Other types than FP32 have master weights besides, momentum has one moment, and a layer may be frozen."""
-        options = ("runtime.precision=bf16", "optimizer.kind=sgd", "train.freeze=layers.1.*")
+        options = ("runtime.precision=fp16", "optimizer.kind=sgd", "train.freeze=layers.1.*")
         self.train("alone", 1, "state", *options)
         for ranks, mode in ((1, "none"), (3, "none"), (3, "state"), (3, "state+gradients")):
             run = f"{mode}-{ranks}"

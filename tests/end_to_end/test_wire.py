@@ -47,7 +47,7 @@ class Wire(Case):
 
     def test_masters_of_their_own(self):
         """Microbatches are added up before anything is rounded; a lane computed again has the same bits."""
-        options = ("runtime.precision=bf16", "train.accumulation=2", "train.lanes=4", "guard.recompute_every=3")
+        options = ("runtime.precision=fp16", "train.accumulation=2", "train.lanes=4", "guard.recompute_every=3")
         self.train("alone", 1, *options)
         for ranks, backend in ((3, "mpi"), (4, "shared")):
             self.train(f"ranks-{ranks}", ranks, f"collectives.backend={backend}", *options)
