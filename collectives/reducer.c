@@ -38,6 +38,8 @@ struct LsReducer {
     const LsTreeOp *makes; // the op that makes the rank's piece of the sum; NULL: it is copied from slot 0
     LsReducerPeers peers;  // of a transport that shares memory: what phase 0 receives is read where it is
     bool read_posted;      // the others may change what this rank has read
+    bool meets;            // and learn of it by other means
+    size_t elements;       // of the whole buffer that are added up
     LsReducerProgress *progress; // a thread that makes phase 0's additions; NULL: the rank's own does
     bool finishing;              // the rank's own has nothing else to do
 
@@ -249,6 +251,8 @@ LsStatus ls_reducer_create(LsComm *comm, const LsReducerOptions *options, LsRedu
     r->buckets = options->buckets;
     r->result = options->result;
     r->fast = options->reduction == LS_REDUCTION_FAST;
+    r->meets = options->meets;
+    r->elements = options->elements > 0 ? options->elements : r->buckets->blocks * LS_BLOCK;
     r->phases = !r->fast ? plan->phases : comm->size > 1 ? 1 : 0;
     LsStatus status = copy_slots(r, options);
     if (status == LS_OK && !r->fast)
@@ -323,9 +327,20 @@ size_t ls_reducer_bytes(const LsReducer *r)
 
 // ---- The step -------------------------------------------------------------------------------------------
 
+// Elements of some pieces of a bucket that are added up: all but those behind the last that counts.
+static size_t range_elements(const LsReducer *r, size_t b, LsPieceSpan span)
+{
+    LsBucket bucket = r->buckets->bucket[b];
+    size_t first =
+        (bucket.first_block + ls_piece(bucket.blocks, r->plan->ranks, span.first).first) * LS_BLOCK;
+    size_t elements = range_blocks(r, b, span) * LS_BLOCK,
+           left = r->elements > first ? r->elements - first : 0;
+    return elements < left ? elements : left;
+}
+
 static LsStatus run_tree(LsReducer *r, size_t b, const LsTreeOp *op)
 {
-    size_t elements = range_blocks(r, b, op->span) * LS_BLOCK;
+    size_t elements = range_elements(r, b, op->span);
     if (elements == 0)
         return LS_OK;
     const void *inputs[LS_TREE_INPUTS];
@@ -480,12 +495,12 @@ static LsStatus advance_all(void *context, size_t *outstanding)
     return LS_OK;
 }
 
-// The same, and then until nobody reads this rank's slots any more.
+// The same, and then, unless the caller sees to it, until nobody reads this rank's slots any more.
 static LsStatus advance_to_the_end(void *context, size_t *outstanding)
 {
     LsReducer *r = context;
     LS_TRY(advance_all(r, outstanding));
-    if (*outstanding > 0 || !r->peers.transport)
+    if (*outstanding > 0 || !r->peers.transport || r->meets)
         return LS_OK;
     if (!r->read_posted)
         r->peers.transport->ops->sharing->post_read(r->peers.transport);

@@ -21,6 +21,13 @@ static bool gathers_only(const LsCollective *c)
     return c->options.call == LS_LIBRARY_ALL_GATHER;
 }
 
+// Elements of a range of the padded message, from `first` on, that are the message's.
+static size_t in_message(const LsCollective *c, size_t first, size_t count)
+{
+    size_t left = c->elements > first ? c->elements - first : 0;
+    return count < left ? count : left;
+}
+
 // What a gather makes whole.
 static float *gathered(const LsCollective *c)
 {
@@ -138,8 +145,12 @@ LsStatus ls_collective_fill(LsCollective *c, LsContender contender)
 static LsStatus create_reducers(LsCollective *c)
 {
     LsComm *comm = c->options.comm;
-    LsReducerOptions options = {
-        .plan = &c->plan, .buckets = &c->buckets, .slot = c->slot, .result = c->result};
+    LsReducerOptions options = {.plan = &c->plan,
+        .buckets = &c->buckets,
+        .slot = c->slot,
+        .result = c->result,
+        .elements = c->elements,
+        .meets = c->options.call == LS_LIBRARY_ALL_REDUCE}; // in its gather
     if (gathers_only(c))
         return LS_OK;
     options.reduction = LS_REDUCTION_EXACT;
@@ -224,8 +235,9 @@ static LsStatus reduce(LsCollective *c, LsReducer *reducer, bool copied)
     LsDevice *device = c->options.device;
     for (size_t b = 0; b < c->buckets.count; b++) {
         LsBucket bucket = c->buckets.bucket[b];
+        size_t first = bucket.first_block * LS_BLOCK;
         for (uint32_t s = 0; copied && s < c->plan.share.subtrees; s++)
-            LS_TRY(put_sum(c, s, bucket.first_block * LS_BLOCK, bucket.blocks * LS_BLOCK));
+            LS_TRY(put_sum(c, s, first, in_message(c, first, bucket.blocks * LS_BLOCK)));
         LS_TRY(device->ops->marker_record(device, ls_reducer_final(reducer, b)));
         LS_TRY(ls_reducer_begin(reducer, b));
     }
@@ -299,7 +311,8 @@ static size_t check_scatter(const LsCollective *c, LsContender contender, LsSumO
     for (size_t b = 0; b < c->buckets.count; b++) {
         LsBlockRange piece = ls_bucket_piece(&c->buckets, b, ranks_of(c), rank_of(c));
         size_t first = piece.first * LS_BLOCK;
-        wrong += ls_collective_count_wrong(lanes, order, first, piece.count * LS_BLOCK, c->host + first);
+        size_t count = in_message(c, first, piece.count * LS_BLOCK);
+        wrong += ls_collective_count_wrong(lanes, order, first, count, c->host + first);
     }
     return wrong;
 }
@@ -315,8 +328,7 @@ LsStatus ls_collective_check(LsCollective *c, LsContender contender, size_t *wro
     LS_TRY(ls_collective_wait(c));
     switch (c->options.call) {
     case LS_LIBRARY_ALL_REDUCE:
-        *wrong =
-            ls_collective_count_wrong(c->options.lanes, order, 0, library ? c->elements : c->padded, c->host);
+        *wrong = ls_collective_count_wrong(c->options.lanes, order, 0, c->elements, c->host);
         break;
     case LS_LIBRARY_REDUCE_SCATTER:
         *wrong = check_scatter(c, contender, order);

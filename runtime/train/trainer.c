@@ -300,7 +300,8 @@ LsStatus ls_trainer_create_reducer(LsTrainer *t)
                 .rounded = t->arenas.subtrees > 0 ? t->arenas.rounded : NULL,
                 .result = t->arenas.subtrees > 0 ? t->arenas.gradient[0] : NULL,
                 .reduction = t->config->collectives.reduction,
-                .progress = wants_progress(t)},
+                .progress = wants_progress(t),
+                .meets = true}, // in the small exchange, and when buckets are tried out at a barrier
             &t->reducer);
     LS_TRY(ls_memory_allocate(t->buckets.count * sizeof *t->bucket_gradient, (void **)&t->bucket_gradient));
     for (size_t b = 0; b < t->buckets.count; b++)

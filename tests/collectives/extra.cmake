@@ -2,8 +2,15 @@
 foreach(program IN ITEMS test_reducer_program test_reducer_progress test_reducer_threads)
   target_include_directories(${program} PRIVATE ${PROJECT_SOURCE_DIR}/collectives) # private headers
 endforeach()
-target_link_libraries(test_reducer PRIVATE lockstep_strict_device)
-target_link_options(test_reducer PRIVATE -Wl,--wrap=gethostname)
+set(on_platforms test_reducer test_rounds test_gathers)
+foreach(program IN LISTS on_platforms)
+  target_sources(${program} PRIVATE ${CMAKE_CURRENT_LIST_DIR}/platforms.c)
+  target_link_libraries(${program} PRIVATE lockstep_strict_device)
+  target_link_options(${program} PRIVATE -Wl,--wrap=gethostname)
+endforeach()
+foreach(program IN ITEMS test_reducer test_rounds)
+  target_sources(${program} PRIVATE ${CMAKE_CURRENT_LIST_DIR}/lane_sums.c)
+endforeach()
 foreach(program IN ITEMS test_plan test_plan_hosts)
   target_sources(${program} PRIVATE ${CMAKE_CURRENT_LIST_DIR}/plan_interpreter.c)
 endforeach()
@@ -11,7 +18,7 @@ endforeach()
 set(mpi_environment OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1)
 set(mpi_run ${MPIEXEC_EXECUTABLE} --oversubscribe ${MPIEXEC_NUMPROC_FLAG})
 
-foreach(program IN ITEMS test_comm test_attach test_reducer)
+foreach(program IN ITEMS test_comm test_attach ${on_platforms})
   foreach(ranks IN ITEMS 1 2 3 5 8)
     add_test(NAME collectives/${program}_${ranks}_ranks COMMAND ${mpi_run} ${ranks} $<TARGET_FILE:${program}>)
     # All ranks on one emulated GPU, where the build has them.
@@ -25,10 +32,12 @@ foreach(division IN ITEMS "3;2;shared" "5;3;auto" "8;4;shared") # auto: with thr
   list(GET division 0 ranks)
   list(GET division 1 each)
   list(GET division 2 platform)
-  set(name collectives/test_reducer_${ranks}_ranks_${each}_a_host)
-  add_test(NAME ${name} COMMAND ${mpi_run} ${ranks} $<TARGET_FILE:test_reducer> ${platform})
-  set_tests_properties(${name} PROPERTIES ENVIRONMENT "${mpi_environment};RANKS_PER_HOST=${each}" TIMEOUT 120
-    LABELS "mpi;collectives" PROCESSORS 2)
+  foreach(program IN LISTS on_platforms)
+    set(name collectives/${program}_${ranks}_ranks_${each}_a_host)
+    add_test(NAME ${name} COMMAND ${mpi_run} ${ranks} $<TARGET_FILE:${program}> ${platform})
+    set_tests_properties(${name} PROPERTIES ENVIRONMENT "${mpi_environment};RANKS_PER_HOST=${each}" TIMEOUT 120
+      LABELS "mpi;collectives" PROCESSORS 2)
+  endforeach()
 endforeach()
 
 # Failures on purpose: the exit code of the whole job and what its standard error must say.

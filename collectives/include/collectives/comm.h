@@ -146,6 +146,10 @@ typedef struct LsReducerOptions {
     bool progress; // what is read from peers of the host in place, a thread of the reducer's own adds up
                    // while this one computes; nothing where messages are received instead. No bit depends
                    // on it, and ranks may differ in it
+    bool meets; // before it writes to its slots again the caller waits for all ranks after finish (a gather
+                // does), so finish need not wait until the others have read them in place
+    size_t elements; // of the flat buffer that are ever looked at, in all but its last block; 0: all. What
+                     // lies behind them is not added up
 } LsReducerOptions;
 
 // Collective; where it fails on some ranks only, the others must learn of it before they go on.
