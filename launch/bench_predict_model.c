@@ -67,6 +67,8 @@ LsStatus ls_predict_model_open(
         model->samples = config.train.batch;
     else if (model->samples == 0)
         model->samples = config.train.batch > model->base_ranks ? config.train.batch / model->base_ranks : 1;
+    if (model->gradient_bytes == 0)
+        model->gradient_bytes = config.collectives.wire == LS_WIRE_BF16 ? 2 : 4;
     if (model->weight_bytes == 0)
         model->weight_bytes = config.runtime.precision == LS_PRECISION_FP32 ? 4 : 2;
     return LS_OK;

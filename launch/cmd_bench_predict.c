@@ -80,8 +80,8 @@ static LsStatus read_arguments(LsInvocation *invocation, Arguments *a)
             NULL},
         {"gather-overlaps", 0, LS_FLAG_SWITCH, &a->gather_overlaps, NULL,
             "Weights are gathered during the next forward.", 0, NULL},
-        {"gradient-bytes", 0, LS_FLAG_REAL, &m->gradient_bytes, "N", "Bytes of a gradient on the wire (4).",
-            1, NULL},
+        {"gradient-bytes", 0, LS_FLAG_REAL, &m->gradient_bytes, "N",
+            "Bytes of a gradient on the wire (4; 2 with collectives.wire bf16).", 1, NULL},
         {"weight-bytes", 0, LS_FLAG_REAL, &m->weight_bytes, "N",
             "Bytes of a weight that is gathered (2; 4 with runtime.precision fp32).", 1, NULL},
         {"stragglers", 0, LS_FLAG_TEXT, &a->stragglers, "SPREAD",
@@ -275,7 +275,6 @@ static LsStatus run(LsInvocation *invocation)
         .algorithm = LS_ALGORITHMS,
         .overlap = 1,
         .restart = 60,
-        .model = {.gradient_bytes = 4},
     };
     LsStatus status = read_arguments(invocation, &a);
     if (invocation->helped)

@@ -62,6 +62,9 @@ class Predict(Case):
         self.assertEqual(assumptions["model"], "mlp")
         self.assertEqual(assumptions["epoch_samples"], 600)
         self.assertGreaterEqual(4096 * sum(assumptions["bucket_blocks"]), assumptions["parameters"])
+        self.assertEqual(assumptions["gradient_bytes"], 4)
+        rounded = self.predict("-c", "config.yaml", "--sample-seconds", "1e-5", "--nodes", "4", "--set", "collectives.wire=bf16")
+        self.assertEqual(rounded["assumptions"]["gradient_bytes"], 2)
 
     def measure_link(self, call):
         """A report of two ranks, whose times are replaced by those of a link that is known."""
