@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/cores.h"
 #include "base/memory.h"
 #include "mpi_backend.h"
 
@@ -309,8 +310,7 @@ LsStatus ls_mpi_open(const LsCommOptions *options, LsComm **out)
     status = connect_ranks(mpi);
     if (status != LS_OK) // the others may have got through, so there is no orderly way back
         ls_comm_abort(&mpi->base, status, ls_status_message());
-    long processors = sysconf(_SC_NPROCESSORS_ONLN);
-    mpi->crowded = processors > 0 && mpi->base.local_size > processors;
+    mpi->crowded = (size_t)mpi->base.local_size > ls_cores_usable();
     *out = &mpi->base;
     return LS_OK;
 }

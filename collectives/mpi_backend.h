@@ -14,7 +14,7 @@ typedef struct MpiComm {
     MPI_Comm traffic;            // everything but questions after a rank's well-being
     MPI_Comm pulse;              // those
     int *counts, *displacements; // [size] scratch of all_gather
-    bool crowded;                // more ranks on this host than processors
+    bool crowded;                // more ranks on this host than cores that they may use
 
     MPI_Request question; // a receive that is always posted
     char question_byte;
