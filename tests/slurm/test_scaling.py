@@ -63,7 +63,7 @@ class Sweep(Case):
         for name in ("predicted-weak", "predicted-strong"):
             if name in reports:
                 self.assertEqual({row["nodes"] for row in reports[name]["rows"]}, {1, 2})
-        self.assertEqual(list(self.dir.glob("scaling.??????")), [])
+        self.assertEqual([path for path in self.dir.glob("scaling.??????") if path.is_dir()], [])
 
     def test_mistake(self):
         job = self.cluster.command("sbatch", "--parsable", "--nodes=1", "--time=5", self.script(), cwd=self.dir)
