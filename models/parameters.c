@@ -5,6 +5,7 @@
 
 #include "base/memory.h"
 #include "base/rng.h"
+#include "device/operations.h"
 #include "device/tensor.h"
 
 static LsStatus reserve_one(LsParameters *table)
@@ -78,13 +79,20 @@ size_t ls_parameters_elements(const LsParameters *table)
     return elements;
 }
 
-void ls_parameters_block_decay(const LsParameters *table, uint8_t *decay)
+static LsBlockKind kind_of(const LsParameter *parameter)
+{
+    if (parameter->statistics)
+        return LS_KIND_STATISTICS;
+    return parameter->decay ? LS_KIND_DECAYED : LS_KIND_PLAIN;
+}
+
+void ls_parameters_block_kinds(const LsParameters *table, uint8_t *kind)
 {
     for (size_t i = 0; i < table->count; i++) {
         const LsParameter *p = &table->list[i];
         size_t first = p->offset / LS_BLOCK;
         size_t blocks = ls_round_up(p->reserved, LS_BLOCK) / LS_BLOCK;
-        memset(decay + first, p->decay, blocks);
+        memset(kind + first, kind_of(p), blocks);
     }
 }
 
@@ -97,6 +105,8 @@ static float initial_value(const LsParameter *parameter, LsRngKey key, uint64_t 
         return parameter->init_scale * ls_rng_normal(key, index, element);
     case LS_INIT_UNIFORM:
         return parameter->init_scale * (2 * ls_rng_uniform(key, index, element) - 1);
+    case LS_INIT_STATISTICS:
+        return element % 2 ? 1 : 0;
     case LS_INIT_ZERO:
         break;
     }

@@ -70,7 +70,7 @@ LsStatus ls_parameters_freeze(LsParameters *table, const char *patterns)
         pattern += strspn(pattern, separators);
     }
     for (size_t i = 0; i < table->count; i++)
-        if (!table->list[i].frozen)
+        if (!table->list[i].frozen && !table->list[i].statistics)
             return LS_OK;
     return LS_FAIL(LS_CONFIG, "train.freeze: all parameters are frozen; leave some to be trained");
 }

@@ -136,15 +136,15 @@ static LsStatus open_decision(StepModel *step)
     LS_TRY(upload(step->device, &outcome, sizeof outcome, &step->outcome));
     LS_TRY(zeroed(step->device, (LS_VOTE_WORDS + 1 + blocks) * sizeof(float), &step->words));
     uint32_t *index;
-    uint8_t *decay;
+    uint8_t *kind;
     LS_TRY(ls_memory_allocate((blocks + 1) * sizeof *index + blocks, (void **)&index));
     for (size_t i = 0; i <= blocks; i++)
         index[i] = (uint32_t)(LS_VOTE_WORDS + i);
-    decay = (uint8_t *)(index + blocks + 1);
-    ls_parameters_block_decay(&step->model->parameters, decay);
+    kind = (uint8_t *)(index + blocks + 1);
+    ls_parameters_block_kinds(&step->model->parameters, kind);
     LsStatus status = upload(step->device, index, (blocks + 1) * sizeof *index, &step->index);
     if (status == LS_OK)
-        status = upload(step->device, decay, blocks, &step->decay);
+        status = upload(step->device, kind, blocks, &step->kind);
     free(index);
     return status;
 }
@@ -165,7 +165,7 @@ void step_model_close(StepModel *step)
     if (!step->device)
         return;
     void *const memory[] = {step->inputs, step->labels, step->positions, step->master, step->gradients,
-        step->moment1, step->moment2, step->words, step->index, step->decay, step->outcome};
+        step->moment1, step->moment2, step->words, step->index, step->kind, step->outcome};
     for (size_t i = 0; i < sizeof memory / sizeof *memory; i++)
         step->device->ops->release(step->device, memory[i]);
     if (step->weights != step->master)
@@ -209,7 +209,7 @@ static LsStatus update(StepModel *step)
         .moment1 = adam || config->optimizer.momentum > 0 ? step->moment1 : NULL,
         .moment2 = adam ? step->moment2 : NULL,
         .weights = step->weights == step->master ? NULL : step->weights,
-        .block_decay = step->decay,
+        .block_kind = step->kind,
     };
     const LsOptimizerStep args = {
         .count = 1,

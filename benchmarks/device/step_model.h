@@ -16,7 +16,7 @@ typedef struct StepModel {
     float *master, *gradients, *moment1, *moment2;
     float *words; // votes, the loss, and the sum of squares of each block: what a rank exchanges
     uint32_t *index;
-    uint8_t *decay;
+    uint8_t *kind;
     LsStepOutcome *outcome;
 } StepModel;
 

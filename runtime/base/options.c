@@ -82,6 +82,9 @@ static const LsOption options[] = {
     REAL("model.init_std", model.init_std, "0.02", 0, 1, IDENTITY,
         "Standard deviation of `gpt`'s weights at the start, smaller by the root of twice `model.layers` where a block adds "
         "to the residual stream; narrow models learn faster from more, such as one over the root of their width."),
+    REAL("model.batch_norm_momentum", model.batch_norm_momentum, "0.1", 0, 1, NUMERIC,
+        "Part of the newest step in the running mean and variance of batch normalisations, which evaluations normalise with; "
+        "the step's are those of its whole batch, the variance over all N values, not N - 1."),
     CHOICE("model.recompute", model.recompute, "none", recomputations, FREE,
         "What `gpt` computes again in the backward pass instead of keeping it: `cheap` is the normalisations' outputs "
         "and the MLP's hidden values, `block` all but a block's input; the bits stay the same."),

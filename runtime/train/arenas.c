@@ -181,21 +181,21 @@ static LsStatus allocate_state(LsArenas *arenas, size_t moments)
     arenas->arrays = 1 + moments;
     LS_TRY(allocate_sets(arenas, arenas->shard_blocks * LS_BLOCK * sizeof(float)));
     LS_TRY(allocate_own(arenas, masters, &memory));
-    arenas->decay = memory;
+    arenas->kind = memory;
     return LS_OK;
 }
 
-// The decay flags of the blocks that are updated here.
-static LsStatus upload_decay(LsArenas *arenas)
+// The kinds of the blocks that are updated here.
+static LsStatus upload_kinds(LsArenas *arenas)
 {
     uint8_t *whole = NULL;
     LS_TRY(ls_memory_allocate(arenas->parameters->blocks, (void **)&whole));
-    ls_parameters_block_decay(arenas->parameters, whole);
+    ls_parameters_block_kinds(arenas->parameters, whole);
     LsStatus status = LS_OK;
     for (size_t u = 0; u < arenas->updates && status == LS_OK; u++) {
         const LsShardRun *run = &arenas->update[u];
         status = arenas->device->ops->copy_in(
-            arenas->device, arenas->decay + run->master, whole + run->flat, run->count);
+            arenas->device, arenas->kind + run->master, whole + run->flat, run->count);
     }
     if (status == LS_OK)
         status = arenas->device->ops->synchronize(arenas->device);
@@ -251,7 +251,7 @@ static LsStatus allocate_all(LsArenas *arenas, const LsWindow *window, size_t mo
     LS_TRY(allocate_state(arenas, moments));
     if (!arenas->device->discrete)
         LS_TRY(cut_pieces(arenas));
-    return upload_decay(arenas);
+    return upload_kinds(arenas);
 }
 
 static LsArenas describe(const LsConfig *config, LsComm *comm, LsModel *model, const LsCut *cut)
@@ -308,7 +308,7 @@ void ls_arenas_destroy(LsArenas *arenas)
             if (arenas->host[s][a])
                 arenas->device->ops->release_host(arenas->device, arenas->host[s][a]);
     }
-    void *own[] = {arenas->decay, arenas->moment[1], arenas->moment[0], arenas->master};
+    void *own[] = {arenas->kind, arenas->moment[1], arenas->moment[0], arenas->master};
     for (size_t i = 0; i < sizeof own / sizeof *own; i++)
         arenas->device->ops->release(arenas->device, own[i]);
     for (size_t s = arenas->sums; s-- > 0;)
@@ -335,7 +335,7 @@ LsRunView ls_arenas_run(const LsArenas *arenas, const LsShardRun *run)
         .moment1 = arenas->moment[0] && !run->frozen ? arenas->moment[0] + moments : NULL,
         .moment2 = arenas->moment[1] && !run->frozen ? arenas->moment[1] + moments : NULL,
         .weights = arenas->master ? weights : NULL,
-        .decay = arenas->decay + run->master,
+        .kind = arenas->kind + run->master,
     };
 }
 

@@ -23,7 +23,7 @@ enum { LS_LANE_SLOTS_MAX = 16, LS_SUMS_MAX = 13 };
 typedef struct LsShardRun {
     size_t flat;    // first block in the flat buffer
     size_t packed;  // its place in the packed shard
-    size_t master;  // its place among the masters and decay flags
+    size_t master;  // its place among the masters and the blocks' kinds
     size_t moments; // its place among the moments, which what is frozen has not, except where they are whole
     size_t count;
     bool frozen;
@@ -51,7 +51,7 @@ typedef struct LsArenas {
     float *sum[LS_SUMS_MAX];
     float *master;    // NULL in FP32
     float *moment[2]; // NULL where the optimizer has none
-    uint8_t *decay;   // device
+    uint8_t *kind;    // device: LsBlockKind of each block of the masters
     // Host copies of the shard, one per group: what checkpoints read, and the first set of those that they
     // write.
     LsStateArray array[LS_STATE_ARRAYS];
@@ -106,7 +106,7 @@ typedef struct LsRunView {
     size_t elements;
     float *master, *gradient, *moment1, *moment2;
     void *weights;
-    uint8_t *decay;
+    const uint8_t *kind;
 } LsRunView;
 LsRunView ls_arenas_run(const LsArenas *arenas, const LsShardRun *run);
 

@@ -105,6 +105,7 @@ static LsStatus update(LsTrainer *t)
                        .epsilon = (float)config->optimizer.epsilon,
                        .weight_decay = (float)config->optimizer.weight_decay,
                        .nesterov = config->optimizer.nesterov,
+                       .statistics_rate = (float)config->model.batch_norm_momentum,
                        .control = &t->outcomes.device->control});
 }
 

@@ -246,6 +246,7 @@ static LsStatus list_pieces(LsTrainer *t)
         if (!arenas->run[r].frozen)
             t->square[t->squares++] = (LsSquaresPiece){.n = run.elements,
                 .x = run.gradient,
+                .block_kind = run.kind,
                 .sums = ls_exchange_block_squares(&t->exchange, arenas->run[r].packed)};
     }
     for (size_t u = 0; u < arenas->updates; u++) {
@@ -257,7 +258,7 @@ static LsStatus list_pieces(LsTrainer *t)
                 .moment1 = run.moment1,
                 .moment2 = run.moment2,
                 .weights = run.weights,
-                .block_decay = run.decay};
+                .block_kind = run.kind};
     }
     return LS_OK;
 }

@@ -238,6 +238,7 @@ static void a_fixed_loss_scale_stays(void **unused)
 // ---- The optimizer --------------------------------------------------------------------------------------
 
 enum { N = 2 * LS_BLOCK, STEPS = 20 };
+static const float RATE = 0.1f; // of statistics
 static const float BETA1 = 0.9f, BETA2 = 0.95f, EPSILON = 1e-8f, DECAY = 0.1f, MOMENTUM = 0.9f;
 
 typedef struct Variant {
@@ -291,7 +292,7 @@ static void model_step(const Variant *variant, Model *model, double gradient, do
 typedef struct Buffers {
     float *master, *gradient, *moment1, *moment2;
     uint16_t *weights;
-    uint8_t *decay;
+    uint8_t *kind;
     LsStepControl *control;
 } Buffers;
 
@@ -301,20 +302,20 @@ static Buffers new_buffers(LsDevice *device)
     static float ones[N];
     for (size_t i = 0; i < N; i++)
         ones[i] = 1;
-    const uint8_t decay[N / LS_BLOCK] = {1, 0};
+    const uint8_t kind[N / LS_BLOCK] = {LS_KIND_DECAYED, LS_KIND_PLAIN};
     LsStepControl control = {0};
     return (Buffers){.master = on_device(device, ones, sizeof ones),
         .gradient = on_device(device, zeros, sizeof zeros),
         .moment1 = on_device(device, zeros, sizeof zeros),
         .moment2 = on_device(device, zeros, sizeof zeros),
         .weights = on_device(device, zeros, N * 2),
-        .decay = on_device(device, decay, sizeof decay),
+        .kind = on_device(device, kind, sizeof kind),
         .control = on_device(device, &control, sizeof control)};
 }
 
 static void release_buffers(LsDevice *device, const Buffers *b)
 {
-    void *const all[] = {b->master, b->gradient, b->moment1, b->moment2, b->weights, b->decay, b->control};
+    void *const all[] = {b->master, b->gradient, b->moment1, b->moment2, b->weights, b->kind, b->control};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         device->ops->release(device, all[i]);
 }
@@ -341,7 +342,7 @@ static void device_step(
             .moment1 = variant->momentum ? b->moment1 + p * LS_BLOCK : NULL,
             .moment2 = adamw ? b->moment2 + p * LS_BLOCK : NULL,
             .weights = b->weights + p * LS_BLOCK,
-            .block_decay = b->decay + p};
+            .block_kind = b->kind + p};
     LsOptimizerStep args = {.count = N / LS_BLOCK,
         .piece = pieces,
         .kind = variant->kind,
@@ -352,6 +353,7 @@ static void device_step(
         .epsilon = EPSILON,
         .weight_decay = DECAY,
         .nesterov = variant->nesterov,
+        .statistics_rate = RATE,
         .control = b->control};
     assert_int_equal(device->ops->optimizer_step(device, &args), LS_OK);
 }
@@ -424,6 +426,8 @@ static void padding_stays_zero(void **unused)
         for (int d = 0; d < device_count; d++) {
             Buffers b = new_buffers(devices[d]);
             LsStepControl control = control_of(3);
+            const uint8_t kind[N / LS_BLOCK] = {LS_KIND_DECAYED, LS_KIND_STATISTICS};
+            assert_int_equal(devices[d]->ops->copy_in(devices[d], b.kind, kind, sizeof kind), LS_OK);
             assert_int_equal(devices[d]->ops->zero(devices[d], b.master, sizeof master), LS_OK);
             assert_int_equal(
                 devices[d]->ops->copy_in(devices[d], b.control, &control, sizeof control), LS_OK);
@@ -432,7 +436,7 @@ static void padding_stays_zero(void **unused)
                 .gradient = b.gradient,
                 .moment1 = b.moment1,
                 .moment2 = b.moment2,
-                .block_decay = b.decay};
+                .block_kind = b.kind};
             LsOptimizerStep args = {.count = 1,
                 .piece = &piece,
                 .kind = variants[v].kind,
@@ -450,6 +454,186 @@ static void padding_stays_zero(void **unused)
         }
 }
 
+// ---- Statistics -----------------------------------------------------------------------------------------
+
+enum { MICROBATCHES = 3 };
+
+// Mean and variance of a microbatch: channels lie far from zero, as many as there are pairs.
+static double batch_mean(int step, int microbatch, size_t channel)
+{
+    LsRngKey key = ls_rng_key(4, (uint32_t)step);
+    return (double)(channel % 7) - 3 + 0.5 * (double)ls_rng_normal(key, (uint64_t)microbatch, channel);
+}
+
+static double batch_variance(int step, int microbatch, size_t channel)
+{
+    return 0.5 + (double)ls_rng_uniform(ls_rng_key(5, (uint32_t)step), (uint64_t)microbatch, channel);
+}
+
+static void pool(int step, size_t channel, double *mean, double *variance)
+{
+    double sum = 0, within = 0, between = 0;
+    for (int b = 0; b < MICROBATCHES; b++) {
+        sum += batch_mean(step, b, channel);
+        within += batch_variance(step, b, channel);
+    }
+    *mean = sum / MICROBATCHES;
+    for (int b = 0; b < MICROBATCHES; b++)
+        between += pow(batch_mean(step, b, channel) - *mean, 2);
+    *variance = (within + between) / MICROBATCHES;
+}
+
+// What a model leaves in the gradients: averages of d and of variance + d², d from the mean as it is read.
+static void leave_statistics(LsDevice *device, const Buffers *b, LsDtype type, int step)
+{
+    static float gradient[N], master[N];
+    static uint16_t weights[N];
+    read_back(device, weights, b->weights, sizeof weights);
+    read_back(device, master, b->master, sizeof master);
+    for (size_t i = 0; i < N; i += 2) {
+        double d = 0, q = 0;
+        float read = type == LS_F32    ? master[i]
+                     : type == LS_BF16 ? ls_bf16_to_f32(weights[i])
+                                       : ls_f16_to_f32(weights[i]);
+        for (int m = 0; m < MICROBATCHES; m++) {
+            double one = batch_mean(step, m, i / 2) - (double)read;
+            d += one / MICROBATCHES;
+            q += (batch_variance(step, m, i / 2) + one * one) / MICROBATCHES;
+        }
+        gradient[i] = (float)d;
+        gradient[i + 1] = (float)q;
+    }
+    assert_int_equal(device->ops->copy_in(device, b->gradient, gradient, sizeof gradient), LS_OK);
+    assert_int_equal(device->ops->synchronize(device), LS_OK);
+}
+
+static void statistics_step(
+    LsDevice *device, const Variant *variant, LsDtype type, const Buffers *b, int step)
+{
+    LsStepControl control = control_of(step);
+    assert_int_equal(device->ops->copy_in(device, b->control, &control, sizeof control), LS_OK);
+    LsOptimizerPiece piece = {.n = N,
+        .master = b->master,
+        .gradient = b->gradient,
+        .moment1 = variant->momentum ? b->moment1 : NULL,
+        .moment2 = variant->kind == LS_OPTIMIZER_ADAMW ? b->moment2 : NULL,
+        .weights = type == LS_F32 ? NULL : b->weights,
+        .block_kind = b->kind};
+    LsOptimizerStep args = {.count = 1,
+        .piece = &piece,
+        .kind = variant->kind,
+        .type = type,
+        .momentum = MOMENTUM,
+        .beta1 = BETA1,
+        .beta2 = BETA2,
+        .epsilon = EPSILON,
+        .weight_decay = DECAY,
+        .nesterov = variant->nesterov,
+        .statistics_rate = RATE,
+        .control = b->control};
+    assert_int_equal(device->ops->optimizer_step(device, &args), LS_OK);
+}
+
+static void begin_statistics(LsDevice *device, const Buffers *b, LsDtype type)
+{
+    static float first[N];
+    static uint16_t rounded[N];
+    static const uint8_t kind[N / LS_BLOCK] = {LS_KIND_STATISTICS, LS_KIND_STATISTICS};
+    for (size_t i = 0; i < N; i++) {
+        first[i] = (float)(i % 2);
+        rounded[i] = type == LS_BF16 ? ls_f32_to_bf16(first[i]) : ls_f32_to_f16(first[i]);
+    }
+    assert_int_equal(device->ops->copy_in(device, b->master, first, sizeof first), LS_OK);
+    assert_int_equal(device->ops->copy_in(device, b->weights, rounded, sizeof rounded), LS_OK);
+    assert_int_equal(device->ops->copy_in(device, b->kind, kind, sizeof kind), LS_OK);
+    assert_int_equal(device->ops->synchronize(device), LS_OK);
+}
+
+// The running values are moving averages of the mean and variance of all microbatches pooled, in every type
+// and whatever the optimizer; it leaves its moments of them as they were.
+static void statistics_are_pooled(void **unused)
+{
+    (void)unused;
+    static double expected[N];
+    static float master[N], moment[N], zeros[N];
+    static const LsDtype types[] = {LS_F32, LS_BF16, LS_F16};
+    for (size_t v = 0; v < sizeof variants / sizeof *variants; v++)
+        for (int d = 0; d < device_count; d++)
+            for (size_t t = 0; t < 3; t++) {
+                Buffers b = new_buffers(devices[d]);
+                begin_statistics(devices[d], &b, types[t]);
+                for (size_t i = 0; i < N; i++)
+                    expected[i] = (double)(i % 2);
+                for (int step = 0; step < STEPS; step++) {
+                    leave_statistics(devices[d], &b, types[t], step);
+                    statistics_step(devices[d], &variants[v], types[t], &b, step);
+                    for (size_t i = 0; i < N; i += 2) {
+                        double mean, variance;
+                        pool(step, i / 2, &mean, &variance);
+                        expected[i] += (double)RATE * (mean - expected[i]);
+                        expected[i + 1] += (double)RATE * (variance - expected[i + 1]);
+                    }
+                }
+                read_back(devices[d], master, b.master, sizeof master);
+                // Differences are below 8 and their squares below 64; each is rounded at most four times, and
+                // the moving average of such errors is no larger.
+                for (size_t i = 0; i < N; i++)
+                    if (fabs(master[i] - expected[i]) > 4 * 64 * 0x1p-24)
+                        fail_msg("%s, %s: element %zu is %.9g, not %.9g", devices[d]->ops->name,
+                            ls_dtype_name(types[t]), i, master[i], expected[i]);
+                read_back(devices[d], moment, b.moment1, sizeof moment);
+                assert_memory_equal(moment, zeros, sizeof zeros);
+                release_buffers(devices[d], &b);
+            }
+}
+
+// Where the sum of squares has been rounded below the square of the sum.
+static void a_variance_is_never_negative(void **unused)
+{
+    (void)unused;
+    static float gradient[N], master[N];
+    for (size_t i = 0; i < N; i++)
+        gradient[i] = i % 2 ? 8.9f : 3;
+    for (int d = 0; d < device_count; d++) {
+        Buffers b = new_buffers(devices[d]);
+        begin_statistics(devices[d], &b, LS_F32);
+        assert_int_equal(devices[d]->ops->copy_in(devices[d], b.gradient, gradient, sizeof gradient), LS_OK);
+        statistics_step(devices[d], &variants[0], LS_F32, &b, 0);
+        read_back(devices[d], master, b.master, sizeof master);
+        for (size_t i = 0; i < N; i += 2)
+            assert_true(master[i] == RATE * 3 && master[i + 1] == 1 - RATE);
+        release_buffers(devices[d], &b);
+    }
+}
+
+// In a norm they are nothing, however large; but what is not finite in them is not finite in the norm.
+static void statistics_count_in_no_norm(void **unused)
+{
+    (void)unused;
+    static float x[2 * LS_BLOCK];
+    static const float bad[] = {1, NAN, INFINITY, -INFINITY};
+    static const uint8_t kind[2] = {LS_KIND_STATISTICS, LS_KIND_PLAIN};
+    for (size_t i = 0; i < 2 * LS_BLOCK; i++)
+        x[i] = i < LS_BLOCK ? 1e6f : 2;
+    for (int d = 0; d < device_count; d++)
+        for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+            LsDevice *device = devices[d];
+            float sums[2];
+            x[17] = bad[i];
+            void *numbers = on_device(device, x, sizeof x), *kinds = on_device(device, kind, sizeof kind);
+            void *out = on_device(device, sums, sizeof sums);
+            LsSquaresPiece piece = {.n = 2 * LS_BLOCK, .x = numbers, .sums = out, .block_kind = kinds};
+            LsBlockSquares args = {.count = 1, .piece = &piece};
+            assert_int_equal(device->ops->block_squares(device, &args), LS_OK);
+            read_back(device, sums, out, sizeof sums);
+            assert_true(i == 0 ? sums[0] == 0 : isnan(sums[0]));
+            assert_true(sums[1] == 4.0f * LS_BLOCK);
+            void *const all[] = {numbers, kinds, out};
+            for (size_t a = 0; a < 3; a++)
+                device->ops->release(device, all[a]);
+        }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -464,6 +648,9 @@ int main(void)
         cmocka_unit_test(steps_follow_the_float64_model),
         cmocka_unit_test(a_skipped_step_changes_nothing),
         cmocka_unit_test(padding_stays_zero),
+        cmocka_unit_test(statistics_are_pooled),
+        cmocka_unit_test(a_variance_is_never_negative),
+        cmocka_unit_test(statistics_count_in_no_norm),
     };
     return cmocka_run_group_tests(tests, open_devices, close_devices);
 }

@@ -10,6 +10,7 @@
 
 #include <cmocka.h>
 
+#include "device/operations.h"
 #include "device/tensor.h"
 #include "models/parameters.h"
 
@@ -28,8 +29,9 @@ static const LsParameter TENSORS[] = {
         .init = LS_INIT_NORMAL,
         .init_scale = 0.5f},
     {.name = "one", .dimensions = 1, .shape = {LS_BLOCK + 1}, .init = LS_INIT_ONE},
+    {.name = "ran", .dimensions = 2, .shape = {70, 2}, .statistics = true, .init = LS_INIT_STATISTICS},
 };
-enum { COUNT = sizeof TENSORS / sizeof TENSORS[0], BLOCKS = 3 + 1 + 1 + 2 };
+enum { COUNT = sizeof TENSORS / sizeof TENSORS[0], BLOCKS = 3 + 1 + 1 + 2 + 1 };
 
 static LsParameters make_table(void)
 {
@@ -42,19 +44,20 @@ static LsParameters make_table(void)
 static void places(void **state)
 {
     (void)state;
-    static const size_t offsets[COUNT] = {0, 3 * LS_BLOCK, 4 * LS_BLOCK, 5 * LS_BLOCK};
-    static const uint8_t decays[BLOCKS] = {1, 1, 1, 0, 1, 0, 0};
+    static const size_t offsets[COUNT] = {0, 3 * LS_BLOCK, 4 * LS_BLOCK, 5 * LS_BLOCK, 7 * LS_BLOCK};
+    enum { P = LS_KIND_PLAIN, D = LS_KIND_DECAYED, S = LS_KIND_STATISTICS };
+    static const uint8_t kinds[BLOCKS] = {D, D, D, P, D, P, P, S};
     LsParameters table = make_table();
-    uint8_t decay[BLOCKS];
+    uint8_t kind[BLOCKS];
     assert_int_equal(table.blocks, BLOCKS);
-    assert_int_equal(ls_parameters_elements(&table), 9100 + 70 + LS_BLOCK + LS_BLOCK + 1);
+    assert_int_equal(ls_parameters_elements(&table), 9100 + 70 + LS_BLOCK + LS_BLOCK + 1 + 140);
     for (size_t t = 0; t < COUNT; t++) {
         assert_int_equal(table.list[t].offset, offsets[t]);
         assert_ptr_equal(ls_parameters_find(&table, TENSORS[t].name), &table.list[t]);
     }
     assert_null(ls_parameters_find(&table, "nobody"));
-    ls_parameters_block_decay(&table, decay);
-    assert_memory_equal(decay, decays, sizeof decay);
+    ls_parameters_block_kinds(&table, kind);
+    assert_memory_equal(kind, kinds, sizeof kind);
     ls_parameters_free(&table);
     assert_int_equal(table.count, 0);
 }
@@ -87,7 +90,7 @@ static void any_range(void **state)
     float *whole = malloc(elements * sizeof *whole), *part = malloc(elements * sizeof *part);
     ls_parameters_initialize(&table, 42, 0, elements, whole);
     static const size_t ranges[][2] = {{1, 3}, {4095, 2}, {9099, 5000}, {9101, 7}, {12288, 70}, {0, 0},
-        {16385, 4096}, {20000, 8672}, {28671, 1}, {0, 28672}};
+        {16385, 4096}, {20000, 8672}, {28671, 1}, {28673, 200}, {0, 32768}};
     for (size_t i = 0; i < sizeof ranges / sizeof ranges[0]; i++) {
         memset(part, 0xff, elements * sizeof *part);
         ls_parameters_initialize(&table, 42, ranges[i][0], ranges[i][1], part);
@@ -102,7 +105,7 @@ static void any_range(void **state)
     ls_parameters_free(&table);
 }
 
-// "uniform", "zero", "normal", "one" by patterns, as flags in that order.
+// "uniform", "zero", "normal", "one", "ran" by patterns, as flags in that order.
 static void assert_frozen(const char *patterns, const char *flags)
 {
     LsParameters table = make_table();
@@ -126,25 +129,26 @@ static void assert_freeze_refused(const char *patterns, const char *words)
 static void freezing(void **state)
 {
     (void)state;
-    assert_frozen("", "0000");
-    assert_frozen(" , ", "0000");
-    assert_frozen("zero", "0100");
-    assert_frozen("one,zero", "0101");
-    assert_frozen(" one , zero,", "0101");
-    assert_frozen("*or*", "1010");
-    assert_frozen("?ne", "0001");
-    assert_frozen("n*m*l", "0010");
-    assert_frozen("*o", "0100");
-    assert_frozen("**u*r*", "1000"); // the last r is not the first one that is found
-    assert_frozen("uniform*,normal", "1010");
+    assert_frozen("", "00000");
+    assert_frozen(" , ", "00000");
+    assert_frozen("zero", "01000");
+    assert_frozen("one,zero", "01010");
+    assert_frozen(" one , zero,", "01010");
+    assert_frozen("*or*", "10100");
+    assert_frozen("?ne", "00010");
+    assert_frozen("n*m*l", "00100");
+    assert_frozen("*o", "01000");
+    assert_frozen("**u*r*", "10000"); // the last r is not the first one that is found
+    assert_frozen("uniform*,normal", "10100");
     assert_freeze_refused("on", "one");
     assert_freeze_refused("one,zeros", "zero");
     assert_freeze_refused("?one", "one");
     assert_freeze_refused("zero?", "zero");
+    assert_frozen("r*", "00001");
     assert_freeze_refused("*", "all parameters");
-    assert_freeze_refused("one,*o*", "all parameters");
+    assert_freeze_refused("one,*o*", "all parameters"); // statistics alone are nothing to train
     assert_freeze_refused(
-        "a-pattern-longer-than-any-name-of-a-parameter-could-ever-be-in-this-table-of-four", "matches no");
+        "a-pattern-longer-than-any-name-of-a-parameter-could-ever-be-in-this-table-of-five", "matches no");
 }
 
 static void freezing_parts(void **state)
@@ -199,6 +203,8 @@ static void values(void **state)
             assert_true(x[p->offset + i] == 1);
         for (size_t i = 0; i < p->elements && p->init == LS_INIT_ZERO; i++)
             assert_true(x[p->offset + i] == 0);
+        for (size_t i = 0; i < p->elements && p->init == LS_INIT_STATISTICS; i++)
+            assert_true(x[p->offset + i] == (float)(i % 2));
     }
     free(x);
     ls_parameters_free(&table);

@@ -8,7 +8,7 @@ typedef struct Training {
     Setup s;
     float *master, *moment1, *moment2, *words;
     LsStepOutcome *outcome;
-    uint8_t *decay;
+    uint8_t *kind;
     uint32_t *lane_index, *block_index;
     size_t blocks;
 } Training;
@@ -30,13 +30,13 @@ static inline void begin_training(Training *t, const float *flat)
     free(zeros);
     LsStepOutcome outcome = {.control.loss_scale = 1};
     t->outcome = upload(device, &outcome, sizeof outcome);
-    uint8_t decay[64];
+    uint8_t kind[64];
     uint32_t index[65];
-    assert_true(t->blocks <= sizeof decay);
-    ls_parameters_block_decay(parameters, decay);
+    assert_true(t->blocks <= sizeof kind);
+    ls_parameters_block_kinds(parameters, kind);
     for (uint32_t i = 0; i <= t->blocks; i++)
         index[i] = LS_VOTE_WORDS + i;
-    t->decay = upload(device, decay, t->blocks);
+    t->kind = upload(device, kind, t->blocks);
     t->lane_index = upload(device, index, sizeof *index);
     t->block_index = upload(device, index + 1, t->blocks * sizeof *index);
 }
@@ -45,7 +45,7 @@ static inline void end_training(Training *t)
 {
     LsDevice *device = t->s.device;
     void *memory[] = {
-        t->master, t->moment1, t->moment2, t->words, t->outcome, t->decay, t->lane_index, t->block_index};
+        t->master, t->moment1, t->moment2, t->words, t->outcome, t->kind, t->lane_index, t->block_index};
     for (size_t i = 0; i < sizeof memory / sizeof memory[0]; i++)
         device->ops->release(device, memory[i]);
     tear_down(&t->s);
@@ -87,7 +87,7 @@ static inline void step(Training *t, const json_t *fixture)
         .moment1 = t->moment1,
         .moment2 = t->moment2,
         .weights = t->s.weights,
-        .block_decay = t->decay,
+        .block_kind = t->kind,
     };
     LsOptimizerStep update = {
         .count = 1,

@@ -62,7 +62,7 @@ static LsStatus call_optimizer(const LsOpCase *op, LsDevice *device, void *const
             .moment1 = part(b[2], first, sizeof(float)),
             .moment2 = part(b[3], first, sizeof(float)),
             .weights = part(b[4], first, ls_dtype_size(op->output)),
-            .block_decay = part(b[5], first / LS_BLOCK, 1)};
+            .block_kind = part(b[5], first / LS_BLOCK, 1)};
     }
     LsOptimizerStep args = {.count = op->pieces,
         .piece = pieces,

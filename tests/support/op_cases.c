@@ -135,7 +135,7 @@ static size_t optimizer_buffers(const LsOpCase *op, LsOpBuffer *b)
     b[2] = ls_op_numbers("moment1", LS_F32, adamw || op->momentum ? n : 0, LS_FILL_SIGNED, true);
     b[3] = ls_op_numbers("moment2", LS_F32, adamw ? n : 0, LS_FILL_UNIT, true);
     b[4] = ls_op_numbers("weights", op->output, op->output != LS_F32 ? n : 0, LS_FILL_NOTHING, true);
-    b[5] = ls_op_others("block_decay", 1, n / LS_BLOCK, LS_FILL_FLAGS);
+    b[5] = ls_op_others("block_kind", 1, n / LS_BLOCK, LS_FILL_FLAGS);
     b[6] = ls_op_others("control", sizeof(LsStepControl), 1, LS_FILL_CONTROL);
     return 7;
 }

@@ -129,12 +129,13 @@ static LsStatus strict_block_squares(LsDevice *device, const LsBlockSquares *arg
     LS_TRY(ls_strict_check_host((StrictDevice *)device, "block_squares", "piece", args->piece));
     if (args->count > MOST_PIECES)
         return LS_FAIL(LS_INTERNAL, "strict device: block_squares of %zu pieces", args->count);
-    Span spans[2 * MOST_PIECES], *span = spans;
+    Span spans[3 * MOST_PIECES], *span = spans;
     for (size_t p = 0; p < args->count; p++) {
         const LsSquaresPiece *piece = &args->piece[p];
         size_t blocks = (piece->n + LS_BLOCK - 1) / LS_BLOCK;
         *span++ = (Span){"x", piece->x, piece->n * sizeof *piece->x, false};
         *span++ = (Span){"sums", piece->sums, blocks * sizeof *piece->sums, true};
+        *span++ = (Span){"block_kind", piece->block_kind, blocks, false};
     }
     RUN_SPANS(device, block_squares, (size_t)(span - spans), spans, args);
 }
@@ -200,7 +201,7 @@ static void piece_spans(const LsOptimizerStep *args, const LsOptimizerPiece *pie
         {"gradient", piece->gradient, bytes, false}, {"moment1", piece->moment1, bytes, true},
         {"moment2", piece->moment2, bytes, true},
         {"weights", piece->weights, bytes_of(args->type, piece->n), true},
-        {"block_decay", piece->block_decay, piece->n / LS_BLOCK, false}};
+        {"block_kind", piece->block_kind, piece->n / LS_BLOCK, false}};
     memcpy(spans, list, sizeof list);
 }
 

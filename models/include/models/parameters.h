@@ -11,7 +11,13 @@
 enum { LS_NAME_MAX = 64, LS_DIMENSIONS_MAX = 4 };
 
 // How a parameter gets its first values (see ls_parameter_initialize).
-typedef enum LsInit { LS_INIT_ZERO, LS_INIT_ONE, LS_INIT_NORMAL, LS_INIT_UNIFORM } LsInit;
+typedef enum LsInit {
+    LS_INIT_ZERO,
+    LS_INIT_ONE,
+    LS_INIT_NORMAL,
+    LS_INIT_UNIFORM,
+    LS_INIT_STATISTICS // [C][2]: mean 0, variance 1
+} LsInit;
 
 typedef struct LsParameter {
     char name[LS_NAME_MAX]; // "layers.0.weight"
@@ -24,6 +30,8 @@ typedef struct LsParameter {
     bool decay;      // weight decay applies
     bool stage;      // backward says that gradients are final from here on when it has come here
     bool frozen;     // is not trained: keeps its bits, and counts in no norm
+    bool statistics; // [C][2] running mean and variance of a normalisation: no weights, but what the
+                     // optimizer pass averages (see LS_KIND_STATISTICS); their gradients count in no norm
     LsInit init;
     float init_scale; // standard deviation (normal) or bound (uniform)
 } LsParameter;
@@ -44,12 +52,12 @@ const LsParameter *ls_parameters_find(const LsParameters *table, const char *nam
 // Number of elements without padding.
 size_t ls_parameters_elements(const LsParameters *table);
 
-// decay[b] = 1 for blocks of tensors with weight decay; table->blocks entries.
-void ls_parameters_block_decay(const LsParameters *table, uint8_t *decay);
+// kind[b]: LsBlockKind of the tensor that block b is a part of; table->blocks entries.
+void ls_parameters_block_kinds(const LsParameters *table, uint8_t *kind);
 
 // Freezes the parameters whose names match one of the patterns, which have commas or spaces between them: '*'
 // is any text, '?' any one character. LS_CONFIG names a pattern that matches none, with the nearest name, and
-// refuses to freeze all.
+// refuses to freeze all weights.
 LsStatus ls_parameters_freeze(LsParameters *table, const char *patterns);
 
 // Writes the initial values of flat elements [first, first + count) to host memory `out`, padding as zeros.

@@ -18,7 +18,8 @@ static void piece_squares(const LsSquaresPiece *piece)
         double sum = 0;
         for (size_t i = first; i < end; i++)
             sum += (double)piece->x[i] * piece->x[i];
-        piece->sums[first / LS_BLOCK] = (float)sum;
+        bool statistics = piece->block_kind && piece->block_kind[first / LS_BLOCK] == LS_KIND_STATISTICS;
+        piece->sums[first / LS_BLOCK] = statistics ? (float)sum * 0.0f : (float)sum;
     }
 }
 

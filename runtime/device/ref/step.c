@@ -200,17 +200,36 @@ static void adamw_element(const LsOptimizerStep *args, const LsOptimizerPiece *p
     piece->master[i] = kept - control->learning_rate * direction;
 }
 
+// Element i is a mean, the next one its variance.
+static void statistics_pair(const LsOptimizerStep *args, const LsOptimizerPiece *piece, size_t i)
+{
+    float rate = args->statistics_rate, kept = 1.0f - rate, difference = piece->gradient[i];
+    float read = piece->weights ? ls_ref_load(piece->weights, args->type, i) : piece->master[i];
+    float variance = fmaxf(0.0f, piece->gradient[i + 1] - difference * difference);
+    piece->master[i] = kept * piece->master[i] + rate * (read + difference);
+    piece->master[i + 1] = kept * piece->master[i + 1] + rate * variance;
+}
+
+static void step_element(const LsOptimizerStep *args, const LsOptimizerPiece *piece, size_t i)
+{
+    LsBlockKind kind = piece->block_kind[i / LS_BLOCK];
+    float decay = kind == LS_KIND_DECAYED ? args->weight_decay : 0.0f;
+    if (kind == LS_KIND_STATISTICS) {
+        if (i % 2 == 0)
+            statistics_pair(args, piece, i);
+    } else if (args->kind == LS_OPTIMIZER_ADAMW) {
+        adamw_element(args, piece, i, decay);
+    } else {
+        sgd_element(args, piece, i, decay);
+    }
+    if (piece->weights)
+        ls_ref_store(piece->weights, args->type, i, piece->master[i]);
+}
+
 static void step_piece(const LsOptimizerStep *args, const LsOptimizerPiece *piece)
 {
-    for (size_t i = 0; i < piece->n; i++) {
-        float decay = piece->block_decay[i / LS_BLOCK] ? args->weight_decay : 0.0f;
-        if (args->kind == LS_OPTIMIZER_ADAMW)
-            adamw_element(args, piece, i, decay);
-        else
-            sgd_element(args, piece, i, decay);
-        if (piece->weights)
-            ls_ref_store(piece->weights, args->type, i, piece->master[i]);
-    }
+    for (size_t i = 0; i < piece->n; i++)
+        step_element(args, piece, i);
 }
 
 LsStatus ls_ref_optimizer_step(LsDevice *device, const LsOptimizerStep *args)

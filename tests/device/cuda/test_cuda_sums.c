@@ -174,7 +174,7 @@ static void squares_of_many_pieces(void **unused)
     for (size_t p = 0; p < PIECES; p++) {
         x[p] = array_of(LS_F32, draw(4) ? draw(60) : draw(2) ? 0 : draw(2 * LS_BLOCK + 3));
         sums[p] = array_of(LS_F32, (x[p]->count + LS_BLOCK - 1) / LS_BLOCK);
-        piece[p] = (LsSquaresPiece){x[p]->count, x[p]->device, sums[p]->device};
+        piece[p] = (LsSquaresPiece){.n = x[p]->count, .x = x[p]->device, .sums = sums[p]->device};
     }
     REQUIRE(ls_kernel_block_squares(0, &(LsBlockSquares){PIECES, piece}));
     for (size_t p = 0; p < PIECES; p++) {
@@ -195,7 +195,10 @@ static void step_pieces(int kind, bool momentum, bool nesterov, LsDtype type)
     enum { MOST = 130 };
     LsOptimizerPiece device[MOST], host[MOST];
     Array *array[MOST][5];
-    Array *decay = array_of(LS_U8, MOST);
+    Array *kind_of = array_of(LS_U8, MOST);
+    for (size_t p = 0; p < MOST; p++)
+        ((uint8_t *)kind_of->host)[p] = (uint8_t)draw(3); // LsBlockKind
+    send(kind_of);
     size_t count = kind == LS_OPTIMIZER_ADAMW ? MOST : 3;
     LsStepControl control = {
         .learning_rate = 0.01f, .gradient_factor = 0.3f, .bias_correction1 = 0.4f, .bias_correction2 = 0.1f};
@@ -214,12 +217,13 @@ static void step_pieces(int kind, bool momentum, bool nesterov, LsDtype type)
 #define PLACES(where)                                                                                        \
     {n, array[p][0]->where, array[p][1]->where, array[p][2] ? array[p][2]->where : NULL,                     \
         array[p][3] ? array[p][3]->where : NULL, array[p][4] ? array[p][4]->where : NULL,                    \
-        (const uint8_t *)decay->where + p}
+        (const uint8_t *)kind_of->where + p}
         device[p] = (LsOptimizerPiece)PLACES(device);
         host[p] = (LsOptimizerPiece)PLACES(host);
 #undef PLACES
     }
-    LsOptimizerStep args = {count, device, kind, type, 0.9f, 0.9f, 0.99f, 1e-6f, 0.05f, nesterov, on_device};
+    LsOptimizerStep args = {
+        count, device, kind, type, 0.9f, 0.9f, 0.99f, 1e-6f, 0.05f, nesterov, 0.1f, on_device};
     REQUIRE(ls_kernel_optimizer_step(0, &args));
     args.piece = host;
     args.control = &control;

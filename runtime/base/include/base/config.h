@@ -75,6 +75,7 @@ typedef struct LsConfig {
         int64_t context;     // tokens of a window
         int64_t head_tokens; // 0: chosen by the vocabulary
         double init_std;
+        double batch_norm_momentum;
         int recompute;
     } model;
     struct {

@@ -49,9 +49,35 @@ static void adamw_block(const LsOptimizerStep *args, const LsOptimizerPiece *pie
     }
 }
 
-static void step_block(const LsOptimizerStep *args, const LsOptimizerPiece *piece, size_t first)
+static LsStatus statistics_block(
+    LsDevice *device, const LsOptimizerStep *args, const LsOptimizerPiece *piece, size_t first)
 {
-    float decay = piece->block_decay[first / LS_BLOCK] ? args->weight_decay : 0.0f;
+    float rate = args->statistics_rate, kept = 1.0f - rate;
+    float *restrict master = piece->master + first;
+    const float *restrict gradient = piece->gradient + first;
+    const char *weights = piece->weights ? piece->weights : (const void *)piece->master;
+    LsDtype type = piece->weights ? args->type : LS_F32;
+    float read[LS_BLOCK]; // as the model has read them
+    LS_TRY(LOOPS(cast)(device, &(LsCast){.n = LS_BLOCK,
+                                   .from = weights + first * ls_dtype_size(type),
+                                   .from_type = type,
+                                   .to = read,
+                                   .to_type = LS_F32}));
+    for (size_t i = 0; i < LS_BLOCK; i += 2) {
+        float difference = gradient[i], variance = gradient[i + 1] - difference * difference;
+        master[i] = kept * master[i] + rate * (read[i] + difference);
+        master[i + 1] = kept * master[i + 1] + rate * (variance > 0.0f ? variance : 0.0f);
+    }
+    return LS_OK;
+}
+
+static LsStatus step_block(
+    LsDevice *device, const LsOptimizerStep *args, const LsOptimizerPiece *piece, size_t first)
+{
+    LsBlockKind kind = piece->block_kind[first / LS_BLOCK];
+    float decay = kind == LS_KIND_DECAYED ? args->weight_decay : 0.0f;
+    if (kind == LS_KIND_STATISTICS)
+        return statistics_block(device, args, piece, first);
     if (args->kind == LS_OPTIMIZER_ADAMW)
         adamw_block(args, piece, first, decay);
     else if (!piece->moment1)
@@ -60,12 +86,13 @@ static void step_block(const LsOptimizerStep *args, const LsOptimizerPiece *piec
         momentum_block(args, piece, first, decay, true);
     else
         momentum_block(args, piece, first, decay, false);
+    return LS_OK;
 }
 
 static LsStatus step_piece(LsDevice *device, const LsOptimizerStep *args, const LsOptimizerPiece *piece)
 {
     for (size_t first = 0; first < piece->n; first += LS_BLOCK) {
-        step_block(args, piece, first);
+        LS_TRY(step_block(device, args, piece, first));
         if (!piece->weights)
             continue;
         LsCast rounded = {.n = LS_BLOCK,

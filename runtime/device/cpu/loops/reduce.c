@@ -102,7 +102,9 @@ LsStatus LOOPS(block_squares)(LsDevice *device, const LsBlockSquares *args)
         const LsSquaresPiece *piece = &args->piece[p];
         for (size_t first = 0; first < piece->n; first += LS_BLOCK) {
             size_t count = piece->n - first < LS_BLOCK ? piece->n - first : LS_BLOCK;
-            piece->sums[first / LS_BLOCK] = (float)sum_wide(piece->x + first, count, true);
+            float sum = (float)sum_wide(piece->x + first, count, true);
+            bool statistics = piece->block_kind && piece->block_kind[first / LS_BLOCK] == LS_KIND_STATISTICS;
+            piece->sums[first / LS_BLOCK] = statistics ? sum * 0.0f : sum;
         }
     }
     return LS_OK;

@@ -30,9 +30,10 @@ template <bool VECTOR> __global__ __launch_bounds__(SUM_THREADS) void sum_kernel
 struct SquaresPiece {
     const float *x;
     float *sums;
+    const uint8_t *block_kind; // may be NULL
     size_t n;
 };
-typedef Pieces<SquaresPiece, 128> SquaresPieces;
+typedef Pieces<SquaresPiece, 104> SquaresPieces;
 
 // A block of threads per block of elements. A product of two floats is exact in float64, and so the fused
 // multiply-add rounds once, as the sum of a square does.
@@ -56,8 +57,9 @@ __global__ __launch_bounds__(THREADS, MIN_BLOCKS) void squares_kernel(
         for (int j = 0; j < N; j++)
             sum = fma((double)held[s][j], (double)held[s][j], sum);
     sum = block_sum<THREADS>(sum);
+    bool statistics = piece.block_kind && piece.block_kind[block] == LS_KIND_STATISTICS;
     if (threadIdx.x == 0)
-        piece.sums[block] = (float)sum;
+        piece.sums[block] = statistics ? (float)sum * 0.0f : (float)sum;
 }
 
 // ---- Sums of columns ------------------------------------------------------------------------------------
@@ -174,7 +176,7 @@ cudaError_t ls_kernel_block_squares(cudaStream_t stream, const LsBlockSquares *a
             args->count,
             [&](size_t i) {
                 const LsSquaresPiece *piece = &args->piece[i];
-                return SquaresPiece{piece->x, piece->sums, piece->n};
+                return SquaresPiece{piece->x, piece->sums, piece->block_kind, piece->n};
             },
             [&](const SquaresPieces &pieces) {
                 return launch(

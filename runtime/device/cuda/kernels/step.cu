@@ -204,6 +204,7 @@ typedef Pieces<LsOptimizerPiece, 60> OptimizerPieces;
 struct Optimizer {
     float momentum, beta1, beta2, epsilon, weight_decay;
     bool nesterov;
+    float statistics_rate;
     const LsStepControl *control;
 };
 
@@ -281,6 +282,30 @@ __device__ __forceinline__ void adamw_element(
     u->master[j] = kept - control.learning_rate * direction;
 }
 
+// N elements, which are pairs of mean and variance.
+template <bool VECTOR, typename T>
+__device__ __forceinline__ void update_statistics(
+    const LsOptimizerPiece &piece, const Optimizer &args, size_t first)
+{
+    static_assert(N % 2 == 0, "pairs are whole");
+    float rate = args.statistics_rate, kept = 1.0f - rate, master[N], gradient[N], read[N];
+    load_whole<VECTOR>(piece.master, first).unpack(master);
+    load_whole<VECTOR>(piece.gradient, first).unpack(gradient);
+    if (piece.weights)
+        load_whole<VECTOR>((const T *)piece.weights, first).unpack(read);
+    else
+        load_whole<VECTOR>(piece.master, first).unpack(read);
+#pragma unroll
+    for (int j = 0; j < N; j += 2) {
+        float variance = fmaxf(0.0f, gradient[j + 1] - gradient[j] * gradient[j]);
+        master[j] = kept * master[j] + rate * (read[j] + gradient[j]);
+        master[j + 1] = kept * master[j + 1] + rate * variance;
+    }
+    store_whole<VECTOR>(piece.master, first, round_group<float>(master));
+    if (piece.weights)
+        store_whole<VECTOR>((T *)piece.weights, first, round_group<T>(master));
+}
+
 template <bool VECTOR, bool ADAMW, typename T>
 __global__ __launch_bounds__(THREADS, MIN_BLOCKS) void optimizer_kernel(
     const __grid_constant__ OptimizerPieces pieces, Optimizer args)
@@ -290,8 +315,14 @@ __global__ __launch_bounds__(THREADS, MIN_BLOCKS) void optimizer_kernel(
         return;
     size_t block;
     const LsOptimizerPiece &piece = pieces.find(blockIdx.x, &block);
-    float decay = piece.block_decay[block] ? args.weight_decay : 0.0f;
+    unsigned kind = piece.block_kind[block];
+    float decay = kind == LS_KIND_DECAYED ? args.weight_decay : 0.0f;
     size_t first = block * LS_BLOCK + threadIdx.x * N;
+    if (kind == LS_KIND_STATISTICS) {
+        for (int begin = 0; begin < LS_BLOCK; begin += THREADS * N)
+            update_statistics<VECTOR, T>(piece, args, first + begin);
+        return;
+    }
     for (int begin = 0; begin < LS_BLOCK; begin += UPDATE_STEPS * THREADS * N) {
         Update update[UPDATE_STEPS];
 #pragma unroll
@@ -327,7 +358,7 @@ template <bool VECTOR, bool ADAMW, typename T>
 cudaError_t optimizer_step(cudaStream_t stream, const LsOptimizerStep *args)
 {
     Optimizer optimizer = {args->momentum, args->beta1, args->beta2, args->epsilon, args->weight_decay,
-        args->nesterov, args->control};
+        args->nesterov, args->statistics_rate, args->control};
     return each_chunk<OptimizerPieces>(
         args->count, [&](size_t i) { return args->piece[i]; },
         [&](const OptimizerPieces &pieces) {

@@ -128,14 +128,23 @@ typedef struct LsSum {
     bool accumulate;
 } LsSum;
 
+// What the optimizer pass makes of a block.
+typedef enum LsBlockKind {
+    LS_KIND_PLAIN,     // weights that do not decay
+    LS_KIND_DECAYED,   // weights that do
+    LS_KIND_STATISTICS // pairs of a running mean and variance, see LsOptimizerStep
+} LsBlockKind;
+
 // sums[b] = sum of squares of x over block b (LS_BLOCK elements, the last one may be shorter) of each piece,
 // in a fixed order, float64 or pairwise accumulation rounded to float. Not finite exactly when the block
 // holds a value that is not (or whose square overflows): this is the overflow check of mixed precision as
-// well.
+// well. Of statistics, which are to count in no norm, nothing but that is left: their sum is zero, or NaN
+// where it would not be finite.
 typedef struct LsSquaresPiece {
     size_t n;
     const float *x;
-    float *sums; // [ceil(n / LS_BLOCK)]
+    float *sums;               // [ceil(n / LS_BLOCK)]
+    const uint8_t *block_kind; // [ceil(n / LS_BLOCK)] LsBlockKind; NULL: no block is of statistics
 } LsSquaresPiece;
 
 typedef struct LsBlockSquares {
@@ -217,14 +226,21 @@ typedef struct LsFingerprint {
 // SGD: g' = g·factor + decay·w; m = momentum·m + g'; w -= lr·(nesterov ? g' + momentum·m : m).
 // AdamW (Loshchilov and Hutter, ICLR 2019): w -= lr·decay·w; m, v moments of g·factor; w -= lr·(m/c1) /
 // (sqrt(v/c2) + epsilon).
+//
+// Statistics are no weights: no rate, factor, decay or moment has a part in them. Of each pair (mean,
+// variance) the "gradient" is (D, Q), the averages over all microbatches of d and of the batch variance + d²,
+// d being the batch mean less r, the running mean as the model reads it. So r + D is the mean and Q - D² the
+// variance of all microbatches pooled, and, m being statistics_rate: mean = (1 - m)·mean + m·(r + D),
+// variance = (1 - m)·variance + m·max(0, Q - D²). Differences to r keep Q - D² from cancelling where means
+// are large.
 typedef struct LsOptimizerPiece {
     size_t n;      // elements, whole blocks
     float *master; // F32 weights
     const float *gradient;
-    float *moment1;             // momentum or Adam's m; NULL for SGD without momentum
-    float *moment2;             // Adam's v; NULL for SGD
-    void *weights;              // rounded copy for the products; NULL when the master weights serve
-    const uint8_t *block_decay; // [n / LS_BLOCK] 1: weight decay applies to the block
+    float *moment1;            // momentum or Adam's m; NULL for SGD without momentum
+    float *moment2;            // Adam's v; NULL for SGD
+    void *weights;             // rounded copy for the products; NULL when the master weights serve
+    const uint8_t *block_kind; // [n / LS_BLOCK] LsBlockKind
 } LsOptimizerPiece;
 
 typedef struct LsOptimizerStep {
@@ -234,6 +250,7 @@ typedef struct LsOptimizerStep {
     LsDtype type;                  // of the pieces' weights
     float momentum, beta1, beta2, epsilon, weight_decay;
     bool nesterov;
+    float statistics_rate;
     const LsStepControl *control;
 } LsOptimizerStep;
 
