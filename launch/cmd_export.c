@@ -12,6 +12,7 @@
 
 typedef struct ExportArguments {
     const char *checkpoint, *output;
+    LsTextList settings;
     int format, type;
 } ExportArguments;
 
@@ -38,6 +39,11 @@ static LsStatus read_arguments(LsInvocation *invocation, ExportArguments *a)
             NULL},
         {"type", 0, LS_FLAG_CHOICE, &a->type, "TYPE",
             "f32 (default: nothing is lost), f16 or bf16, to which the weights are rounded.", 0, types},
+        {"set", 0, LS_FLAG_LIST, &a->settings, "A.B=V",
+            "Sets an option over the checkpoint's configuration: eval.average=false writes the newest "
+            "weights where "
+            "there are averaged ones; may be repeated.",
+            0, NULL},
     };
     LS_TRY(ls_arguments_read(invocation, LS_FLAG_TABLE(flags), 0, 0));
     if (!invocation->helped && (!a->checkpoint || !a->output))
@@ -58,11 +64,10 @@ static LsStatus open_tokenizer(Export *export)
     return ls_dataset_tokenizer(export->inference.described, &export->tokenizer);
 }
 
-static LsStatus open_checkpoint(Export *export, const char *named)
+static LsStatus open_checkpoint(Export *export, const ExportArguments *a)
 {
-    static const LsTextList none = {0};
     LsInference *inference = &export->inference;
-    LS_TRY(ls_inference_open(named, &none, inference));
+    LS_TRY(ls_inference_open(a->checkpoint, &a->settings, inference));
     const LsConfig *config = &inference->config;
     LS_TRY(ls_model_create(config, &inference->shape, NULL, 1, &export->model));
     LS_TRY(ls_checkpoint_matches(inference->checkpoint, &export->model->parameters));
@@ -117,6 +122,7 @@ static LsStatus write_weights(const Export *export, const char *path)
     return ls_weights_export(&(LsWeightsExport){.checkpoint = export->inference.checkpoint,
                                  .parameters = &export->model->parameters,
                                  .type = export->type,
+                                 .averaged = export->inference.config.eval.average,
                                  .metadata = export->metadata},
         path);
 }
@@ -154,7 +160,7 @@ static bool is_file_name(const char *output)
 
 static LsStatus export_all(Export *export, const ExportArguments *a)
 {
-    LS_TRY(open_checkpoint(export, a->checkpoint));
+    LS_TRY(open_checkpoint(export, a));
     LS_TRY(export->gpt ? describe_gpt(export) : describe_model(export));
     LS_TRY(is_file_name(a->output) ? write_weights(export, a->output) : write_directory(export, a->output));
     printf("%s: %zu tensors, step %lld\n", a->output, export->model->parameters.count,
@@ -179,7 +185,7 @@ static LsStatus run(LsInvocation *invocation)
 
 const LsCommand ls_command_export = {
     .name = "export",
-    .arguments = "--checkpoint DIR -o OUT [--type f32|f16|bf16]",
+    .arguments = "--checkpoint DIR -o OUT [--type f32|f16|bf16] [--set A.B=V]...",
     .summary = "writes a checkpoint's weights for other programs",
     .about = "Writes weights as safetensors: a language model in the layout of Hugging Face's GPT-2, which "
              "transformers\n"

@@ -71,7 +71,8 @@ static LsStatus upload_weights(LsInference *inference, float *host, float *maste
     LsDevice *device = inference->device;
     const LsParameters *parameters = &inference->model->parameters;
     size_t elements = parameters->blocks * LS_BLOCK;
-    LS_TRY(ls_checkpoint_read(inference->checkpoint, parameters, "parameters", 0, parameters->blocks, host));
+    const char *group = ls_checkpoint_model_group(inference->checkpoint, inference->config.eval.average);
+    LS_TRY(ls_checkpoint_read(inference->checkpoint, parameters, group, 0, parameters->blocks, host));
     LS_TRY(device->ops->copy_in(device, master, host, elements * sizeof(float)));
     LS_TRY(device->ops->cast(device, &(LsCast){.n = elements,
                                          .from = master,

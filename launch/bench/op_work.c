@@ -147,7 +147,8 @@ OpWork work_of_optimizer_step(const LsOptimizerStep *args)
         const LsOptimizerPiece *piece = &args->piece[p];
         n += piece->n;
         bytes += of(LS_F32, piece->n, 3) + given(piece->moment1, LS_F32, piece->n, 2) +
-                 given(piece->moment2, LS_F32, piece->n, 2) + given(piece->weights, args->type, piece->n, 1);
+                 given(piece->moment2, LS_F32, piece->n, 2) + given(piece->average, LS_F32, piece->n, 2) +
+                 given(piece->weights, args->type, piece->n, 1);
     }
     return work(bytes, 0, "optimizer_step %zu %s", n, args->kind == LS_OPTIMIZER_ADAMW ? "adamw" : "sgd");
 }

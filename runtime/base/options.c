@@ -149,6 +149,9 @@ static const LsOption options[] = {
         "What `adamw` adds to the root of the second moment."),
     REAL("optimizer.weight_decay", optimizer.weight_decay, "0.01", 0, 10, NUMERIC,
         "Weight decay of matrices (decoupled in `adamw`); biases have none."),
+    REAL("optimizer.average", optimizer.average, "0", 0, 0.999999, NUMERIC,
+        "Decay of an exponential moving average of the weights, 0.999 for example, which `eval.average` makes the model of "
+        "evaluations; it takes 4 bytes for each parameter, split as moments are. 0: none."),
     REAL("optimizer.clip_norm", optimizer.clip_norm, "0", 0, 1e9, NUMERIC,
         "Global norm that gradients are scaled down to; 0: no clipping."),
     CHOICE("optimizer.shard", optimizer.shard, "state", shards, FREE,
@@ -194,6 +197,9 @@ static const LsOption options[] = {
         "Samples of the quick part, a fixed stratified choice; 0: the whole split."),
     INT("eval.batch", eval.batch, "500", 1, 1 << 24, NUMERIC,
         "Samples that a rank evaluates at a time; windows of tokens at most as many as in a microbatch."),
+    BOOL("eval.average", eval.average, "true", NUMERIC,
+        "Evaluations and `eval`, `predict`, `generate` and `export` use the averaged weights where there are some "
+        "(`optimizer.average`), not the newest ones."),
     CHOICE("eval.metric", eval.metric, "loss", metrics, IDENTITY,
         "What early stopping and `checkpoint.keep_best` compare."),
 

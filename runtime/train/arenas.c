@@ -10,14 +10,28 @@ enum {
     PIECE_BLOCKS = 256, // 4 MiB: the largest piece of a copy that two threads share
 };
 
-static const char *const group_names[LS_STATE_ARRAYS] = {
-    "parameters", "optimizer/moment1", "optimizer/moment2"};
-
 static size_t moments_of(const LsConfig *config)
 {
     if (config->optimizer.kind == LS_OPTIMIZER_ADAMW)
         return 2;
     return config->optimizer.momentum > 0 ? 1 : 0;
+}
+
+static bool averages(const LsConfig *config)
+{
+    return config->optimizer.average > 0;
+}
+
+static size_t arrays_of(const LsConfig *config)
+{
+    return 1 + moments_of(config) + averages(config);
+}
+
+// The group of state array a.
+static const char *group_name(const LsArenas *arenas, size_t a)
+{
+    static const char *const moments[] = {"optimizer/moment1", "optimizer/moment2"};
+    return a == 0 ? LS_GROUP_PARAMETERS : a <= arenas->moments ? moments[a - 1] : LS_GROUP_AVERAGE;
 }
 
 size_t ls_arenas_slots(const LsConfig *config, const LsPlan *plan)
@@ -94,12 +108,12 @@ LsArenaBytes ls_arenas_bytes(
     cut_shard(parameters, buckets, plan->ranks, plan->rank, false, NULL, &trained);
     size_t masters = holds_whole_state(config) ? parameters->blocks : shard_blocks;
     size_t moments = holds_whole_state(config) ? parameters->blocks : trained;
-    size_t arrays = moments_of(config), block = LS_BLOCK * sizeof(float);
+    size_t block = LS_BLOCK * sizeof(float), copies = (type != LS_F32) + averages(config);
     return (LsArenaBytes){
         .weights = whole * ls_dtype_size(type),
         .gradients = gradient_bytes(config, whole, shard, cut),
-        .optimizer = moments * block * arrays + (type == LS_F32 ? 0 : masters * block) + masters,
-        .host = (shard + LS_PAGE) * (arrays + 1) * (size_t)config->checkpoint.in_flight,
+        .optimizer = moments * block * moments_of(config) + masters * block * copies + masters,
+        .host = (shard + LS_PAGE) * arrays_of(config) * (size_t)config->checkpoint.in_flight,
     };
 }
 
@@ -158,13 +172,14 @@ static LsStatus allocate_sets(LsArenas *arenas, size_t bytes)
             char *memory = arenas->host[s][a];
             memory += (LS_PAGE - (uintptr_t)memory % LS_PAGE) % LS_PAGE; // written past the page cache
             memset(memory, 0, bytes);
-            arenas->set[s][a] = (LsStateArray){.group = group_names[a], .shard = (float *)(void *)memory};
+            arenas->set[s][a] =
+                (LsStateArray){.group = group_name(arenas, a), .shard = (float *)(void *)memory};
         }
     memcpy(arenas->array, arenas->set[0], sizeof arenas->array);
     return LS_OK;
 }
 
-static LsStatus allocate_state(LsArenas *arenas, size_t moments)
+static LsStatus allocate_state(LsArenas *arenas, bool average)
 {
     size_t trained;
     LS_TRY(allocate_runs(arenas, &trained));
@@ -174,11 +189,15 @@ static LsStatus allocate_state(LsArenas *arenas, size_t moments)
         LS_TRY(allocate_own(arenas, masters * LS_BLOCK * sizeof(float), &memory));
         arenas->master = memory;
     }
-    for (size_t m = 0; m < moments; m++) {
+    for (size_t m = 0; m < arenas->moments; m++) {
         LS_TRY(allocate_own(arenas, trained * LS_BLOCK * sizeof(float), &memory));
         arenas->moment[m] = memory;
     }
-    arenas->arrays = 1 + moments;
+    if (average) {
+        LS_TRY(allocate_own(arenas, masters * LS_BLOCK * sizeof(float), &memory));
+        arenas->average = memory;
+    }
+    arenas->arrays = 1 + arenas->moments + average;
     LS_TRY(allocate_sets(arenas, arenas->shard_blocks * LS_BLOCK * sizeof(float)));
     LS_TRY(allocate_own(arenas, masters, &memory));
     arenas->kind = memory;
@@ -215,12 +234,23 @@ static void cut_piece(LsArenas *arenas, const float *from, size_t a, size_t pack
     }
 }
 
+// Where run r of each state array is; NULL: of frozen weights' moments.
+static void list_arrays(const LsArenas *arenas, size_t r, float *list[LS_STATE_ARRAYS])
+{
+    LsRunView run = ls_arenas_run(arenas, &arenas->run[r]);
+    float *const all[] = {run.master, run.moment1, run.moment2};
+    for (size_t a = 0; a <= arenas->moments; a++)
+        list[a] = all[a];
+    if (arenas->average)
+        list[1 + arenas->moments] = run.average;
+}
+
 static void cut_all_pieces(LsArenas *arenas, bool count)
 {
     arenas->pieces = 0;
     for (size_t r = 0; r < arenas->runs; r++) {
-        LsRunView run = ls_arenas_run(arenas, &arenas->run[r]);
-        const float *from[LS_STATE_ARRAYS] = {run.master, run.moment1, run.moment2};
+        float *from[LS_STATE_ARRAYS];
+        list_arrays(arenas, r, from);
         for (size_t a = 0; a < arenas->arrays; a++)
             if (from[a])
                 cut_piece(arenas, from[a], a, arenas->run[r].packed, arenas->run[r].count, count);
@@ -245,10 +275,10 @@ static LsStatus allocate_working(LsArenas *arenas, const LsWindow *window)
     return allocate_gradients(arenas, window);
 }
 
-static LsStatus allocate_all(LsArenas *arenas, const LsWindow *window, size_t moments)
+static LsStatus allocate_all(LsArenas *arenas, const LsWindow *window, bool average)
 {
     LS_TRY(allocate_working(arenas, window));
-    LS_TRY(allocate_state(arenas, moments));
+    LS_TRY(allocate_state(arenas, average));
     if (!arenas->device->discrete)
         LS_TRY(cut_pieces(arenas));
     return upload_kinds(arenas);
@@ -269,6 +299,7 @@ static LsArenas describe(const LsConfig *config, LsComm *comm, LsModel *model, c
         .slots = ls_arenas_slots(config, plan),
         .sets = (size_t)config->checkpoint.in_flight,
         .whole = holds_whole_state(config),
+        .moments = moments_of(config),
         .sums = sums_of(config, cut),
         .subtrees = rounded_of(config, cut),
         .shard_blocks = ls_shard_blocks(buckets, plan->ranks, plan->rank),
@@ -288,7 +319,7 @@ LsStatus ls_arenas_create(
     const LsConfig *config, LsComm *comm, LsModel *model, const LsCut *cut, LsArenas *out)
 {
     LsArenas arenas = describe(config, comm, model, cut);
-    return hand_over(&arenas, allocate_all(&arenas, cut->window, moments_of(config)), out);
+    return hand_over(&arenas, allocate_all(&arenas, cut->window, averages(config)), out);
 }
 
 LsStatus ls_arenas_create_working(
@@ -308,7 +339,7 @@ void ls_arenas_destroy(LsArenas *arenas)
             if (arenas->host[s][a])
                 arenas->device->ops->release_host(arenas->device, arenas->host[s][a]);
     }
-    void *own[] = {arenas->kind, arenas->moment[1], arenas->moment[0], arenas->master};
+    void *own[] = {arenas->kind, arenas->average, arenas->moment[1], arenas->moment[0], arenas->master};
     for (size_t i = 0; i < sizeof own / sizeof *own; i++)
         arenas->device->ops->release(arenas->device, own[i]);
     for (size_t s = arenas->sums; s-- > 0;)
@@ -334,6 +365,7 @@ LsRunView ls_arenas_run(const LsArenas *arenas, const LsShardRun *run)
         .gradient = arenas->sums > 0 ? arenas->sum[0] + run->packed * LS_BLOCK : arenas->gradient[0] + flat,
         .moment1 = arenas->moment[0] && !run->frozen ? arenas->moment[0] + moments : NULL,
         .moment2 = arenas->moment[1] && !run->frozen ? arenas->moment[1] + moments : NULL,
+        .average = arenas->average ? arenas->average + master : NULL,
         .weights = arenas->master ? weights : NULL,
         .kind = arenas->kind + run->master,
     };
@@ -343,13 +375,13 @@ LsStatus ls_arenas_snapshot(LsArenas *arenas, size_t set)
 {
     LsDevice *device = arenas->device;
     for (size_t r = 0; r < arenas->runs; r++) {
-        LsRunView run = ls_arenas_run(arenas, &arenas->run[r]);
-        const float *from[LS_STATE_ARRAYS] = {run.master, run.moment1, run.moment2};
+        float *from[LS_STATE_ARRAYS];
+        list_arrays(arenas, r, from);
         for (size_t a = 0; a < arenas->arrays; a++)
             if (from[a])
                 LS_TRY(device->ops->copy_out(device,
                     arenas->set[set][a].shard + arenas->run[r].packed * LS_BLOCK, from[a],
-                    run.elements * sizeof(float)));
+                    arenas->run[r].count * LS_BLOCK * sizeof(float)));
     }
     return LS_OK;
 }
@@ -358,7 +390,8 @@ static LsStatus restore_run(LsArenas *arenas, size_t r)
 {
     LsDevice *device = arenas->device;
     LsRunView run = ls_arenas_run(arenas, &arenas->run[r]);
-    float *to[LS_STATE_ARRAYS] = {run.master, run.moment1, run.moment2};
+    float *to[LS_STATE_ARRAYS];
+    list_arrays(arenas, r, to);
     for (size_t a = 0; a < arenas->arrays; a++)
         if (to[a])
             LS_TRY(device->ops->copy_in(device, to[a],
@@ -387,7 +420,7 @@ LsStatus ls_arenas_restore(LsArenas *arenas)
         ls_comm_gather_shards(arenas->comm, arenas->buckets, arenas->weights, ls_dtype_size(arenas->type)));
     if (!arenas->whole)
         return LS_OK;
-    float *others[] = {arenas->master, arenas->moment[0], arenas->moment[1]};
+    float *others[] = {arenas->master, arenas->moment[0], arenas->moment[1], arenas->average};
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
         if (others[i])
             LS_TRY(ls_comm_gather_shards(arenas->comm, arenas->buckets, others[i], sizeof(float)));

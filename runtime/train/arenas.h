@@ -1,11 +1,11 @@
 // The flat buffers of a training run and this rank's shard of them.
 //
 // Whole model on every rank: weights (compute type), gradient slots (F32) and, with collectives.wire bf16,
-// the sums that the others get (BF16). This rank's shard, packed bucket after bucket: master weights and the
-// optimizer's moments (F32; ZeRO-1, Rajbhandari et al., SC 2020). In FP32 the weights are their own master,
-// so the shard of them lies in `weights`. With optimizer.shard none every rank has masters and moments of the
-// whole model, at their places in the flat buffer. With state+gradients gradients have a window instead, and
-// their sums are of the shard, packed.
+// the sums that the others get (BF16). This rank's shard, packed bucket after bucket: master weights,
+// the optimizer's moments and the weights' averages (F32; ZeRO-1, Rajbhandari et al., SC 2020). In FP32 the
+// weights are their own master, so the shard of them lies in `weights`. With optimizer.shard none every rank
+// has all these of the whole model, at their places in the flat buffer. With state+gradients gradients have a
+// window instead, and their sums are of the shard, packed.
 #ifndef LOCKSTEP_TRAIN_ARENAS_H
 #define LOCKSTEP_TRAIN_ARENAS_H
 
@@ -49,8 +49,10 @@ typedef struct LsArenas {
     uint16_t *rounded[LS_SUBTREES_MAX]; // the rank's subtrees' sums as they travel, where that is as BF16
     size_t sums;                        // 0: gradients are kept
     float *sum[LS_SUMS_MAX];
-    float *master;    // NULL in FP32
+    float *master; // NULL in FP32
+    size_t moments;
     float *moment[2]; // NULL where the optimizer has none
+    float *average;   // at the masters' places; NULL: none
     uint8_t *kind;    // device: LsBlockKind of each block of the masters
     // Host copies of the shard, one per group: what checkpoints read, and the first set of those that they
     // write.
@@ -104,7 +106,7 @@ void ls_arenas_destroy(LsArenas *arenas);
 // Where the numbers of a run are: its sum of gradients in slot 0, or in sum 0. What is frozen has no moments.
 typedef struct LsRunView {
     size_t elements;
-    float *master, *gradient, *moment1, *moment2;
+    float *master, *gradient, *moment1, *moment2, *average;
     void *weights;
     const uint8_t *kind;
 } LsRunView;
@@ -117,5 +119,11 @@ LsStatus ls_arenas_snapshot(LsArenas *arenas, size_t set);
 // Host → device: takes `array` as the state of this rank's shard, rounds the working weights and gathers
 // them. The other sets become the same, so that no page of them is made during a save. Collective.
 LsStatus ls_arenas_restore(LsArenas *arenas);
+
+// For an evaluation the averages, rounded, take the weights' place, and then the weights come back to it with
+// the bits that they had: in FP32, where they are the masters themselves, they wait where the gradients of
+// the next step will be. Nothing reads or copies the state meanwhile. Both collective (arenas_average.c).
+LsStatus ls_arenas_show_average(LsArenas *arenas);
+LsStatus ls_arenas_show_weights(LsArenas *arenas);
 
 #endif

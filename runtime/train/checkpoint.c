@@ -258,6 +258,12 @@ bool ls_checkpoint_has_group(const LsCheckpoint *checkpoint, const char *group)
     return false;
 }
 
+const char *ls_checkpoint_model_group(const LsCheckpoint *checkpoint, bool averaged)
+{
+    return averaged && ls_checkpoint_has_group(checkpoint, LS_GROUP_AVERAGE) ? LS_GROUP_AVERAGE
+                                                                             : LS_GROUP_PARAMETERS;
+}
+
 LsStatus ls_checkpoint_config(const LsCheckpoint *checkpoint, LsConfig *config)
 {
     char origin[LS_PATH_MAX + 64];
@@ -335,7 +341,7 @@ LsStatus ls_checkpoint_matches(const LsCheckpoint *checkpoint, const LsParameter
 {
     const LsManifestTensor *tensor;
     for (size_t i = 0; i < parameters->count; i++)
-        LS_TRY(find_tensor(checkpoint, "parameters", &parameters->list[i], &tensor));
+        LS_TRY(find_tensor(checkpoint, LS_GROUP_PARAMETERS, &parameters->list[i], &tensor));
     for (size_t i = 0; i < checkpoint->manifest.tensors; i++) {
         tensor = &checkpoint->manifest.tensor[i];
         const LsParameter *parameter = ls_parameters_find(parameters, tensor->name);

@@ -14,7 +14,7 @@ static LsStatus average_portion(
     memset(sum, 0, elements * sizeof *sum);
     for (size_t c = 0; c < average->count; c++) {
         LS_TRY(ls_checkpoint_read(
-            average->checkpoint[c], average->parameters, "parameters", first, count, read));
+            average->checkpoint[c], average->parameters, LS_GROUP_PARAMETERS, first, count, read));
         for (size_t i = 0; i < elements; i++)
             sum[i] += (double)read[i];
     }

@@ -102,6 +102,13 @@ static uint32_t asks_to_stop_evaluating(const void *context)
     return first && (reason == LS_STOP_TIME || reason == t->asked_before) ? LS_STOP_NONE : reason;
 }
 
+// The averages can take the weights' place when nothing copies these any more.
+static LsStatus show_average(LsTrainer *t)
+{
+    LS_TRY(ls_trainer_save_copied(t));
+    return ls_arenas_show_average(&t->arenas);
+}
+
 // *stop: why the ranks have given it up, if they have.
 static LsStatus evaluate(LsTrainer *t, LsSplit split, const uint64_t *indexes, size_t count, uint32_t *stop)
 {
@@ -109,10 +116,15 @@ static LsStatus evaluate(LsTrainer *t, LsSplit split, const uint64_t *indexes, s
     LS_TRY(ls_comm_drain(t->comm)); // the weights are whole
     ls_trace_begin(t->trace, "evaluate");
     ls_trainer_at(t, LS_PHASE_EVALUATE);
+    bool averaged = t->arenas.average && t->config->eval.average;
+    if (averaged)
+        LS_TRY(show_average(t));
     LsStatus status = ls_evaluate(t->evaluator,
         &(LsEvaluateOptions){
             .split = split, .indexes = indexes, .count = count, .weights = t->arenas.weights, .stop = &asks},
         &t->newest_evaluation);
+    if (averaged && status == LS_OK)
+        status = ls_arenas_show_weights(&t->arenas);
     ls_trace_end(t->trace);
     LS_TRY(status);
     *stop = asks.reason;

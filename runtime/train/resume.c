@@ -195,10 +195,28 @@ static void resume_loss_scale(LsTrainer *t, const LsConfig *before)
     control->good_steps = 0;
 }
 
+// Averages begin at the weights: all of them in a new run, or one that has had none, and those of what is
+// frozen, which follow nothing.
+static void begin_average(LsTrainer *t, bool all)
+{
+    LsArenas *arenas = &t->arenas;
+    if (!arenas->average)
+        return;
+    const float *weights = arenas->array[0].shard;
+    float *average = arenas->array[arenas->arrays - 1].shard;
+    for (size_t r = 0; r < arenas->runs; r++) {
+        const LsShardRun *run = &arenas->run[r];
+        size_t place = run->packed * LS_BLOCK;
+        if (all || run->frozen)
+            memcpy(average + place, weights + place, run->count * LS_BLOCK * sizeof *average);
+    }
+}
+
 static LsStatus read_state(LsTrainer *t, const LsCheckpoint *checkpoint, const LsConfig *before)
 {
     for (size_t a = 0; a < t->arenas.arrays; a++)
         LS_TRY(read_group(t, checkpoint, &t->arenas.array[a]));
+    begin_average(t, !ls_checkpoint_has_group(checkpoint, LS_GROUP_AVERAGE));
     LS_TRY(ls_checkpoint_state(checkpoint, &t->state));
     resume_loss_scale(t, before);
     if (t->config->guard.spike == 0) // it would be of long ago when it is wanted again
@@ -258,8 +276,10 @@ static LsStatus read_initial_checkpoint(LsTrainer *t)
         status = check_tokenizer(t, ls_checkpoint_data_schema(checkpoint), path);
     if (status == LS_OK)
         status = ls_checkpoint_matches(checkpoint, &t->model->parameters);
+    LsStateArray model = {
+        .group = ls_checkpoint_model_group(checkpoint, true), .shard = t->arenas.array[0].shard};
     if (status == LS_OK)
-        status = read_group(t, checkpoint, &t->arenas.array[0]);
+        status = read_group(t, checkpoint, &model);
     ls_checkpoint_close(checkpoint);
     return status;
 }
@@ -330,6 +350,7 @@ static LsStatus start_fresh(LsTrainer *t)
         status = read_initial_parameters(t);
     else
         initialize_parameters(t);
+    begin_average(t, true);
     LS_TRY(ls_comm_agree(t->comm, status));
     status = ls_metrics_rewind(t->metrics, 0, 0); // of an attempt that ended before its first checkpoint
     if (status == LS_OK)

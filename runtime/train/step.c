@@ -106,6 +106,7 @@ static LsStatus update(LsTrainer *t)
                        .weight_decay = (float)config->optimizer.weight_decay,
                        .nesterov = config->optimizer.nesterov,
                        .statistics_rate = (float)config->model.batch_norm_momentum,
+                       .average_rate = (float)(1 - config->optimizer.average),
                        .control = &t->outcomes.device->control});
 }
 

@@ -258,7 +258,8 @@ static LsStatus list_pieces(LsTrainer *t)
                 .moment1 = run.moment1,
                 .moment2 = run.moment2,
                 .weights = run.weights,
-                .block_kind = run.kind};
+                .block_kind = run.kind,
+                .average = run.average};
     }
     return LS_OK;
 }

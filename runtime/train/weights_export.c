@@ -23,8 +23,10 @@ static LsStatus read_values(void *context, size_t index, float *out)
     const LsParameters *parameters = export->options->parameters;
     const LsParameter *parameter = &parameters->list[index];
     size_t blocks = ls_round_up(parameter->elements, LS_BLOCK) / LS_BLOCK;
-    LS_TRY(ls_checkpoint_read(export->options->checkpoint, parameters, "parameters",
-        parameter->offset / LS_BLOCK, blocks, export->blocks));
+    const LsCheckpoint *checkpoint = export->options->checkpoint;
+    const char *group = ls_checkpoint_model_group(checkpoint, export->options->averaged);
+    LS_TRY(ls_checkpoint_read(
+        checkpoint, parameters, group, parameter->offset / LS_BLOCK, blocks, export->blocks));
     if (export->transposed[index])
         ls_weights_transpose(export->blocks, parameter->shape[0], parameter->shape[1], out);
     else

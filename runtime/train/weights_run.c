@@ -19,7 +19,7 @@ static LsStatus save(const LsWeightsRun *run, const LsRunDir *directory, LsComm 
 {
     LsBuckets buckets = {0};
     LsSave *saving = NULL;
-    LsStateArray array = {.group = "parameters", .shard = run->values};
+    LsStateArray array = {.group = LS_GROUP_PARAMETERS, .shard = run->values};
     LsRunState state = {.control.loss_scale = 1, .best.step = -1};
     LS_TRY(ls_buckets_create(run->parameters->blocks, SIZE_MAX, &buckets));
     const LsCheckpointContent content = {.parameters = run->parameters,

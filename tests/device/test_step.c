@@ -238,7 +238,7 @@ static void a_fixed_loss_scale_stays(void **unused)
 // ---- The optimizer --------------------------------------------------------------------------------------
 
 enum { N = 2 * LS_BLOCK, STEPS = 20 };
-static const float RATE = 0.1f; // of statistics
+static const float RATE = 0.1f, FOLLOW = 0.25f; // of statistics and averages
 static const float BETA1 = 0.9f, BETA2 = 0.95f, EPSILON = 1e-8f, DECAY = 0.1f, MOMENTUM = 0.9f;
 
 typedef struct Variant {
@@ -249,7 +249,7 @@ static const Variant variants[] = {{LS_OPTIMIZER_SGD, false, false}, {LS_OPTIMIZ
     {LS_OPTIMIZER_SGD, true, true}, {LS_OPTIMIZER_ADAMW, true, false}};
 
 typedef struct Model {
-    double weight, first, second;
+    double weight, first, second, average;
 } Model;
 
 static float host_gradient(int step, size_t i)
@@ -279,6 +279,7 @@ static void model_step(const Variant *variant, Model *model, double gradient, do
         double corrected1 = model->first / (1 - pow(BETA1, step + 1));
         double corrected2 = model->second / (1 - pow(BETA2, step + 1));
         model->weight -= rate * corrected1 / (sqrt(corrected2) + EPSILON);
+        model->average += FOLLOW * (model->weight - model->average);
         return;
     }
     double direction = g + decay * model->weight;
@@ -287,10 +288,11 @@ static void model_step(const Variant *variant, Model *model, double gradient, do
         direction = variant->nesterov ? direction + MOMENTUM * model->first : model->first;
     }
     model->weight -= rate * direction;
+    model->average += FOLLOW * (model->weight - model->average);
 }
 
 typedef struct Buffers {
-    float *master, *gradient, *moment1, *moment2;
+    float *master, *gradient, *moment1, *moment2, *average;
     uint16_t *weights;
     uint8_t *kind;
     LsStepControl *control;
@@ -308,6 +310,7 @@ static Buffers new_buffers(LsDevice *device)
         .gradient = on_device(device, zeros, sizeof zeros),
         .moment1 = on_device(device, zeros, sizeof zeros),
         .moment2 = on_device(device, zeros, sizeof zeros),
+        .average = on_device(device, ones, sizeof ones),
         .weights = on_device(device, zeros, N * 2),
         .kind = on_device(device, kind, sizeof kind),
         .control = on_device(device, &control, sizeof control)};
@@ -315,7 +318,8 @@ static Buffers new_buffers(LsDevice *device)
 
 static void release_buffers(LsDevice *device, const Buffers *b)
 {
-    void *const all[] = {b->master, b->gradient, b->moment1, b->moment2, b->weights, b->kind, b->control};
+    void *const all[] = {
+        b->master, b->gradient, b->moment1, b->moment2, b->average, b->weights, b->kind, b->control};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         device->ops->release(device, all[i]);
 }
@@ -342,7 +346,8 @@ static void device_step(
             .moment1 = variant->momentum ? b->moment1 + p * LS_BLOCK : NULL,
             .moment2 = adamw ? b->moment2 + p * LS_BLOCK : NULL,
             .weights = b->weights + p * LS_BLOCK,
-            .block_kind = b->kind + p};
+            .block_kind = b->kind + p,
+            .average = b->average + p * LS_BLOCK};
     LsOptimizerStep args = {.count = N / LS_BLOCK,
         .piece = pieces,
         .kind = variant->kind,
@@ -354,6 +359,7 @@ static void device_step(
         .weight_decay = DECAY,
         .nesterov = variant->nesterov,
         .statistics_rate = RATE,
+        .average_rate = FOLLOW,
         .control = b->control};
     assert_int_equal(device->ops->optimizer_step(device, &args), LS_OK);
 }
@@ -361,9 +367,10 @@ static void device_step(
 static void check_weights(
     LsDevice *device, LsDtype type, const Buffers *b, const Model *model, const char *what)
 {
-    static float master[N];
+    static float master[N], average[N];
     static uint16_t weights[N];
     read_back(device, master, b->master, sizeof master);
+    read_back(device, average, b->average, sizeof average);
     read_back(device, weights, b->weights, sizeof weights);
     for (size_t i = 0; i < N; i++) {
         // Each of the 20 steps rounds the weight (near 1) once, by 2^-25 at most, and its change, of at most
@@ -371,6 +378,8 @@ static void check_weights(
         if (fabs(master[i] - model[i].weight) > STEPS * (0x1p-25 + 0.2 * 12 * 0x1p-24))
             fail_msg("%s on %s: weight %zu is %.9g, the model has %.9g", what, device->ops->name, i,
                 master[i], model[i].weight);
+        // An average of weights is off by no more than they are, and by three roundings of each step.
+        assert_true(fabs(average[i] - model[i].average) < STEPS * (0x1p-25 + (3 + 0.2 * 12) * 0x1p-24));
         assert_int_equal(weights[i], type == LS_BF16 ? ls_f32_to_bf16(master[i]) : ls_f32_to_f16(master[i]));
     }
 }
@@ -384,7 +393,7 @@ static void steps_follow_the_float64_model(void **unused)
             LsDtype type = v % 2 ? LS_F16 : LS_BF16; // by turns
             Buffers b = new_buffers(devices[d]);
             for (size_t i = 0; i < N; i++)
-                model[i] = (Model){.weight = 1};
+                model[i] = (Model){.weight = 1, .average = 1};
             for (int step = 0; step < STEPS; step++) {
                 device_step(devices[d], &variants[v], type, &b, step, false);
                 for (size_t i = 0; i < N; i++)
@@ -401,16 +410,16 @@ static void steps_follow_the_float64_model(void **unused)
 static void a_skipped_step_changes_nothing(void **unused)
 {
     (void)unused;
-    static float before[3][N], after[3][N];
+    static float before[4][N], after[4][N];
     for (size_t v = 0; v < sizeof variants / sizeof *variants; v++)
         for (int d = 0; d < device_count; d++) {
             Buffers b = new_buffers(devices[d]);
             device_step(devices[d], &variants[v], LS_BF16, &b, 0, false);
-            const float *const state[3] = {b.master, b.moment1, b.moment2};
-            for (int i = 0; i < 3; i++)
+            const float *const state[4] = {b.master, b.moment1, b.moment2, b.average};
+            for (int i = 0; i < 4; i++)
                 read_back(devices[d], before[i], state[i], sizeof before[i]);
             device_step(devices[d], &variants[v], LS_BF16, &b, 1, true);
-            for (int i = 0; i < 3; i++)
+            for (int i = 0; i < 4; i++)
                 read_back(devices[d], after[i], state[i], sizeof after[i]);
             assert_memory_equal(before, after, sizeof before);
             release_buffers(devices[d], &b);
@@ -530,6 +539,7 @@ static void statistics_step(
         .weight_decay = DECAY,
         .nesterov = variant->nesterov,
         .statistics_rate = RATE,
+        .average_rate = FOLLOW,
         .control = b->control};
     assert_int_equal(device->ops->optimizer_step(device, &args), LS_OK);
 }

@@ -192,7 +192,7 @@ static LsStatus strict_decide_step(LsDevice *device, const LsDecideStep *args)
     RUN(device, decide_step, spans, args);
 }
 
-enum { PIECE_SPANS = 6 };
+enum { PIECE_SPANS = 7 };
 
 static void piece_spans(const LsOptimizerStep *args, const LsOptimizerPiece *piece, Span spans[PIECE_SPANS])
 {
@@ -201,7 +201,8 @@ static void piece_spans(const LsOptimizerStep *args, const LsOptimizerPiece *pie
         {"gradient", piece->gradient, bytes, false}, {"moment1", piece->moment1, bytes, true},
         {"moment2", piece->moment2, bytes, true},
         {"weights", piece->weights, bytes_of(args->type, piece->n), true},
-        {"block_kind", piece->block_kind, piece->n / LS_BLOCK, false}};
+        {"block_kind", piece->block_kind, piece->n / LS_BLOCK, false},
+        {"average", piece->average, bytes, true}};
     memcpy(spans, list, sizeof list);
 }
 

@@ -222,14 +222,18 @@ static void step_element(const LsOptimizerStep *args, const LsOptimizerPiece *pi
     } else {
         sgd_element(args, piece, i, decay);
     }
-    if (piece->weights)
-        ls_ref_store(piece->weights, args->type, i, piece->master[i]);
 }
 
 static void step_piece(const LsOptimizerStep *args, const LsOptimizerPiece *piece)
 {
     for (size_t i = 0; i < piece->n; i++)
         step_element(args, piece, i);
+    for (size_t i = 0; i < piece->n; i++) {
+        if (piece->weights)
+            ls_ref_store(piece->weights, args->type, i, piece->master[i]);
+        if (piece->average)
+            piece->average[i] += args->average_rate * (piece->master[i] - piece->average[i]);
+    }
 }
 
 LsStatus ls_ref_optimizer_step(LsDevice *device, const LsOptimizerStep *args)

@@ -194,7 +194,8 @@ static void step_pieces(int kind, bool momentum, bool nesterov, LsDtype type)
 {
     enum { MOST = 130 };
     LsOptimizerPiece device[MOST], host[MOST];
-    Array *array[MOST][5];
+    enum { ARRAYS = 6 }; // master, gradient, moments, weights, average
+    Array *array[MOST][ARRAYS];
     Array *kind_of = array_of(LS_U8, MOST);
     for (size_t p = 0; p < MOST; p++)
         ((uint8_t *)kind_of->host)[p] = (uint8_t)draw(3); // LsBlockKind
@@ -207,8 +208,8 @@ static void step_pieces(int kind, bool momentum, bool nesterov, LsDtype type)
     REQUIRE(cudaMemcpy(on_device, &control, sizeof control, cudaMemcpyHostToDevice));
     for (size_t p = 0; p < count; p++) {
         size_t n = p % 3 ? LS_BLOCK * draw(2) : 0;
-        bool has[5] = {true, true, momentum, kind == LS_OPTIMIZER_ADAMW, draw(3) > 0};
-        for (int i = 0; i < 5; i++)
+        bool has[ARRAYS] = {true, true, momentum, kind == LS_OPTIMIZER_ADAMW, draw(3) > 0, draw(2) > 0};
+        for (int i = 0; i < ARRAYS; i++)
             array[p][i] = has[i] ? array_of(i == 4 ? type : LS_F32, n) : NULL;
         for (size_t i = 0; array[p][3] && i < n; i++) // second moments are not negative
             ((float *)array[p][3]->host)[i] = fabsf(host_number(array[p][3], i));
@@ -217,19 +218,30 @@ static void step_pieces(int kind, bool momentum, bool nesterov, LsDtype type)
 #define PLACES(where)                                                                                        \
     {n, array[p][0]->where, array[p][1]->where, array[p][2] ? array[p][2]->where : NULL,                     \
         array[p][3] ? array[p][3]->where : NULL, array[p][4] ? array[p][4]->where : NULL,                    \
-        (const uint8_t *)kind_of->where + p}
+        (const uint8_t *)kind_of->where + p, array[p][5] ? array[p][5]->where : NULL}
         device[p] = (LsOptimizerPiece)PLACES(device);
         host[p] = (LsOptimizerPiece)PLACES(host);
 #undef PLACES
     }
-    LsOptimizerStep args = {
-        count, device, kind, type, 0.9f, 0.9f, 0.99f, 1e-6f, 0.05f, nesterov, 0.1f, on_device};
+    LsOptimizerStep args = {.count = count,
+        .piece = device,
+        .kind = kind,
+        .type = type,
+        .momentum = 0.9f,
+        .beta1 = 0.9f,
+        .beta2 = 0.99f,
+        .epsilon = 1e-6f,
+        .weight_decay = 0.05f,
+        .nesterov = nesterov,
+        .statistics_rate = 0.1f,
+        .average_rate = 0.01f,
+        .control = on_device};
     REQUIRE(ls_kernel_optimizer_step(0, &args));
     args.piece = host;
     args.control = &control;
     require_ref(ls_ref_optimizer_step(NULL, &args));
     for (size_t p = 0; p < count; p++)
-        for (int i = 0; i < 5; i++)
+        for (int i = 0; i < ARRAYS; i++)
             if (array[p][i])
                 expect_bits("optimizer's array", array[p][i]);
     REQUIRE(cudaFree(on_device));

@@ -108,6 +108,7 @@ typedef struct LsConfig {
         double beta1;
         double beta2;
         double epsilon;
+        double average; // decay of the weights' moving average, 0: there is none
         double weight_decay;
         double clip_norm; // 0: no clipping
         int shard;        // LsOptimizerShard
@@ -135,6 +136,7 @@ typedef struct LsConfig {
         int64_t quick_samples;
         int64_t batch;
         int metric;
+        bool average;
     } eval;
     struct {
         int64_t every;

@@ -89,10 +89,21 @@ static LsStatus step_block(
     return LS_OK;
 }
 
+static void average_block(const LsOptimizerStep *args, const LsOptimizerPiece *piece, size_t first)
+{
+    float rate = args->average_rate;
+    const float *restrict master = piece->master + first;
+    float *restrict average = piece->average + first;
+    for (size_t i = 0; i < LS_BLOCK; i++)
+        average[i] += rate * (master[i] - average[i]);
+}
+
 static LsStatus step_piece(LsDevice *device, const LsOptimizerStep *args, const LsOptimizerPiece *piece)
 {
     for (size_t first = 0; first < piece->n; first += LS_BLOCK) {
         LS_TRY(step_block(device, args, piece, first));
+        if (piece->average)
+            average_block(args, piece, first);
         if (!piece->weights)
             continue;
         LsCast rounded = {.n = LS_BLOCK,

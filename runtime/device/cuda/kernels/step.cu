@@ -199,12 +199,12 @@ __global__ __launch_bounds__(DECIDE_THREADS) void decide_kernel(LsDecideStep arg
 
 // ---- The optimizer pass ---------------------------------------------------------------------------------
 
-typedef Pieces<LsOptimizerPiece, 60> OptimizerPieces;
+typedef Pieces<LsOptimizerPiece, 52> OptimizerPieces;
 
 struct Optimizer {
     float momentum, beta1, beta2, epsilon, weight_decay;
     bool nesterov;
-    float statistics_rate;
+    float statistics_rate, average_rate;
     const LsStepControl *control;
 };
 
@@ -282,6 +282,21 @@ __device__ __forceinline__ void adamw_element(
     u->master[j] = kept - control.learning_rate * direction;
 }
 
+// The average of N elements that were just updated to `master`.
+template <bool VECTOR>
+__device__ __forceinline__ void update_average(
+    const LsOptimizerPiece &piece, const Optimizer &args, size_t first, const float (&master)[N])
+{
+    float average[N];
+    if (!piece.average)
+        return;
+    load_whole<VECTOR>(piece.average, first).unpack(average);
+#pragma unroll
+    for (int j = 0; j < N; j++)
+        average[j] += args.average_rate * (master[j] - average[j]);
+    store_whole<VECTOR>(piece.average, first, round_group<float>(average));
+}
+
 // N elements, which are pairs of mean and variance.
 template <bool VECTOR, typename T>
 __device__ __forceinline__ void update_statistics(
@@ -304,6 +319,7 @@ __device__ __forceinline__ void update_statistics(
     store_whole<VECTOR>(piece.master, first, round_group<float>(master));
     if (piece.weights)
         store_whole<VECTOR>((T *)piece.weights, first, round_group<T>(master));
+    update_average<VECTOR>(piece, args, first, master);
 }
 
 template <bool VECTOR, bool ADAMW, typename T>
@@ -336,7 +352,9 @@ __global__ __launch_bounds__(THREADS, MIN_BLOCKS) void optimizer_kernel(
                     adamw_element(args, control, decay, j, &update[s]);
                 else
                     sgd_element(args, control, decay, piece.moment1, j, &update[s]);
-            store_update<VECTOR, ADAMW, T>(piece, first + begin + s * THREADS * N, update[s]);
+            size_t place = first + begin + s * THREADS * N;
+            store_update<VECTOR, ADAMW, T>(piece, place, update[s]);
+            update_average<VECTOR>(piece, args, place, update[s].master);
         }
     }
 }
@@ -348,7 +366,7 @@ bool pieces_are_aligned(const LsOptimizerStep *args)
         const LsOptimizerPiece *piece = &args->piece[i];
         aligned = aligned && is_aligned(piece->master, VECTOR_BYTES) &&
                   is_aligned(piece->gradient, VECTOR_BYTES) && is_aligned(piece->moment1, VECTOR_BYTES) &&
-                  is_aligned(piece->moment2, VECTOR_BYTES) &&
+                  is_aligned(piece->moment2, VECTOR_BYTES) && is_aligned(piece->average, VECTOR_BYTES) &&
                   is_aligned(piece->weights, N * ls_dtype_size(args->type));
     }
     return aligned;
@@ -358,7 +376,7 @@ template <bool VECTOR, bool ADAMW, typename T>
 cudaError_t optimizer_step(cudaStream_t stream, const LsOptimizerStep *args)
 {
     Optimizer optimizer = {args->momentum, args->beta1, args->beta2, args->epsilon, args->weight_decay,
-        args->nesterov, args->statistics_rate, args->control};
+        args->nesterov, args->statistics_rate, args->average_rate, args->control};
     return each_chunk<OptimizerPieces>(
         args->count, [&](size_t i) { return args->piece[i]; },
         [&](const OptimizerPieces &pieces) {

@@ -233,6 +233,8 @@ typedef struct LsFingerprint {
 // variance of all microbatches pooled, and, m being statistics_rate: mean = (1 - m)·mean + m·(r + D),
 // variance = (1 - m)·variance + m·max(0, Q - D²). Differences to r keep Q - D² from cancelling where means
 // are large.
+//
+// Averages follow every updated element, statistics among them: average += average_rate·(w - average).
 typedef struct LsOptimizerPiece {
     size_t n;      // elements, whole blocks
     float *master; // F32 weights
@@ -241,6 +243,7 @@ typedef struct LsOptimizerPiece {
     float *moment2;            // Adam's v; NULL for SGD
     void *weights;             // rounded copy for the products; NULL when the master weights serve
     const uint8_t *block_kind; // [n / LS_BLOCK] LsBlockKind
+    float *average;            // of the master weights over the steps; NULL: none
 } LsOptimizerPiece;
 
 typedef struct LsOptimizerStep {
@@ -250,7 +253,7 @@ typedef struct LsOptimizerStep {
     LsDtype type;                  // of the pieces' weights
     float momentum, beta1, beta2, epsilon, weight_decay;
     bool nesterov;
-    float statistics_rate;
+    float statistics_rate, average_rate;
     const LsStepControl *control;
 } LsOptimizerStep;
 

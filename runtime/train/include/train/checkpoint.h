@@ -43,9 +43,11 @@ typedef struct LsRunState {
     LsGuardHistory guard;
 } LsRunState;
 
-// One kind of per-parameter tensor: "parameters", "optimizer/moment1", "optimizer/moment2". FP32, held as
-// this rank's packed shard.
-enum { LS_STATE_ARRAYS = 3 }; // at most
+// One kind of per-parameter tensor: "parameters", "optimizer/moment1", "optimizer/moment2", "average". FP32,
+// held as this rank's packed shard.
+enum { LS_STATE_ARRAYS = 4 }; // at most
+#define LS_GROUP_PARAMETERS "parameters"
+#define LS_GROUP_AVERAGE "average" // of the parameters over the steps, with optimizer.average
 typedef struct LsStateArray {
     const char *group;
     float *shard; // host memory, ls_shard_blocks blocks
@@ -91,6 +93,10 @@ const char *ls_checkpoint_algorithms(const LsCheckpoint *checkpoint); // "" if n
 const char *ls_checkpoint_data_hash(const LsCheckpoint *checkpoint);
 const json_t *ls_checkpoint_data_schema(const LsCheckpoint *checkpoint); // JSON null if none was given
 bool ls_checkpoint_has_group(const LsCheckpoint *checkpoint, const char *group);
+
+// The group that is the checkpoint's model: averaged weights, where they are wanted (eval.average) and there,
+// else the parameters.
+const char *ls_checkpoint_model_group(const LsCheckpoint *checkpoint, bool averaged);
 LsStatus ls_checkpoint_config(const LsCheckpoint *checkpoint, LsConfig *config);
 LsStatus ls_checkpoint_state(const LsCheckpoint *checkpoint, LsRunState *state);
 

@@ -56,7 +56,8 @@ LsStatus ls_weights_read(LsWeights *weights, size_t first, size_t count, float *
 typedef struct LsWeightsExport {
     const LsCheckpoint *checkpoint;
     const LsParameters *parameters;
-    LsDtype type; // F32, F16 or BF16
+    LsDtype type;  // F32, F16 or BF16
+    bool averaged; // of its averaged weights where it has them
     const json_t *metadata;
 } LsWeightsExport;
 LsStatus ls_weights_export(const LsWeightsExport *options, const char *path);
