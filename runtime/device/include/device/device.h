@@ -19,6 +19,7 @@
 #include "base/config.h"
 #include "base/rng.h"
 #include "base/status.h"
+#include "device/image_operations.h"
 #include "device/operations.h"
 
 // ---- The table ------------------------------------------------------------------------------------------
@@ -119,6 +120,17 @@ typedef struct LsDeviceOps {
     LsStatus (*layer_norm_backward)(LsDevice *device, const LsLayerNormBackward *args);
     LsStatus (*attention)(LsDevice *device, const LsAttention *args);
     LsStatus (*attention_backward)(LsDevice *device, const LsAttentionBackward *args);
+
+    // Images: all NULL in a backend without them.
+    LsStatus (*convolution)(LsDevice *device, const LsConvolution *args);
+    LsStatus (*convolution_backward_data)(LsDevice *device, const LsConvolutionBackwardData *args);
+    LsStatus (*convolution_backward_weights)(LsDevice *device, const LsConvolutionBackwardWeights *args);
+    LsStatus (*batch_norm)(LsDevice *device, const LsBatchNorm *args);
+    LsStatus (*batch_norm_backward)(LsDevice *device, const LsBatchNormBackward *args);
+    LsStatus (*max_pool)(LsDevice *device, const LsMaxPool *args);
+    LsStatus (*max_pool_backward)(LsDevice *device, const LsMaxPoolBackward *args);
+    LsStatus (*average_pool)(LsDevice *device, const LsAveragePool *args);
+    LsStatus (*average_pool_backward)(LsDevice *device, const LsAveragePoolBackward *args);
 } LsDeviceOps;
 
 // Backends extend this struct: the first member of theirs is an LsDevice.
