@@ -45,6 +45,14 @@ LsStatus ls_require_windows(const char *op, size_t rows, size_t window);
 // LS_UNSUPPORTED for a type without kernels, LS_INTERNAL for windows or heads of nothing.
 LsStatus ls_require_attention(const char *op, size_t window, size_t heads, size_t size, LsDtype type);
 
+// Of the operations of images: LS_UNSUPPORTED for what has no kernel, LS_INTERNAL for windows that do not fit
+// and images of nothing.
+LsStatus ls_require_convolution(const char *op, const LsConvolutionShape *shape, LsDtype type);
+LsStatus ls_require_batch_norm(
+    const char *op, size_t places, size_t channels, LsActivation activation, LsDtype type);
+LsStatus ls_require_max_pool(const char *op, const LsImageWindow *window, LsDtype type);
+LsStatus ls_require_average_pool(const char *op, size_t places, LsDtype type);
+
 // LS_BAD_DATA naming the token if one is not in the vocabulary. For backends on the host, like
 // ls_require_labels.
 LsStatus ls_require_tokens(const int32_t *tokens, size_t rows, size_t vocabulary);
@@ -62,7 +70,7 @@ LsTokenOrder ls_order_by_token(const LsEmbeddingGradient *args);
 
 // How GPUs cut sums over rows: rows sorted by token that are summed by themselves, and the most slices of
 // rows of a layer normalisation, about as many as a large GPU works on at a time. Scratch memory is for both.
-enum { LS_EMBEDDING_CHUNK = 32, LS_LAYER_NORM_SLICES = 256 };
+enum { LS_EMBEDDING_CHUNK = 32, LS_LAYER_NORM_SLICES = 256, LS_BATCH_NORM_SLICES = 256 };
 
 // The most device memory that a GPU's library (cuDNN) may use for an op of attention.
 enum { LS_ATTENTION_WORKSPACE = 256 << 20 };

@@ -170,6 +170,15 @@ const LsDeviceOps ls_ref_ops = {
     .layer_norm_backward = ls_ref_layer_norm_backward,
     .attention = ls_ref_attention,
     .attention_backward = ls_ref_attention_backward,
+    .convolution = ls_ref_convolution,
+    .convolution_backward_data = ls_ref_convolution_backward_data,
+    .convolution_backward_weights = ls_ref_convolution_backward_weights,
+    .batch_norm = ls_ref_batch_norm,
+    .batch_norm_backward = ls_ref_batch_norm_backward,
+    .max_pool = ls_ref_max_pool,
+    .max_pool_backward = ls_ref_max_pool_backward,
+    .average_pool = ls_ref_average_pool,
+    .average_pool_backward = ls_ref_average_pool_backward,
 };
 
 LsStatus ls_ref_open(const LsDeviceOptions *options, LsDevice **out)

@@ -28,6 +28,15 @@ LsStatus ls_ref_layer_norm(LsDevice *device, const LsLayerNorm *args);
 LsStatus ls_ref_layer_norm_backward(LsDevice *device, const LsLayerNormBackward *args);
 LsStatus ls_ref_attention(LsDevice *device, const LsAttention *args);
 LsStatus ls_ref_attention_backward(LsDevice *device, const LsAttentionBackward *args);
+LsStatus ls_ref_convolution(LsDevice *device, const LsConvolution *args);
+LsStatus ls_ref_convolution_backward_data(LsDevice *device, const LsConvolutionBackwardData *args);
+LsStatus ls_ref_convolution_backward_weights(LsDevice *device, const LsConvolutionBackwardWeights *args);
+LsStatus ls_ref_batch_norm(LsDevice *device, const LsBatchNorm *args);
+LsStatus ls_ref_batch_norm_backward(LsDevice *device, const LsBatchNormBackward *args);
+LsStatus ls_ref_max_pool(LsDevice *device, const LsMaxPool *args);
+LsStatus ls_ref_max_pool_backward(LsDevice *device, const LsMaxPoolBackward *args);
+LsStatus ls_ref_average_pool(LsDevice *device, const LsAveragePool *args);
+LsStatus ls_ref_average_pool_backward(LsDevice *device, const LsAveragePoolBackward *args);
 
 // Element i of an F32, BF16 or F16 array.
 static inline float ls_ref_load(const void *array, LsDtype type, size_t i)

@@ -15,15 +15,15 @@
 #include "device/operations.h"
 
 // How a window moves over images: `rows` of them, height × width, each side.
-typedef struct LsWindow {
+typedef struct LsImageWindow {
     size_t rows, height, width; // of what it moves over
     size_t kernel;              // its side
     size_t stride, padding;     // padding: on each of the four sides, less than kernel
-} LsWindow;
+} LsImageWindow;
 
 // Places of one side of the result for one of length `side`: those at which the whole window lies within the
 // padded side, which is at least one.
-static inline size_t ls_window_places(const LsWindow *window, size_t side)
+static inline size_t ls_image_places(const LsImageWindow *window, size_t side)
 {
     return (side + 2 * window->padding - window->kernel) / window->stride + 1;
 }
@@ -31,8 +31,8 @@ static inline size_t ls_window_places(const LsWindow *window, size_t side)
 // ---- Convolutions ---------------------------------------------------------------------------------------
 
 typedef struct LsConvolutionShape {
-    LsWindow window; // over the input
-    size_t in, out;  // channels
+    LsImageWindow window; // over the input
+    size_t in, out;       // channels
 } LsConvolutionShape;
 
 // y[r][h][w][o] = sum over i, j, c of x[r][h·stride + i - padding][w·stride + j - padding][c] ·
@@ -62,10 +62,6 @@ typedef struct LsConvolutionBackwardWeights {
     void *scratch; // ls_convolution_scratch bytes: a second dweight, for libraries that cannot add to one
 } LsConvolutionBackwardWeights;
 size_t ls_convolution_scratch(const LsConvolutionShape *shape);
-
-// The most device memory that a GPU's library (cuDNN) uses beside the arguments of a convolution or one of
-// its gradients; 0 where there is none.
-size_t ls_convolution_library_bytes(const LsConvolutionShape *shape, LsDtype type);
 
 // ---- Batch normalisation --------------------------------------------------------------------------------
 
@@ -122,7 +118,7 @@ size_t ls_batch_norm_scratch(size_t places, size_t channels);
 // y = the largest value of each window, NaN if there is one; place = where in its window it is, i × kernel +
 // j: the first largest, or the first NaN.
 typedef struct LsMaxPool {
-    LsWindow window; // kernel at most 16
+    LsImageWindow window; // kernel at most 16
     size_t channels;
     const void *x;
     void *y;
@@ -132,7 +128,7 @@ typedef struct LsMaxPool {
 
 // dx = the sum, row by row of windows, of dy of the windows whose maximum an element is. Overwrites dx.
 typedef struct LsMaxPoolBackward {
-    LsWindow window;
+    LsImageWindow window;
     size_t channels;
     const void *dy;
     const uint8_t *place;
