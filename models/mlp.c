@@ -133,57 +133,20 @@ static LsStatus forward(LsModel *model, const void *weights, const LsBatch *batc
 
 // ---- Loss -----------------------------------------------------------------------------------------------
 
-static LsStatus call_loss(LsModel *model, const LsLossArgs *args)
-{
-    const LsDeviceOps *ops = model->device->ops;
-    switch (model->loss_kind) {
-    case LS_LOSS_CROSS_ENTROPY:
-        return ops->cross_entropy(model->device, args);
-    case LS_LOSS_BINARY_CROSS_ENTROPY:
-        return ops->binary_cross_entropy(model->device, args);
-    case LS_LOSS_MSE:
-        return ops->mean_squared_error(model->device, args);
-    case LS_LOSS_AUTO:
-        break;
-    }
-    return LS_FAIL(LS_INTERNAL, "the model has no loss");
-}
-
 static LsStatus loss(LsModel *model, const LsBatch *batch, float gradient_scale, const float *loss_scale,
     float *loss_sum, float *row_loss)
 {
     Mlp *mlp = (Mlp *)model;
-    const LsDeviceOps *ops = model->device->ops;
-    float *rows = row_loss ? row_loss : mlp->row_loss;
-    LsLossArgs args = {
-        .rows = batch->rows,
-        .columns = model->shape.outputs,
+    const LsOutputLoss outputs = {
         .outputs = mlp->layer[mlp->layers - 1].output,
-        .type = LS_F32,
-        .labels = batch->labels,
-        .targets = batch->targets,
         .smoothing = mlp->smoothing,
-        .gradient_scale = gradient_scale,
-        .loss_scale = loss_scale,
-        .row_loss = rows,
-        .gradient = gradient_scale != 0 ? mlp->output_delta : NULL,
+        .gradient = mlp->output_delta,
+        .rounded = mlp->delta[0],
+        .type = mlp->type,
+        .row_loss = row_loss ? row_loss : mlp->row_loss,
     };
-    LS_TRY(call_loss(model, &args));
-    if (loss_sum) {
-        LsSum sum = {.n = batch->rows, .x = rows, .y = loss_sum, .accumulate = true};
-        LS_TRY(ops->sum(model->device, &sum));
-    }
     mlp->current = 0;
-    if (gradient_scale == 0 || mlp->type == LS_F32)
-        return LS_OK;
-    LsCast cast = {
-        .n = batch->rows * model->shape.outputs,
-        .from = mlp->output_delta,
-        .from_type = LS_F32,
-        .to = mlp->delta[0],
-        .to_type = mlp->type,
-    };
-    return ops->cast(model->device, &cast);
+    return ls_model_loss(model, &outputs, batch, gradient_scale, loss_scale, loss_sum);
 }
 
 // ---- Backward -------------------------------------------------------------------------------------------

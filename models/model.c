@@ -57,6 +57,8 @@ static LsStatus construct(const LsConfig *config, const LsModel *base, LsModel *
         return ls_mlp_create(config, base, out);
     case LS_MODEL_GPT:
         return ls_gpt_create(config, base, out);
+    case LS_MODEL_RESNET:
+        return ls_resnet_create(config, base, out);
     }
     return LS_FAIL(LS_INTERNAL, "model.kind has no constructor for value %d", config->model.kind);
 }

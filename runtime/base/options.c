@@ -3,7 +3,9 @@
 
 #include <string.h>
 
-static const char *const model_kinds[] = {"mlp", "gpt", NULL};
+static const char *const model_kinds[] = {"mlp", "gpt", "resnet", NULL};
+static const char *const depths[] = {"18", "34", "50", NULL};
+static const char *const stems[] = {"imagenet", "small", NULL};
 static const char *const recomputations[] = {"none", "cheap", "block", NULL};
 static const char *const activations[] = {"relu", "gelu", NULL};
 static const char *const losses[] = {"auto", "cross_entropy", "binary_cross_entropy", "mse", NULL};
@@ -59,7 +61,7 @@ static const char *const progresses[] = {"auto", "on", "off", NULL};
 // clang-format off
 static const LsOption options[] = {
     CHOICE("model.kind", model.kind, "mlp", model_kinds, IDENTITY,
-        "Architecture of the network: `mlp` for rows of features, `gpt` (GPT-2) for tokens."),
+        "Architecture of the network: `mlp` for rows of features, `gpt` (GPT-2) for tokens, `resnet` (v1.5) for images."),
     INTS("model.hidden", model.hidden, "[512, 512]", 1, 1 << 20, IDENTITY,
         "Widths of the hidden layers of `mlp`; an empty list is a linear model."),
     CHOICE("model.activation", model.activation, "relu", activations, IDENTITY,
@@ -88,6 +90,15 @@ static const LsOption options[] = {
     CHOICE("model.recompute", model.recompute, "none", recomputations, FREE,
         "What `gpt` computes again in the backward pass instead of keeping it: `cheap` is the normalisations' outputs "
         "and the MLP's hidden values, `block` all but a block's input; the bits stay the same."),
+    CHOICE("model.depth", model.depth, "18", depths, IDENTITY,
+        "Layers of `resnet`: 18 and 34 are of basic blocks, 50 of bottlenecks."),
+    CHOICE("model.stem", model.stem, "imagenet", stems, IDENTITY,
+        "How `resnet` begins: `imagenet` with a convolution of 7 x 7 and a maximum pool, which together halve the sides twice, "
+        "`small`, for images of some 32 pixels, with one of 3 x 3 that keeps them."),
+    REAL("model.width_multiplier", model.width_multiplier, "1", 0.015625, 16, IDENTITY,
+        "Channels of every layer of `resnet` by those of the paper, of which the first has 64."),
+    BOOL("model.zero_gamma", model.zero_gamma, "false", IDENTITY,
+        "Lets the last normalisation of each block of `resnet` begin with a scale of 0, so that blocks begin as identities."),
 
     TEXT("data.path", data.path, "", FREE,
         "Data set, as `lockstep data import` writes it; a resume compares its contents, not its name."),

@@ -42,9 +42,20 @@ static LsStatus check_metric(const LsConfig *config, const LsDatasetInfo *info)
     return LS_OK;
 }
 
+// Samples of two dimensions are images of one channel.
+static void take_image(const LsDatasetInfo *info, LsDataShape *shape)
+{
+    if (info->feature_dimensions != 2 && info->feature_dimensions != 3)
+        return;
+    shape->height = info->feature_shape[0];
+    shape->width = info->feature_shape[1];
+    shape->channels = info->feature_dimensions == 3 ? info->feature_shape[2] : 1;
+}
+
 LsStatus ls_data_shape(const LsConfig *config, const LsDatasetInfo *info, LsDataShape *out)
 {
     LsDataShape shape = {.features = info->features, .outputs = info->outputs, .classes = info->classes};
+    take_image(info, &shape);
     if (info->vocabulary > 0)
         shape = (LsDataShape){.window = (size_t)config->model.context, .vocabulary = info->vocabulary};
     if (info->classes && config->train.loss == LS_LOSS_BINARY_CROSS_ENTROPY) {
@@ -64,7 +75,8 @@ size_t ls_evaluation_rows(const LsConfig *config, const LsDataShape *shape)
 {
     int64_t microbatch = config->train.batch / (config->train.lanes * config->train.accumulation);
     int64_t rows = config->eval.batch;
-    return (size_t)(shape->window > 0 && microbatch < rows ? microbatch : rows);
+    bool large = shape->window > 0 || config->model.kind == LS_MODEL_RESNET;
+    return (size_t)(large && microbatch < rows ? microbatch : rows);
 }
 
 static LsDtype raw_type(const LsDatasetInfo *info, const LsDataShape *shape)

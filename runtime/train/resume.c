@@ -242,9 +242,12 @@ static LsStatus check_architecture(const LsTrainer *t, const LsCheckpoint *check
 {
     static const char *const mlp[] = {"model.kind", "model.activation", "model.residual", NULL};
     static const char *const gpt[] = {"model.kind", "model.heads", NULL};
+    static const char *const resnet[] = {"model.kind", "model.stem", NULL};
+    static const char *const *const names[] = {
+        [LS_MODEL_MLP] = mlp, [LS_MODEL_GPT] = gpt, [LS_MODEL_RESNET] = resnet};
     LsConfig before;
     LS_TRY(ls_checkpoint_config(checkpoint, &before));
-    for (const char *const *name = t->config->model.kind == LS_MODEL_GPT ? gpt : mlp; *name; name++) {
+    for (const char *const *name = names[t->config->model.kind]; *name; name++) {
         char theirs[LS_CONFIG_TEXT], ours[LS_CONFIG_TEXT];
         ls_option_text(&before, ls_option_find(*name), theirs, sizeof theirs);
         ls_option_text(t->config, ls_option_find(*name), ours, sizeof ours);

@@ -130,7 +130,8 @@ static void test_choices_follow_the_enumerations(void **state)
     const struct {
         const char *name, *choice;
         int value;
-    } last[] = {{"model.kind", "gpt", LS_MODEL_GPT}, {"model.recompute", "block", LS_RECOMPUTE_BLOCK},
+    } last[] = {{"model.kind", "resnet", LS_MODEL_RESNET}, {"model.depth", "50", LS_RESNET_50},
+        {"model.stem", "small", LS_STEM_SMALL}, {"model.recompute", "block", LS_RECOMPUTE_BLOCK},
         {"model.activation", "gelu", LS_ACTIVATION_GELU}, {"train.loss", "mse", LS_LOSS_MSE},
         {"optimizer.kind", "adamw", LS_OPTIMIZER_ADAMW}, {"schedule.kind", "wsd", LS_SCHEDULE_WSD},
         {"schedule.kind", "step", LS_SCHEDULE_STEP}, {"eval.metric", "roc_auc", LS_METRIC_ROC_AUC},

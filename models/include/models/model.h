@@ -13,17 +13,20 @@ typedef struct LsModel LsModel;
 // What the data set looks like to a model. Filled from the data file.
 typedef struct LsDataShape {
     size_t features; // values of one sample
-    size_t outputs;  // classes, or regression outputs; 1 for binary cross-entropy
-    bool classes;    // targets are class labels (int32), else float values [outputs]
-    size_t window;   // tokens of a sample of a token data set, 0 otherwise: then features and outputs are 0,
-                     // inputs and labels are tokens
+    size_t height, width,
+        channels;   // of a sample that is an image, whose product `features` is; 0: it is none
+    size_t outputs; // classes, or regression outputs; 1 for binary cross-entropy
+    bool classes;   // targets are class labels (int32), else float values [outputs]
+    size_t window;  // tokens of a sample of a token data set, 0 otherwise: then features and outputs are 0,
+                    // inputs and labels are tokens
     size_t vocabulary;
 } LsDataShape;
 
 // One microbatch in device memory.
 typedef struct LsBatch {
     size_t rows;
-    const void *inputs;    // [rows][features], of the device's compute type; or int32 tokens [rows][window]
+    const void *inputs;    // [rows][features], of an image [rows][height][width][channels], of the device's
+                           // compute type; or int32 tokens [rows][window]
     const int32_t *labels; // [rows] or NULL; tokens [rows][window], each the one that follows
     const float *targets;  // [rows][outputs] or NULL
     const uint64_t *positions; // [rows] stream positions, the randomness of dropout

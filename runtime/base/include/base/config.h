@@ -20,7 +20,9 @@ typedef struct LsIntList {
     int64_t values[LS_CONFIG_LIST];
 } LsIntList;
 
-typedef enum LsModelKind { LS_MODEL_MLP, LS_MODEL_GPT } LsModelKind;
+typedef enum LsModelKind { LS_MODEL_MLP, LS_MODEL_GPT, LS_MODEL_RESNET } LsModelKind;
+typedef enum LsResnetDepth { LS_RESNET_18, LS_RESNET_34, LS_RESNET_50 } LsResnetDepth;
+typedef enum LsResnetStem { LS_STEM_IMAGENET, LS_STEM_SMALL } LsResnetStem;
 typedef enum LsRecompute { LS_RECOMPUTE_NONE, LS_RECOMPUTE_CHEAP, LS_RECOMPUTE_BLOCK } LsRecompute;
 typedef enum LsActivationKind { LS_ACTIVATION_RELU, LS_ACTIVATION_GELU } LsActivationKind;
 typedef enum LsLossKind {
@@ -77,6 +79,10 @@ typedef struct LsConfig {
         double init_std;
         double batch_norm_momentum;
         int recompute;
+        int depth;
+        int stem;
+        double width_multiplier;
+        bool zero_gamma;
     } model;
     struct {
         char path[LS_CONFIG_TEXT];

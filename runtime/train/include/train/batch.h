@@ -11,8 +11,8 @@
 // set's own shape. LS_CONFIG when the loss or eval.metric does not fit the data.
 LsStatus ls_data_shape(const LsConfig *config, const LsDatasetInfo *info, LsDataShape *out);
 
-// Rows of an evaluation's blocks: eval.batch, but of windows of tokens, whose activations are large, at most
-// a microbatch of training.
+// Rows of an evaluation's blocks: eval.batch, but for models of tokens and images, whose activations are
+// large, at most a microbatch of training.
 size_t ls_evaluation_rows(const LsConfig *config, const LsDataShape *shape);
 
 // Device memory for microbatches: one or more sets of raw samples, labels or targets and positions, so that
