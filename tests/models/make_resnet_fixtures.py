@@ -7,6 +7,7 @@ running statistics come from a formula that the test has as well: numbers of few
 precisions hold exactly. The second file has every tensor's gradient as float32, of running statistics what
 backward says of the batch's. Computed in float64.
 """
+import itertools
 import json
 import os
 import sys
@@ -19,6 +20,8 @@ CASES = [dict(name="18 small", depth=18, stem="small", multiplier=1 / 16, rows=5
               classes=4, smoothing=0.0),
          dict(name="50 imagenet", depth=50, stem="imagenet", multiplier=1 / 32, rows=7, height=43, width=38,
               channels=1, classes=3, smoothing=0.125)]
+MARGIN = 2e-5  # twenty times what errors of FP32 make of an activation
+SEED = 1000  # numbers of tensors that a seed has
 BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3)}
 
 
@@ -34,13 +37,13 @@ def integers(tensor, count):
 class Net:
     """Tensors in the order of our flat buffer, and the net that they make."""
 
-    def __init__(self, case):
-        self.case, self.tensors, self.names, self.values = case, [], [], {}
+    def __init__(self, case, seed):
+        self.case, self.first, self.tensors, self.names, self.values = case, SEED * seed, [], [], {}
 
     def add(self, name, shape, offset, bits):
         """offset + i / 2^bits, for filters; for the others only i / 8 counts."""
         if name not in self.values:
-            i = integers(len(self.names), int(numpy.prod(shape)))
+            i = integers(self.first + len(self.names), int(numpy.prod(shape)))
             if len(shape) < 4:
                 i = i // 8  # rounded down
             value = torch.from_numpy(i / 2.0 ** bits).view(shape)
@@ -55,7 +58,10 @@ class Net:
         fan = out * kernel * kernel
         bits = round(float(numpy.log2(73 / numpy.sqrt(2 / fan))))  # 73: the integers' deviation
         weight = self.add(conv + ".weight", (out, kernel, kernel, x.shape[1]), 0, bits)
-        gamma, beta = self.add(norm + ".weight", (out,), 1, 6), self.add(norm + ".bias", (out,), 0, 6)
+        # What a block adds is small, so that errors do not grow from block to block: in deep nets of other
+        # weights FP32 alone is off by 10^-4 in the outputs.
+        gamma = self.add(norm + ".weight", (out,), 1 if residual is None else 0.25, 6 if residual is None else 7)
+        beta = self.add(norm + ".bias", (out,), 0, 6)
         running = self.add(norm + ".running", (out, 2), 0, 6)
         y = F.conv2d(x, weight.permute(0, 3, 1, 2), stride=stride, padding=(kernel - 1) // 2)
         if self.train:
@@ -67,6 +73,8 @@ class Net:
             y = F.batch_norm(y, running[:, 0].detach(), running[:, 1].detach(), gamma, beta, False, 0.0, 1e-5)
         if residual is not None:
             y = y + residual
+        if activate:
+            self.margin = min(self.margin, y.abs().min().item())
         return F.relu(y) if activate else y
 
     def block(self, x, name, channels, stride):
@@ -84,7 +92,7 @@ class Net:
         return x
 
     def forward(self, x, train):
-        self.train, self.statistics = train, {}
+        self.train, self.statistics, self.margin = train, {}, 1.0
         channels = int(64 * self.case["multiplier"])
         small = self.case["stem"] == "small"
         x = self.unit(x, "conv1", "bn1", channels, 3 if small else 7, 1 if small else 2)
@@ -101,25 +109,29 @@ def numbers(tensor):
     return [float("%.9g" % v) for v in tensor.detach().flatten().tolist()]
 
 
-def compute(case):
+def compute(case, seed):
+    """None where some ReLU's input is so near to 0 that rounding errors of FP32 would decide its gradient."""
     shape = (case["rows"], case["height"], case["width"], case["channels"])
-    images = torch.from_numpy(integers(1 << 20, int(numpy.prod(shape))) / 64.0).view(shape).permute(0, 3, 1, 2)
+    images = torch.from_numpy(integers(SEED * seed + SEED - 1, int(numpy.prod(shape))) / 64.0).view(shape).permute(0, 3, 1, 2)
     labels = torch.arange(case["rows"]) % case["classes"]
-    net = Net(case)
+    net = Net(case, seed)
     loss = dict(reduction="none", label_smoothing=case["smoothing"])
     outputs = net.forward(images, True)
+    if net.margin < MARGIN:
+        return None
     losses = F.cross_entropy(outputs, labels, **loss)
     losses.mean().backward()
     gradients = [net.statistics.get(n, net.values[n].grad) for n in net.names]
     evaluated = net.forward(images, False)
-    result = dict(case, tensors=net.tensors, outputs=numbers(outputs), losses=numbers(losses),
+    result = dict(case, first=net.first, images=SEED * seed + SEED - 1, tensors=net.tensors, outputs=numbers(outputs), losses=numbers(losses),
                   evaluated=numbers(evaluated), evaluated_losses=numbers(F.cross_entropy(evaluated, labels, **loss)))
     return result, torch.cat([g.flatten() for g in gradients]).numpy()
 
 
 def main():
     path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "resnet_fixtures")
-    cases, flat = zip(*(compute(case) for case in CASES))
+    found = (next(filter(None, (compute(case, seed) for seed in itertools.count()))) for case in CASES)
+    cases, flat = zip(*found)
     with open(path + ".json", "w") as out:
         json.dump(dict(torch=torch.__version__, cases=cases), out, separators=(",", ":"))
         out.write("\n")

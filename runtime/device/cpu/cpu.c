@@ -9,7 +9,7 @@
 #include "../backend.h"
 #include "attention.h"
 #include "base/memory.h"
-#include "products.h"
+#include "convolutions.h"
 
 typedef struct CpuDevice {
     LsDevice base;
@@ -113,6 +113,21 @@ static LsStatus cpu_attention_backward(LsDevice *device, const LsAttentionBackwa
     return ls_cpu_attention_backward(&cpu->multiplier, &cpu->attention, args);
 }
 
+static LsStatus cpu_convolution(LsDevice *device, const LsConvolution *args)
+{
+    return ls_cpu_convolution(&((CpuDevice *)device)->multiplier, args);
+}
+
+static LsStatus cpu_convolution_backward_data(LsDevice *device, const LsConvolutionBackwardData *args)
+{
+    return ls_cpu_convolution_backward_data(&((CpuDevice *)device)->multiplier, args);
+}
+
+static LsStatus cpu_convolution_backward_weights(LsDevice *device, const LsConvolutionBackwardWeights *args)
+{
+    return ls_cpu_convolution_backward_weights(&((CpuDevice *)device)->multiplier, args);
+}
+
 static LsDeviceOps table_of(const LsCpuLoops *loops)
 {
     LsDeviceOps ops = ls_ref_ops;
@@ -137,8 +152,17 @@ static LsDeviceOps table_of(const LsCpuLoops *loops)
     ops.embedding_gradient = loops->embedding_gradient;
     ops.layer_norm = loops->layer_norm;
     ops.layer_norm_backward = loops->layer_norm_backward;
+    ops.batch_norm = loops->batch_norm;
+    ops.batch_norm_backward = loops->batch_norm_backward;
+    ops.max_pool = loops->max_pool;
+    ops.max_pool_backward = loops->max_pool_backward;
+    ops.average_pool = loops->average_pool;
+    ops.average_pool_backward = loops->average_pool_backward;
     ops.attention = cpu_attention;
     ops.attention_backward = cpu_attention_backward;
+    ops.convolution = cpu_convolution;
+    ops.convolution_backward_data = cpu_convolution_backward_data;
+    ops.convolution_backward_weights = cpu_convolution_backward_weights;
     return ops;
 }
 

@@ -1,15 +1,13 @@
 // oneDNN 2.x. Products run on plain row-major matrices: on one core the library's kernels, which copy the
 // operands into their own layout panel by panel, then reach the speed of prepacked weights, so packing would
 // only add its own time (measured at 128 to 1,024 rows and widths of 128 to 1,024).
-#include "onednn.h"
-
-#include <oneapi/dnnl/dnnl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/hash.h"
 #include "base/memory.h"
+#include "onednn_state.h"
 
 // The library's threads are those of GNU OpenMP. Declared here because a compiler other than GCC may come
 // without the header, and with a runtime of its own that the library does not use.
@@ -26,25 +24,15 @@ typedef struct ProductKey {
 
 enum { ARGUMENTS = 5 }; // source, weights, destination, bias, scratchpad
 
-typedef struct Product {
+struct LsProduct {
     ProductKey key;
     dnnl_primitive_t primitive; // NULL: an empty slot
     int count;
     dnnl_exec_arg_t arguments[ARGUMENTS];
     size_t scratchpad;
-} Product;
-
-struct LsOnednn {
-    dnnl_engine_t engine;
-    dnnl_stream_t stream;
-    int threads;
-    Product *products; // open addressing, at most half full
-    size_t slots, used;
-    void *scratchpad; // lent to one product at a time
-    size_t scratchpad_size;
 };
 
-static LsStatus fail(dnnl_status_t status, const char *action)
+LsStatus ls_onednn_check(dnnl_status_t status, const char *action)
 {
     switch (status) {
     case dnnl_success:
@@ -60,8 +48,6 @@ static LsStatus fail(dnnl_status_t status, const char *action)
         return LS_FAIL(LS_INTERNAL, "oneDNN cannot %s: status %d", action, (int)status);
     }
 }
-
-#define TRY_DNNL(call, action) LS_TRY(fail((call), (action)))
 
 // ---- The library as a whole ----------------------------------------------------------------------------
 
@@ -127,9 +113,9 @@ LsStatus ls_onednn_open(int isa, int threads, LsOnednn **out)
     LsOnednn *onednn;
     LS_TRY(ls_memory_allocate(sizeof *onednn, (void **)&onednn));
     onednn->threads = threads;
-    LsStatus status = fail(dnnl_engine_create(&onednn->engine, dnnl_cpu, 0), "open the processor");
+    LsStatus status = ls_onednn_check(dnnl_engine_create(&onednn->engine, dnnl_cpu, 0), "open the processor");
     if (status == LS_OK)
-        status = fail(
+        status = ls_onednn_check(
             dnnl_stream_create(&onednn->stream, onednn->engine, dnnl_stream_default_flags), "make a stream");
     if (status != LS_OK) {
         ls_onednn_close(onednn);
@@ -139,7 +125,7 @@ LsStatus ls_onednn_open(int isa, int threads, LsOnednn **out)
     return LS_OK;
 }
 
-static void destroy_product(Product *product)
+static void destroy_product(LsProduct *product)
 {
     for (int i = 0; i < product->count; i++)
         dnnl_memory_destroy(product->arguments[i].memory);
@@ -154,7 +140,9 @@ void ls_onednn_close(LsOnednn *onednn)
     for (size_t i = 0; i < onednn->slots; i++)
         destroy_product(&onednn->products[i]);
     free(onednn->products);
-    free(onednn->scratchpad);
+    ls_onednn_forget_convolutions(onednn);
+    free(onednn->packed.memory);
+    free(onednn->scratchpad.memory);
     if (onednn->stream)
         dnnl_stream_destroy(onednn->stream);
     if (onednn->engine)
@@ -182,7 +170,7 @@ static ProductKey key_of(const LsMatmul *args)
 }
 
 // The slot of the key: its product, or where it belongs.
-static Product *slot_of(Product *products, size_t slots, const ProductKey *key)
+static LsProduct *slot_of(LsProduct *products, size_t slots, const ProductKey *key)
 {
     size_t i = ls_hash64(key, sizeof *key) & (slots - 1);
     while (products[i].primitive && memcmp(&products[i].key, key, sizeof *key) != 0)
@@ -195,7 +183,7 @@ static LsStatus make_room(LsOnednn *onednn)
     if (2 * (onednn->used + 1) <= onednn->slots)
         return LS_OK;
     size_t slots = onednn->slots ? 2 * onednn->slots : 64, bytes;
-    Product *products;
+    LsProduct *products;
     if (!ls_size_multiply(slots, sizeof *products, &bytes))
         return LS_FAIL(LS_INTERNAL, "too many different matrix products: %zu", onednn->used);
     LS_TRY(ls_memory_allocate(bytes, (void **)&products));
@@ -218,7 +206,7 @@ static LsStatus describe_matrix(
 {
     dnnl_dims_t sizes = {(dnnl_dim_t)rows, (dnnl_dim_t)columns};
     dnnl_dims_t strides = {transposed ? 1 : (dnnl_dim_t)columns, transposed ? (dnnl_dim_t)rows : 1};
-    return fail(
+    return ls_onednn_check(
         dnnl_memory_desc_init_by_strides(matrix, 2, sizes, library_type(type), strides), "describe a matrix");
 }
 
@@ -236,14 +224,15 @@ static LsStatus make_attributes(const ProductKey *key, dnnl_primitive_attr_t *ou
     dnnl_primitive_attr_t attributes;
     TRY_DNNL(dnnl_primitive_attr_create(&attributes), "make attributes");
     dnnl_post_ops_t list = NULL;
-    LsStatus status = fail(dnnl_post_ops_create(&list), "make a list of fused operations");
+    LsStatus status = ls_onednn_check(dnnl_post_ops_create(&list), "make a list of fused operations");
     if (status == LS_OK)
         status = append_post_operations(list, key);
     if (status == LS_OK)
-        status = fail(dnnl_primitive_attr_set_post_ops(attributes, list), "fuse operations");
+        status = ls_onednn_check(dnnl_primitive_attr_set_post_ops(attributes, list), "fuse operations");
     if (status == LS_OK)
-        status = fail(dnnl_primitive_attr_set_scratchpad_mode(attributes, dnnl_scratchpad_mode_user),
-            "use our scratchpad");
+        status =
+            ls_onednn_check(dnnl_primitive_attr_set_scratchpad_mode(attributes, dnnl_scratchpad_mode_user),
+                "use our scratchpad");
     if (list)
         dnnl_post_ops_destroy(list);
     if (status == LS_OK)
@@ -265,14 +254,15 @@ static LsStatus describe_product(LsOnednn *onednn, const ProductKey *key, dnnl_p
         "describe a matrix product");
     dnnl_primitive_attr_t attributes;
     LS_TRY(make_attributes(key, &attributes));
-    LsStatus status = fail(dnnl_primitive_desc_create(out, &description, attributes, onednn->engine, NULL),
-        "multiply matrices of these types");
+    LsStatus status =
+        ls_onednn_check(dnnl_primitive_desc_create(out, &description, attributes, onednn->engine, NULL),
+            "multiply matrices of these types");
     dnnl_primitive_attr_destroy(attributes);
     return status;
 }
 
 // Makes the memory objects that pointers are put into at each execution.
-static LsStatus add_argument(LsOnednn *onednn, Product *product, dnnl_primitive_desc_t description,
+static LsStatus add_argument(LsOnednn *onednn, LsProduct *product, dnnl_primitive_desc_t description,
     dnnl_query_t query, int index, int argument)
 {
     const dnnl_memory_desc_t *memory = dnnl_primitive_desc_query_md(description, query, index);
@@ -284,7 +274,7 @@ static LsStatus add_argument(LsOnednn *onednn, Product *product, dnnl_primitive_
     return LS_OK;
 }
 
-static LsStatus fill_product(LsOnednn *onednn, Product *product, dnnl_primitive_desc_t description)
+static LsStatus fill_product(LsOnednn *onednn, LsProduct *product, dnnl_primitive_desc_t description)
 {
     LS_TRY(add_argument(onednn, product, description, dnnl_query_src_md, 0, DNNL_ARG_SRC));
     LS_TRY(add_argument(onednn, product, description, dnnl_query_weights_md, 0, DNNL_ARG_WEIGHTS));
@@ -295,36 +285,24 @@ static LsStatus fill_product(LsOnednn *onednn, Product *product, dnnl_primitive_
         LS_TRY(add_argument(onednn, product, description, dnnl_query_scratchpad_md, 0, DNNL_ARG_SCRATCHPAD));
     if (product->key.bias)
         LS_TRY(add_argument(onednn, product, description, dnnl_query_weights_md, 1, DNNL_ARG_BIAS));
-    return fail(dnnl_primitive_create(&product->primitive, description), "build a matrix product");
+    return ls_onednn_check(dnnl_primitive_create(&product->primitive, description), "build a matrix product");
 }
 
-static LsStatus grow_scratchpad(LsOnednn *onednn, size_t size)
-{
-    if (size <= onednn->scratchpad_size)
-        return LS_OK;
-    void *larger;
-    LS_TRY(ls_memory_allocate(size, &larger));
-    free(onednn->scratchpad);
-    onednn->scratchpad = larger;
-    onednn->scratchpad_size = size;
-    return LS_OK;
-}
-
-static LsStatus build_product(LsOnednn *onednn, const ProductKey *key, Product **out)
+static LsStatus build_product(LsOnednn *onednn, const ProductKey *key, LsProduct **out)
 {
     LS_TRY(make_room(onednn));
     dnnl_primitive_desc_t description;
     LS_TRY(describe_product(onednn, key, &description));
-    Product product = {.key = *key};
+    LsProduct product = {.key = *key};
     LsStatus status = fill_product(onednn, &product, description);
     dnnl_primitive_desc_destroy(description);
     if (status == LS_OK)
-        status = grow_scratchpad(onednn, product.scratchpad);
+        status = ls_cpu_memory_grow(&onednn->scratchpad, product.scratchpad);
     if (status != LS_OK) {
         destroy_product(&product);
         return status;
     }
-    Product *slot = slot_of(onednn->products, onednn->slots, key);
+    LsProduct *slot = slot_of(onednn->products, onednn->slots, key);
     *slot = product;
     memcpy(&slot->key, key, sizeof *key); // with its padding, which a copy of the struct may drop
     onednn->used++;
@@ -346,21 +324,21 @@ static void *pointer_of(const LsOnednn *onednn, const LsMatmul *args, int argume
     case DNNL_ARG_DST:
         return args->c;
     default:
-        return onednn->scratchpad;
+        return onednn->scratchpad.memory;
     }
 }
 
 LsStatus ls_onednn_matmul(LsOnednn *onednn, const LsMatmul *args)
 {
     ProductKey key = key_of(args);
-    Product *product = onednn->slots ? slot_of(onednn->products, onednn->slots, &key) : NULL;
+    LsProduct *product = onednn->slots ? slot_of(onednn->products, onednn->slots, &key) : NULL;
     if (!product || !product->primitive)
         LS_TRY(build_product(onednn, &key, &product));
     for (int i = 0; i < product->count; i++)
         TRY_DNNL(dnnl_memory_set_data_handle(
                      product->arguments[i].memory, pointer_of(onednn, args, product->arguments[i].arg)),
             "set an operand");
-    return fail(
+    return ls_onednn_check(
         dnnl_primitive_execute(product->primitive, onednn->stream, product->count, product->arguments),
         "multiply matrices");
 }

@@ -24,4 +24,15 @@ void ls_onednn_version(char *text, size_t size);
 // kernel; later ones allocate nothing here.
 LsStatus ls_onednn_matmul(LsOnednn *onednn, const LsMatmul *args);
 
+// A convolution or one of its gradients, F32 or BF16. x and y are what goes in and comes out of the
+// convolution, or their gradients; filters are read or, as a gradient, written, which is F32 then. The first
+// one of a shape builds and keeps a kernel, likewise.
+typedef enum LsConvolverKind {
+    LS_CONVOLVE_FORWARD,
+    LS_CONVOLVE_DATA,   // x from y
+    LS_CONVOLVE_WEIGHTS // filters from x and y
+} LsConvolverKind;
+LsStatus ls_onednn_convolve(LsOnednn *onednn, LsConvolverKind kind, const LsConvolutionShape *shape,
+    LsDtype type, const void *x, const void *filters, const void *y);
+
 #endif

@@ -3,16 +3,8 @@
 #define LOCKSTEP_DEVICE_CPU_PRODUCTS_H
 
 #include "loops/loops.h"
+#include "memory.h"
 #include "onednn.h"
-
-// Memory that grows to what the largest call needs; freed by whoever has the struct.
-typedef struct LsCpuMemory {
-    char *memory;
-    size_t bytes;
-} LsCpuMemory;
-
-// At least `bytes` at memory->memory, contents undefined.
-LsStatus ls_cpu_memory_grow(LsCpuMemory *memory, size_t bytes);
 
 typedef struct LsCpuMultiplier {
     LsOnednn *onednn;

@@ -56,6 +56,12 @@ typedef struct LsCpuLoops {
     LsStatus (*embedding_gradient)(LsDevice *device, const LsEmbeddingGradient *args);
     LsStatus (*layer_norm)(LsDevice *device, const LsLayerNorm *args);
     LsStatus (*layer_norm_backward)(LsDevice *device, const LsLayerNormBackward *args);
+    LsStatus (*batch_norm)(LsDevice *device, const LsBatchNorm *args);
+    LsStatus (*batch_norm_backward)(LsDevice *device, const LsBatchNormBackward *args);
+    LsStatus (*max_pool)(LsDevice *device, const LsMaxPool *args);
+    LsStatus (*max_pool_backward)(LsDevice *device, const LsMaxPoolBackward *args);
+    LsStatus (*average_pool)(LsDevice *device, const LsAveragePool *args);
+    LsStatus (*average_pool_backward)(LsDevice *device, const LsAveragePoolBackward *args);
 
     // y = activation(x), n elements of `type`. y may be x.
     void (*activate)(LsActivation activation, size_t n, const void *x, void *y, LsDtype type);
