@@ -4,7 +4,8 @@ target_include_directories(lockstep_strict_device PUBLIC support)
 target_link_libraries(lockstep_strict_device PUBLIC lockstep_device PRIVATE lockstep_flags)
 
 add_library(lockstep_op_cases STATIC support/op_list.c support/op_cases.c support/op_call.c
-            support/op_expect.c support/op_language.c support/op_language_expect.c)
+            support/op_expect.c support/op_language.c support/op_language_expect.c support/op_image.c
+            support/op_image_expect.c)
 target_include_directories(lockstep_op_cases PUBLIC support)
 target_link_libraries(lockstep_op_cases PUBLIC lockstep_device PRIVATE lockstep_flags)
 

@@ -68,9 +68,11 @@ static int close_devices(void **unused)
     return 0;
 }
 
-// The cpu device has no products in BF16 without AVX-512.
+// Not every backend has the ops of images. The cpu device has no products in BF16 without AVX-512.
 static bool runs_on(const LsOpCase *op, const LsDevice *device)
 {
+    if (ls_op_is_image(op) && !device->ops->convolution)
+        return false;
     if (device != state.cpu)
         return true;
     char text[256];

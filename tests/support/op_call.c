@@ -1,5 +1,5 @@
 // How each kind of case becomes a call of the device.
-#include "op_language.h"
+#include "op_image.h"
 
 static LsStatus call_matmul(const LsOpCase *op, LsDevice *device, void *const b[])
 {
@@ -192,6 +192,8 @@ LsStatus ls_op_call(const LsOpCase *op, LsDevice *device, void *const b[])
     size_t n = op->rows * op->columns;
     if (ls_op_is_language(op))
         return ls_op_language_call(op, device, b);
+    if (ls_op_is_image(op))
+        return ls_op_image_call(op, device, b);
     switch (op->kind) {
     case LS_OP_MATMUL:
         return call_matmul(op, device, b);
@@ -232,6 +234,8 @@ bool ls_op_is_exact(const LsOpCase *op)
         return true;
     case LS_OP_ACTIVATION_BACKWARD:
         return op->activation != LS_GELU;
+    case LS_OP_MAX_POOL:
+        return true;
     default:
         return false;
     }
@@ -239,11 +243,14 @@ bool ls_op_is_exact(const LsOpCase *op)
 
 bool ls_op_multiplies(const LsOpCase *op)
 {
-    return op->kind == LS_OP_MATMUL || op->kind == LS_OP_ATTENTION || op->kind == LS_OP_ATTENTION_BACKWARD;
+    return op->kind == LS_OP_MATMUL || op->kind == LS_OP_ATTENTION || op->kind == LS_OP_ATTENTION_BACKWARD ||
+           (op->kind >= LS_OP_CONVOLUTION && op->kind <= LS_OP_CONVOLUTION_BACKWARD_WEIGHTS);
 }
 
 double ls_op_flops(const LsOpCase *op)
 {
+    if (ls_op_is_image(op))
+        return ls_op_image_flops(op);
     if (op->kind != LS_OP_MATMUL)
         return ls_op_language_flops(op);
     return 2.0 * (double)op->rows * (double)op->columns * (double)op->depth;

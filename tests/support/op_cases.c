@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "op_language.h"
+#include "op_image.h"
 
 // ---- Names ----------------------------------------------------------------------------------------------
 
@@ -32,6 +32,15 @@ static const char *const kind_names[LS_OP_KINDS] = {
     [LS_OP_LAYER_NORM_BACKWARD] = "layer_norm_backward",
     [LS_OP_ATTENTION] = "attention",
     [LS_OP_ATTENTION_BACKWARD] = "attention_backward",
+    [LS_OP_CONVOLUTION] = "convolution",
+    [LS_OP_CONVOLUTION_BACKWARD_DATA] = "convolution_backward_data",
+    [LS_OP_CONVOLUTION_BACKWARD_WEIGHTS] = "convolution_backward_weights",
+    [LS_OP_BATCH_NORM] = "batch_norm",
+    [LS_OP_BATCH_NORM_BACKWARD] = "batch_norm_backward",
+    [LS_OP_MAX_POOL] = "max_pool",
+    [LS_OP_MAX_POOL_BACKWARD] = "max_pool_backward",
+    [LS_OP_AVERAGE_POOL] = "average_pool",
+    [LS_OP_AVERAGE_POOL_BACKWARD] = "average_pool_backward",
 };
 
 static const char *const decision_names[LS_DECISIONS] = {
@@ -63,6 +72,9 @@ void ls_op_name(const LsOpCase *op, char *text, size_t size)
             op->transpose_a ? 't' : 'n', op->transpose_b ? 't' : 'n');
     else if (op->kind == LS_OP_TREE_ADD)
         snprintf(shape, sizeof shape, "%zu of %zu", op->depth, op->columns);
+    else if (op->height)
+        snprintf(shape, sizeof shape, "%zux%zux%zux%zu>%zu %zu/%zu+%zu", op->rows, op->height, op->width,
+            op->columns, op->depth, op->kernel, op->stride, op->padding);
     else
         snprintf(shape, sizeof shape, "%zux%zu", op->rows, op->columns);
     if (op->rate > 0)
@@ -71,13 +83,14 @@ void ls_op_name(const LsOpCase *op, char *text, size_t size)
         snprintf(pieces, sizeof pieces, " %zu pieces", op->pieces);
     if (op->window)
         snprintf(windows, sizeof windows, " window %zu heads %zu", op->window, op->heads);
-    snprintf(text, size, "%s %s %s>%s%s%s%s%s%s%s%s%s%s%s%s%s%s%s%s%s", kind_names[op->kind], shape,
+    snprintf(text, size, "%s %s %s>%s%s%s%s%s%s%s%s%s%s%s%s%s%s%s%s%s%s", kind_names[op->kind], shape,
         ls_dtype_name(op->type), ls_dtype_name(op->output), op->bias ? " bias" : "",
         activations[op->activation], op->keep ? " keep" : "", derivatives[op->backward],
         op->accumulate ? " accumulate" : "", op->bias_gradient ? " bias-gradient" : "",
         op->rounded ? " rounded" : "", op->in_place ? " in-place" : "", op->uniform ? " uniform" : "",
         op->momentum ? " momentum" : "", op->nesterov ? " nesterov" : "",
-        op->smoothing > 0 ? " smoothed" : "", dropped, pieces, windows, op->branch ? " branch" : "");
+        op->smoothing > 0 ? " smoothed" : "", dropped, pieces, windows, op->branch ? " branch" : "",
+        op->given ? " given" : "");
 }
 
 // ---- Buffers --------------------------------------------------------------------------------------------
@@ -178,6 +191,8 @@ size_t ls_op_buffers(const LsOpCase *op, LsOpBuffer b[LS_OP_BUFFERS])
     size_t n = op->rows * op->columns;
     if (ls_op_is_language(op))
         return ls_op_language_buffers(op, b);
+    if (ls_op_is_image(op))
+        return ls_op_image_buffers(op, b);
     switch (op->kind) {
     case LS_OP_MATMUL:
         return product_buffers(op, b);
@@ -441,6 +456,7 @@ LsStatus ls_op_run_open(const LsOpCase *op, LsDevice *device, size_t shift, LsOp
     for (size_t i = 0; i < run->count; i++)
         LS_TRY(open_buffer(run, i, shift));
     ls_op_language_derive(op, run->image);
+    ls_op_image_derive(op, run->image);
     return ls_op_run_restore(run);
 }
 

@@ -5,7 +5,8 @@
 // can place them on any device at any alignment, run the op and read the results back.
 //
 // op_list.c has the cases, op_cases.c their buffers and runs, op_call.c the calls, op_expect.c the float64
-// models; op_language.c and op_language_expect.c are those of the ops of language models.
+// models; op_language.c and op_language_expect.c are those of the ops of language models, op_image.c and
+// op_image_expect.c those of image models.
 #ifndef LOCKSTEP_TESTS_OP_CASES_H
 #define LOCKSTEP_TESTS_OP_CASES_H
 
@@ -34,6 +35,15 @@ typedef enum LsOpKind {
     LS_OP_LAYER_NORM_BACKWARD,
     LS_OP_ATTENTION,
     LS_OP_ATTENTION_BACKWARD,
+    LS_OP_CONVOLUTION,
+    LS_OP_CONVOLUTION_BACKWARD_DATA,
+    LS_OP_CONVOLUTION_BACKWARD_WEIGHTS,
+    LS_OP_BATCH_NORM,
+    LS_OP_BATCH_NORM_BACKWARD,
+    LS_OP_MAX_POOL,
+    LS_OP_MAX_POOL_BACKWARD,
+    LS_OP_AVERAGE_POOL,
+    LS_OP_AVERAGE_POOL_BACKWARD,
     LS_OP_KINDS
 } LsOpKind;
 
@@ -72,9 +82,14 @@ typedef struct LsOpCase {
     bool in_place;         // the result replaces the first input
     bool uniform;          // normalize
     bool momentum, nesterov;
-    size_t window;   // embedding, attention: tokens; dropout: rows of a sample, 0: one
-    size_t heads;    // attention
-    bool branch;     // layer_norm: a branch is added; its backward pass: a residual is
+    size_t window; // embedding, attention: tokens; dropout: rows of a sample, 0: one
+    size_t heads;  // attention
+    bool branch;   // layer_norm: a branch is added; its backward pass: a residual is. batch_norm: a
+                   // residual is added; its backward pass: a second gradient is
+    size_t height, width, kernel, stride, padding; // of images and windows; rows are images then, columns
+                                                   // and depth channels in and out. batch_norm: rows are
+                                                   // places, columns channels
+    bool given;      // batch_norm: mean and variance are given; its backward pass: says them
     double rate;     // dropout
     float smoothing; // cross-entropy
     bool large;      // of a size for measuring speed, too slow to check against float64
@@ -136,6 +151,12 @@ size_t ls_op_buffers(const LsOpCase *op, LsOpBuffer buffers[LS_OP_BUFFERS]);
 
 // Runs the op on the buffers, given as pointers in the device's memory.
 LsStatus ls_op_call(const LsOpCase *op, LsDevice *device, void *const memory[]);
+
+// Whether it is an op of image models: convolutions, batch normalisation, pooling.
+bool ls_op_is_image(const LsOpCase *op);
+
+// Weight of a batch's statistics in batch_norm's backward pass.
+#define LS_OP_STATISTICS_WEIGHT 0.375f
 
 // True when every backend must compute the same bits: the op is made of exactly rounded operations in a given
 // order.

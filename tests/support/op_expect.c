@@ -3,7 +3,7 @@
 #include <math.h>
 #include <stdio.h>
 
-#include "op_language.h"
+#include "op_image.h"
 
 static const double GELU_SCALE = 0.79788456080286535588, GELU_CUBIC = 0.044715; // sqrt(2 / pi)
 
@@ -278,6 +278,10 @@ void ls_op_expect(const LsOpCase *op, void *const image[], double *value[], doub
         ls_op_language_expect(op, image, value, scale);
         return;
     }
+    if (ls_op_is_image(op)) {
+        ls_op_image_expect(op, image, value, scale);
+        return;
+    }
     switch (op->kind) {
     case LS_OP_MATMUL:
         expect_matmul(op, image, value, scale);
@@ -318,6 +322,8 @@ static double units(const LsOpCase *op)
     const double derivative_units = 32;
     if (ls_op_is_language(op))
         return ls_op_language_units(op);
+    if (ls_op_is_image(op))
+        return ls_op_image_units(op);
     switch (op->kind) {
     case LS_OP_MATMUL:
         // A sum of k products in any order is within k u of the sum of their sizes (Higham, "Accuracy and

@@ -288,6 +288,66 @@ static void put_language_ops(List *list, LsDtype type)
     }
 }
 
+static void put_convolutions(List *list, LsOpCase op)
+{
+    op.kind = LS_OP_CONVOLUTION;
+    put(list, op);
+    op.kind = LS_OP_CONVOLUTION_BACKWARD_DATA;
+    put(list, op);
+    op.kind = LS_OP_CONVOLUTION_BACKWARD_WEIGHTS;
+    put(list, op);
+    op.accumulate = true;
+    put(list, op);
+}
+
+static void put_pools(List *list, LsOpCase op)
+{
+    op.depth = 0;
+    for (int kind = LS_OP_MAX_POOL; kind <= LS_OP_AVERAGE_POOL_BACKWARD; kind++) {
+        op.kind = (LsOpKind)kind;
+        put(list, op);
+    }
+}
+
+// Each of its variants appears once: with and without activation, second input, statistics.
+static void put_batch_norms(List *list, LsOpCase op)
+{
+    for (int variant = 0; variant < 4; variant++) {
+        op.activation = variant % 2 ? LS_RELU : LS_IDENTITY;
+        op.branch = variant > 1;
+        op.given = variant == 1 || variant == 2;
+        op.kind = LS_OP_BATCH_NORM;
+        op.accumulate = op.keep = op.in_place = false;
+        put(list, op);
+        op.kind = LS_OP_BATCH_NORM_BACKWARD;
+        op.accumulate = variant == 2;
+        op.keep = variant > 0;
+        op.in_place = variant == 3;
+        put(list, op);
+    }
+}
+
+static void put_image_ops(List *list, LsDtype type)
+{
+    LsOpCase op = {.type = type, .output = type};
+    // Images, sides, channels in and out, window: a stem's, blocks', and sides that strides do not divide.
+    static const size_t windows[][8] = {{1, 1, 1, 1, 1, 1, 1, 0}, {2, 9, 12, 3, 16, 7, 2, 3},
+        {3, 6, 5, 1, 20, 3, 1, 1}, {2, 8, 8, 16, 32, 3, 2, 1}, {2, 7, 6, 33, 17, 1, 2, 0},
+        {1, 5, 8, 64, 32, 1, 1, 0}, {2, 10, 4, 32, 48, 3, 1, 1}, {2, 3, 3, 5, 6, 5, 1, 2},
+        {1, 11, 10, 4, 8, 2, 3, 0}};
+    for (size_t i = 0; i < sizeof windows / sizeof *windows; i++) {
+        op.rows = windows[i][0], op.height = windows[i][1], op.width = windows[i][2];
+        op.columns = windows[i][3], op.depth = windows[i][4];
+        op.kernel = windows[i][5], op.stride = windows[i][6], op.padding = windows[i][7];
+        put_convolutions(list, op);
+        put_pools(list, op);
+    }
+    static const size_t matrices[][2] = {{1, 3}, {7, 10}, {70, 16}, {130, 33}, {300, 64}};
+    for (size_t i = 0; i < sizeof matrices / sizeof *matrices; i++)
+        put_batch_norms(list,
+            (LsOpCase){.type = type, .output = type, .rows = matrices[i][0], .columns = matrices[i][1]});
+}
+
 LsStatus ls_op_cases(LsOpCase **cases, size_t *count)
 {
     List list = {.status = LS_OK};
@@ -300,8 +360,10 @@ LsStatus ls_op_cases(LsOpCase **cases, size_t *count)
                                       .output = float_types[t],
                                       .rows = matrices[i][0],
                                       .columns = matrices[i][1]});
-    for (size_t t = 0; t < FLOAT_TYPES; t++)
+    for (size_t t = 0; t < FLOAT_TYPES; t++) {
         put_language_ops(&list, float_types[t]);
+        put_image_ops(&list, float_types[t]);
+    }
     static const size_t lengths[] = {1, 15, 16, 33, 1000, LS_BLOCK, 2 * LS_BLOCK + 77};
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
         put_casts(&list, (LsOpCase){.rows = 1, .columns = lengths[i]});
@@ -378,6 +440,17 @@ static void put_random_language_ops(List *list, Dice *dice, LsOpCase op)
     put_attention(list, op);
 }
 
+static void put_random_image_ops(List *list, Dice *dice, LsOpCase op)
+{
+    op.rows = some_size(dice, 8), op.columns = some_size(dice, 6);
+    put_batch_norms(list, op);
+    op.rows = 1 + roll(dice, 4), op.columns = some_size(dice, 5), op.depth = some_size(dice, 5);
+    op.kernel = 1 + roll(dice, 5), op.stride = 1 + roll(dice, 3), op.padding = roll(dice, op.kernel);
+    op.height = op.kernel + roll(dice, 8), op.width = op.kernel + roll(dice, 8);
+    put_convolutions(list, op);
+    put_pools(list, op);
+}
+
 LsStatus ls_op_random_cases(uint64_t seed, size_t rounds, LsOpCase **cases, size_t *count)
 {
     List list = {.status = LS_OK};
@@ -391,6 +464,7 @@ LsStatus ls_op_random_cases(uint64_t seed, size_t rounds, LsOpCase **cases, size
         matrix.rows = some_size(&dice, 6), matrix.columns = some_size(&dice, 8);
         put_matrix_ops(&list, matrix);
         put_random_language_ops(&list, &dice, (LsOpCase){.type = type, .output = type, .seed = inputs});
+        put_random_image_ops(&list, &dice, (LsOpCase){.type = type, .output = type, .seed = inputs});
         LsOpCase vector = {.rows = 1, .columns = some_size(&dice, 14), .seed = inputs};
         put_casts(&list, vector);
         put_vector_ops(&list, vector);
