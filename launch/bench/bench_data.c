@@ -64,7 +64,8 @@ static LsStatus open_loader(Bench *bench)
         .lane_count = share.count,
         .accumulation = (size_t)config->train.accumulation,
         .workers = (int)config->data.workers,
-        .prefetch = (int)config->data.prefetch + 1}; // one is being looked at
+        .prefetch = (int)config->data.prefetch + 1, // one is being looked at
+        .augmentation = ls_augmentation_of(config)};
     return ls_loader_create(bench->dataset, &options, &bench->loader);
 }
 

@@ -106,6 +106,10 @@ static const LsOption options[] = {
         "Threads of each rank that read and prepare microbatches."),
     INT("data.prefetch", data.prefetch, "4", 1, 1024, FREE,
         "Microbatches that each rank prepares ahead of the step."),
+    INT("data.crop_padding", data.crop_padding, "0", 0, 4096, NUMERIC,
+        "Black pixels on every side of a training image, of which a random part of the image's size is taken; 0: no crop."),
+    BOOL("data.flip", data.flip, "false", NUMERIC,
+        "Mirrors every other training image, by chance, from left to right."),
 
     CHOICE("train.loss", train.loss, "auto", losses, IDENTITY,
         "Loss; `auto` is cross-entropy for classes and mean squared error for other targets."),

@@ -29,6 +29,7 @@ typedef struct Slot {
 typedef struct Worker {
     LsLoader *loader;
     LsReader *reader;
+    LsAugmenter *augmenter; // NULL: images stay as they are
     pthread_t thread;
     bool running;
 } Worker;
@@ -61,8 +62,17 @@ static uint64_t first_position(const LsLoader *loader, uint64_t number)
     return o->cursor + step * o->batch + lane * (o->batch / o->lanes) + part * loader->rows;
 }
 
-static LsStatus fill_slot(const LsLoader *loader, LsReader *reader, Slot *slot, uint64_t number)
+// Each image as its position makes it, whichever rank and worker it is that reads it.
+static void augment(LsAugmenter *augmenter, const LsDatasetInfo *info, const LsHostBatch *batch)
 {
+    uint8_t *x = batch->x;
+    for (size_t i = 0; i < batch->rows; i++)
+        ls_augmenter_apply(augmenter, batch->positions[i], x + i * info->features);
+}
+
+static LsStatus fill_slot(Worker *worker, Slot *slot, uint64_t number)
+{
+    const LsLoader *loader = worker->loader;
     const LsDatasetInfo *info = &loader->dataset->info;
     bool tokens = ls_dataset_tokens(info);
     uint64_t first = first_position(loader, number), seed = loader->options.seed;
@@ -74,7 +84,10 @@ static LsStatus fill_slot(const LsLoader *loader, LsReader *reader, Slot *slot, 
     }
     LsStatus (*read)(LsReader *, const uint64_t *, size_t, void *, void *) =
         tokens ? ls_reader_read_windows : ls_reader_read;
-    return read(reader, slot->samples, loader->rows, slot->batch.x, slot->batch.y);
+    LS_TRY(read(worker->reader, slot->samples, loader->rows, slot->batch.x, slot->batch.y));
+    if (worker->augmenter != NULL)
+        augment(worker->augmenter, info, &slot->batch);
+    return LS_OK;
 }
 
 static void *work(void *argument)
@@ -93,7 +106,7 @@ static void *work(void *argument)
         uint64_t number = loader->next_fill++;
         slot->state = SLOT_FILLING;
         pthread_mutex_unlock(&loader->lock);
-        LsStatus status = fill_slot(loader, worker->reader, slot, number);
+        LsStatus status = fill_slot(worker, slot, number);
         pthread_mutex_lock(&loader->lock);
         slot->status = status;
         if (status != LS_OK)
@@ -137,7 +150,7 @@ static LsStatus check_options(const LsDataset *dataset, const LsLoaderOptions *o
         return LS_FAIL(LS_CONFIG, "loader: the cursor %llu is impossible", (unsigned long long)o->cursor);
     if (dataset->info.samples[LS_TRAIN] == 0)
         return LS_FAIL(LS_BAD_DATA, "%s has no training samples", dataset->path);
-    return LS_OK;
+    return ls_augmentation_check(&o->augmentation, &dataset->info);
 }
 
 static LsStatus allocate_slot(LsLoader *loader, Slot *slot)
@@ -168,6 +181,24 @@ static void release_slot(LsLoader *loader, Slot *slot)
     free(slot->samples);
 }
 
+// What a worker needs, before it has a thread.
+static LsStatus equip_worker(LsLoader *loader, Worker *worker)
+{
+    const LsAugmentation *augmentation = &loader->options.augmentation;
+    worker->loader = loader;
+    LS_TRY(ls_reader_create(loader->dataset, LS_TRAIN, &worker->reader));
+    if (!ls_augmentation_any(augmentation))
+        return LS_OK;
+    return ls_augmenter_create(
+        augmentation, &loader->dataset->info, loader->options.seed, &worker->augmenter);
+}
+
+static void strip_worker(Worker *worker)
+{
+    ls_augmenter_destroy(worker->augmenter);
+    ls_reader_destroy(worker->reader);
+}
+
 // Signals are for the threads of the program: a handler never runs on a worker.
 static LsStatus start_workers(LsLoader *loader)
 {
@@ -177,8 +208,7 @@ static LsStatus start_workers(LsLoader *loader)
     LsStatus status = LS_OK;
     for (int i = 0; status == LS_OK && i < loader->options.workers; i++) {
         Worker *worker = &loader->workers[i];
-        worker->loader = loader;
-        status = ls_reader_create(loader->dataset, LS_TRAIN, &worker->reader);
+        status = equip_worker(loader, worker);
         int error = status == LS_OK ? pthread_create(&worker->thread, NULL, work, worker) : 0;
         if (error != 0)
             status = LS_FAIL(LS_INTERNAL, "cannot start loader thread %d: %s", i, strerror(error));
@@ -231,7 +261,7 @@ void ls_loader_destroy(LsLoader *loader)
     for (int i = 0; loader->workers != NULL && i < loader->options.workers; i++) {
         if (loader->workers[i].running)
             pthread_join(loader->workers[i].thread, NULL);
-        ls_reader_destroy(loader->workers[i].reader);
+        strip_worker(&loader->workers[i]);
     }
     for (size_t i = 0; loader->slots != NULL && i < loader->slot_count; i++)
         release_slot(loader, &loader->slots[i]);
@@ -286,7 +316,7 @@ void ls_loader_return(LsLoader *loader, const LsHostBatch *batch)
 // A loader with one slot and without workers.
 struct LsLaneReader {
     LsLoader loader;
-    LsReader *reader;
+    Worker worker;
     Slot slot;
 };
 
@@ -307,7 +337,7 @@ LsStatus ls_lane_reader_create(const LsDataset *dataset, const LsLoaderOptions *
     LsStatus status = check_options(dataset, &loader->options);
     if (status == LS_OK) {
         loader->rows = options->batch / options->lanes / options->accumulation;
-        status = ls_reader_create(dataset, LS_TRAIN, &reader->reader);
+        status = equip_worker(loader, &reader->worker);
     }
     if (status == LS_OK)
         status = allocate_slot(loader, &reader->slot);
@@ -324,7 +354,7 @@ void ls_lane_reader_destroy(LsLaneReader *reader)
     if (reader == NULL)
         return;
     release_slot(&reader->loader, &reader->slot);
-    ls_reader_destroy(reader->reader);
+    strip_worker(&reader->worker);
     free(reader);
 }
 
@@ -333,8 +363,7 @@ LsStatus ls_lane_reader_read(
 {
     LsLoader *loader = &reader->loader;
     loader->options.cursor = cursor;
-    LS_TRY(fill_slot(
-        loader, reader->reader, &reader->slot, (uint64_t)lane * loader->options.accumulation + part));
+    LS_TRY(fill_slot(&reader->worker, &reader->slot, (uint64_t)lane * loader->options.accumulation + part));
     *out = &reader->slot.batch;
     return LS_OK;
 }

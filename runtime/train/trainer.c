@@ -97,6 +97,9 @@ LsStatus ls_train_open_data(const LsConfig *config, LsDataset **out)
         status = ls_dataset_set_window(dataset, (size_t)config->model.context);
     if (status == LS_OK && info->samples[LS_TRAIN] == 0)
         status = LS_FAIL(LS_BAD_DATA, "%s has no training samples", config->data.path);
+    LsAugmentation augmentation = ls_augmentation_of(config);
+    if (status == LS_OK)
+        status = ls_augmentation_check(&augmentation, info);
     if (status != LS_OK) {
         ls_dataset_close(dataset);
         return status;
@@ -367,6 +370,7 @@ LsLoaderOptions ls_trainer_loader_options(LsTrainer *t)
         .workers = (int)config->data.workers,
         .prefetch = (int)(config->data.prefetch + (int64_t)t->feed.sets), // it may hold so many
         .memory = {.allocate = host_memory_allocate, .release = host_memory_release, .context = t->device},
+        .augmentation = ls_augmentation_of(config),
     };
 }
 

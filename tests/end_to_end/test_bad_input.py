@@ -92,6 +92,11 @@ class BadConfiguration(BadInput):
     def test_loss_that_does_not_fit(self):
         self.train_refused("--set", "train.loss=binary_cross_entropy", code=BAD_CONFIG, words=("train.loss",))
 
+    def test_augmentation_that_does_not_fit(self):
+        self.train_refused("--set", "data.crop_padding=6", code=BAD_CONFIG, words=("data.crop_padding is 6", "6 x 6"))
+        self.train_refused("--set", "data.flip=true", "--set", f"data.path={import_table(self)}", code=BAD_CONFIG,
+                           words=("data.flip is for images",))
+
     def test_metric_that_does_not_fit(self):
         """Otherwise early stopping would end the run after its first evaluation, as if it had learned."""
         self.train_refused("--set", "eval.metric=roc_auc", code=BAD_CONFIG, words=("eval.metric", "4"))

@@ -88,6 +88,19 @@ class SameBits(Case):
             self.assertEqual(self.hash(run), expected[0])
             self.assertEqual(self.losses(run), expected[1])
 
+    def test_augmented(self):
+        """An image's augmentation hangs on its position in the stream, not on who reads it, how, or from where on."""
+        self.write("config.yaml", CONFIG.replace("path: images.h5", "path: images.h5, crop_padding: 2, flip: true"))
+        self.train("alone", 0)
+        expected = self.hash("alone"), self.losses("alone")
+        for ranks in (3, 8):
+            self.train(f"ranks-{ranks}", ranks, "--set", "data.workers=3", "--set", "guard.recompute_every=7")
+            self.assertEqual((self.hash(f"ranks-{ranks}"), self.losses(f"ranks-{ranks}")), expected)
+        self.train("ranks-3", 2, "--resume", "ranks-3/checkpoints/step-00000020")
+        self.assertEqual((self.hash("ranks-3"), self.losses("ranks-3")), expected)
+        self.train("plain", 1, "--set", "data.crop_padding=0", "--set", "data.flip=false")
+        self.assertNotEqual(self.hash("plain"), expected[0])
+
     def test_other_seed_other_bits(self):
         """The hash does tell runs apart."""
         self.train("one", 1, "--set", "train.max_steps=10")

@@ -88,6 +88,8 @@ typedef struct LsConfig {
         char path[LS_CONFIG_TEXT];
         int64_t workers;
         int64_t prefetch;
+        int64_t crop_padding; // pixels, 0: no crop
+        bool flip;
     } data;
     struct {
         int loss;

@@ -7,6 +7,7 @@
 #ifndef LOCKSTEP_DATA_LOADER_H
 #define LOCKSTEP_DATA_LOADER_H
 
+#include "data/augment.h"
 #include "data/dataset.h"
 
 // The sample at a stream position: O(1).
@@ -46,10 +47,11 @@ typedef struct LsLoaderOptions {
     int workers;                          // threads, at least 1; they unbind themselves from the rank's core
     int prefetch;                         // microbatches ahead, at least 1
     LsHostMemory memory;
+    LsAugmentation augmentation; // of images, done by the workers
 } LsLoaderOptions;
 
 // Starts the workers on the training split. They bring, step after step, this rank's microbatches in the
-// order (step, lane, part).
+// order (step, lane, part). LS_CONFIG for options that do not fit each other or the data.
 LsStatus ls_loader_create(const LsDataset *dataset, const LsLoaderOptions *options, LsLoader **out);
 void ls_loader_destroy(LsLoader *loader);
 

@@ -1,0 +1,37 @@
+// Augmentation: what the loader does to the images of the training split, and to no others, so that no epoch
+// shows the same ones again. Bytes in, bytes out, before normalisation.
+//
+// All of it is drawn from the counter-based generator by (seed, purpose, stream position), so that any rank
+// makes the same image of a position, whatever it made before. Pixels are computed in whole numbers.
+#ifndef LOCKSTEP_DATA_AUGMENT_H
+#define LOCKSTEP_DATA_AUGMENT_H
+
+#include "base/config.h"
+#include "data/dataset.h"
+
+typedef struct LsAugmentation {
+    size_t crop_padding; // black pixels on every side of which a random part of the image's size is taken
+    bool flip;           // mirrors left and right, every other time
+} LsAugmentation;
+
+LsAugmentation ls_augmentation_of(const LsConfig *config);
+
+// Whether there is anything to do.
+bool ls_augmentation_any(const LsAugmentation *augmentation);
+
+// LS_CONFIG, with the option, when the data are no images of bytes, [height][width] or
+// [height][width][channels] with up to four channels, or the images are too small.
+LsStatus ls_augmentation_check(const LsAugmentation *augmentation, const LsDatasetInfo *info);
+
+// What one thread needs: memory for an image.
+typedef struct LsAugmenter LsAugmenter;
+
+// Fails as the check does.
+LsStatus ls_augmenter_create(
+    const LsAugmentation *augmentation, const LsDatasetInfo *info, uint64_t seed, LsAugmenter **out);
+void ls_augmenter_destroy(LsAugmenter *augmenter);
+
+// Makes the training image of a stream position out of the sample `x` that lies there, in place.
+void ls_augmenter_apply(LsAugmenter *augmenter, uint64_t position, uint8_t *x);
+
+#endif
