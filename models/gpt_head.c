@@ -58,7 +58,7 @@ static LsStatus combine_losses(LsGpt *gpt, const LsBatch *batch)
         .x_type = LS_F32,
         .shift = gpt->share,
         .scale = gpt->share + 1,
-        .uniform = true,
+        .period = 1,
         .y = rows,
         .y_type = LS_F32,
     };

@@ -52,7 +52,7 @@ OpWork work_of_cast(const LsCast *args)
 OpWork work_of_normalize(const LsNormalize *args)
 {
     double bytes = of(args->x_type, args->rows, args->columns) + of(args->y_type, args->rows, args->columns) +
-                   2 * of(LS_F32, args->uniform ? 1 : args->columns, 1);
+                   2 * of(LS_F32, args->period, 1);
     return work(bytes, 0, "normalize %zux%zu %s>%s", args->rows, args->columns, ls_dtype_name(args->x_type),
         ls_dtype_name(args->y_type));
 }

@@ -142,11 +142,13 @@ static LsStatus read_normalization(const char *name, const json_t *schema, LsDat
     const json_t *uniform = json_object_get(schema, "uniform");
     if (!json_is_boolean(uniform))
         return fail(name, "has no uniform");
-    info->uniform = json_is_true(uniform);
-    size_t count = info->uniform ? 1 : info->features;
     // The arrays' lengths come first: memory is taken for what is there, not for what the shape says.
-    if (json_array_size(json_object_get(schema, "shift")) != count)
-        return fail(name, "has no shift for every feature");
+    size_t count = json_array_size(json_object_get(schema, "shift"));
+    size_t channels = info->feature_shape[info->feature_dimensions - 1];
+    bool fits = json_is_true(uniform) ? count == 1 : count == info->features || count == channels;
+    if (!fits)
+        return fail(name, "has no shift for every feature or channel");
+    info->period = count;
     dataset->normalize = malloc(2 * count * sizeof(float));
     if (dataset->normalize == NULL)
         return LS_FAIL(LS_INTERNAL, "%s: out of memory", name);

@@ -16,7 +16,7 @@ struct LsDeviceBatch {
     LsDevice *device; // lent
     LsDataShape shape;
     LsDtype raw_type; // of x
-    bool uniform;     // one shift and scale for all features
+    size_t period;    // of shift and scale
     bool convert;     // labels of two classes become targets
     size_t classes;   // 0: the data has none
     size_t max_rows;
@@ -109,13 +109,28 @@ static LsStatus reserve(LsDeviceBatch *batch, size_t rows, size_t columns, size_
     return batch->device->ops->allocate(batch->device, bytes, out);
 }
 
-static LsStatus upload_statistic(LsDeviceBatch *batch, const float *values, float **out)
+// Values for the channels of an image are repeated to a row of it, so that loops over a period are long.
+static size_t uploaded_period(const LsDatasetInfo *info)
 {
-    size_t count = batch->uniform ? 1 : batch->shape.features;
-    void *memory;
-    LS_TRY(reserve(batch, count, 1, sizeof *values, &memory));
+    bool channels = info->period > 1 && info->period < info->features;
+    return channels ? info->period * info->feature_shape[info->feature_dimensions - 2] : info->period;
+}
+
+static LsStatus upload_statistic(
+    LsDeviceBatch *batch, const LsDatasetInfo *info, const float *values, float **out)
+{
+    size_t bytes = batch->period * sizeof *values;
+    void *memory, *repeated = NULL;
+    LS_TRY(reserve(batch, batch->period, 1, sizeof *values, &memory));
     *out = memory;
-    return batch->device->ops->copy_in(batch->device, memory, values, count * sizeof *values);
+    LS_TRY(ls_memory_allocate(bytes, &repeated));
+    for (size_t i = 0; i < batch->period; i++)
+        ((float *)repeated)[i] = values[i % info->period];
+    LsStatus status = batch->device->ops->copy_in(batch->device, memory, repeated, bytes);
+    if (status == LS_OK) // which has read them then
+        status = batch->device->ops->synchronize(batch->device);
+    free(repeated);
+    return status;
 }
 
 static LsStatus reserve_set(LsDeviceBatch *batch, Set *set)
@@ -140,11 +155,9 @@ static LsStatus reserve_all(LsDeviceBatch *batch, const LsDatasetInfo *info)
         LS_TRY(reserve_set(batch, &batch->set[s]));
     if (batch->shape.window > 0) // tokens go to the model as they are
         return LS_OK;
-    LS_TRY(upload_statistic(batch, info->shift, &batch->shift));
-    LS_TRY(upload_statistic(batch, info->scale, &batch->scale));
-    LS_TRY(reserve(batch, batch->max_rows, batch->shape.features, input, &batch->inputs));
-    // The statistics are the caller's memory, which may go away after this call.
-    return batch->device->ops->synchronize(batch->device);
+    LS_TRY(upload_statistic(batch, info, info->shift, &batch->shift));
+    LS_TRY(upload_statistic(batch, info, info->scale, &batch->scale));
+    return reserve(batch, batch->max_rows, batch->shape.features, input, &batch->inputs);
 }
 
 LsStatus ls_device_batch_create(LsDevice *device, const LsDatasetInfo *info, const LsDataShape *shape,
@@ -160,7 +173,7 @@ LsStatus ls_device_batch_create(LsDevice *device, const LsDatasetInfo *info, con
     batch->device = device;
     batch->shape = *shape;
     batch->raw_type = raw_type(info, shape);
-    batch->uniform = info->uniform;
+    batch->period = shape->window > 0 ? 0 : uploaded_period(info);
     batch->convert = info->classes && !shape->classes;
     batch->classes = info->classes ? info->outputs : 0;
     batch->max_rows = max_rows;
@@ -282,7 +295,7 @@ LsStatus ls_device_batch_normalize(LsDeviceBatch *batch, size_t index, size_t ro
         .x_type = batch->raw_type,
         .shift = batch->shift,
         .scale = batch->scale,
-        .uniform = batch->uniform,
+        .period = batch->period,
         .y = batch->inputs,
         .y_type = ls_device_compute_type(batch->device),
     };
@@ -316,6 +329,6 @@ size_t ls_device_batch_bytes(
                  target_columns(shape) * sizeof(float) + sizeof(uint64_t);
     if (shape->window > 0)
         return max_rows * sets * raw;
-    size_t statistics = 2 * (info->uniform ? 1 : shape->features) * sizeof(float);
+    size_t statistics = 2 * uploaded_period(info) * sizeof(float);
     return max_rows * (sets * raw + shape->features * ls_dtype_size(type)) + statistics;
 }

@@ -88,7 +88,7 @@ static void test_info(void **state)
     assert_true(info->classes);
     assert_int_equal(info->outputs, 2);
     assert_memory_equal(info->samples, e->samples, sizeof e->samples);
-    assert_true(info->uniform);
+    assert_int_equal(info->period, 1);
     assert_true(info->shift[0] == 0.5f && info->scale[0] == 2.0f);
     assert_string_equal(json_string_value(json_object_get(info->schema, "root_hash")), info->root_hash);
     assert_string_equal(ls_dataset_path(dataset), path);

@@ -325,7 +325,7 @@ static void test_import(void **state)
                     info->samples[LS_TEST] == 30);
         assert_true(
             info->feature_dimensions == 2 && info->feature_shape[0] == 3 && info->feature_shape[1] == 5);
-        assert_true(info->classes && info->outputs == 4 && info->uniform);
+        assert_true(info->classes && info->outputs == 4 && info->period == 1);
         double sum = 0.0, squares = 0.0;
         for (size_t i = 0; i < 1500; i++)
             sum += pixel(i);

@@ -130,7 +130,7 @@ static void check_example(const char *path, const char *kind)
     assert_string_equal(json_string_value(json_object_get(info->schema, "kind")), kind);
     assert_int_equal(info->features, 5);
     assert_int_equal(info->outputs, 2);
-    assert_true(info->classes && info->uniform && info->shift[0] == 0 && info->scale[0] == 1);
+    assert_true(info->classes && info->period == 1 && info->shift[0] == 0 && info->scale[0] == 1);
     assert_int_equal(info->samples[LS_TRAIN], 260);
     assert_int_equal(info->samples[LS_VALIDATION], 40);
     assert_int_equal(info->samples[LS_TEST], 100);

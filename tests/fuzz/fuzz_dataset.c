@@ -85,7 +85,8 @@ static void try_schema(const char *text, size_t size)
     } else {
         const LsDatasetInfo *info = &dataset.info;
         require(info->features > 0 && info->outputs > 0 && info->samples[LS_TRAIN] > 0);
-        for (size_t i = 0; i < (info->uniform ? 1 : info->features); i++)
+        require(info->period >= 1 && info->features % info->period == 0);
+        for (size_t i = 0; i < info->period; i++)
             require(info->scale[i] != 0.0f && info->shift[i] - info->shift[i] == 0.0f);
     }
     ls_schema_release(&dataset);

@@ -153,7 +153,7 @@ static LsStatus call_matrix_op(const LsOpCase *op, LsDevice *device, void *const
                                                   .x_type = op->type,
                                                   .shift = b[1],
                                                   .scale = b[2],
-                                                  .uniform = op->uniform,
+                                                  .period = op->period,
                                                   .y = b[3],
                                                   .y_type = op->output});
     case LS_OP_BIAS_GRADIENT:

@@ -61,7 +61,7 @@ void ls_op_name(const LsOpCase *op, char *text, size_t size)
 {
     static const char *const activations[] = {"", " relu", " gelu"};
     static const char *const derivatives[] = {"", " relu'", " gelu'"};
-    char shape[64], dropped[32] = "", pieces[32] = "", windows[64] = "";
+    char shape[64], dropped[32] = "", pieces[32] = "", windows[64] = "", period[32] = "";
     if (op->kind == LS_OP_DECIDE_STEP) {
         snprintf(text, size, "decide_step of %zu ranks, %zu lanes, %zu blocks, %s", op->rows, op->columns,
             op->depth, decision_names[op->decision]);
@@ -81,13 +81,15 @@ void ls_op_name(const LsOpCase *op, char *text, size_t size)
         snprintf(dropped, sizeof dropped, " rate %g", op->rate);
     if (op->pieces > 1)
         snprintf(pieces, sizeof pieces, " %zu pieces", op->pieces);
+    if (op->period)
+        snprintf(period, sizeof period, " period %zu", op->period);
     if (op->window)
         snprintf(windows, sizeof windows, " window %zu heads %zu", op->window, op->heads);
     snprintf(text, size, "%s %s %s>%s%s%s%s%s%s%s%s%s%s%s%s%s%s%s%s%s%s", kind_names[op->kind], shape,
         ls_dtype_name(op->type), ls_dtype_name(op->output), op->bias ? " bias" : "",
         activations[op->activation], op->keep ? " keep" : "", derivatives[op->backward],
         op->accumulate ? " accumulate" : "", op->bias_gradient ? " bias-gradient" : "",
-        op->rounded ? " rounded" : "", op->in_place ? " in-place" : "", op->uniform ? " uniform" : "",
+        op->rounded ? " rounded" : "", op->in_place ? " in-place" : "", period,
         op->momentum ? " momentum" : "", op->nesterov ? " nesterov" : "",
         op->smoothing > 0 ? " smoothed" : "", dropped, pieces, windows, op->branch ? " branch" : "",
         op->given ? " given" : "");
@@ -213,8 +215,8 @@ size_t ls_op_buffers(const LsOpCase *op, LsOpBuffer b[LS_OP_BUFFERS])
         return 2;
     case LS_OP_NORMALIZE:
         b[0] = ls_op_numbers("x", op->type, n, op->type == LS_U8 ? LS_FILL_BYTES : LS_FILL_SIGNED, false);
-        b[1] = ls_op_numbers("shift", LS_F32, op->uniform ? 1 : op->columns, LS_FILL_SIGNED, false);
-        b[2] = ls_op_numbers("scale", LS_F32, op->uniform ? 1 : op->columns, LS_FILL_POSITIVE, false);
+        b[1] = ls_op_numbers("shift", LS_F32, op->period, LS_FILL_SIGNED, false);
+        b[2] = ls_op_numbers("scale", LS_F32, op->period, LS_FILL_POSITIVE, false);
         b[3] = ls_op_numbers("y", op->output, n, LS_FILL_NOTHING, true);
         return 4;
     case LS_OP_BIAS_GRADIENT:

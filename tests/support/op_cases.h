@@ -80,7 +80,7 @@ typedef struct LsOpCase {
     LsOpDecision decision; // decide_step
     bool rounded;          // tree_add: sums are BF16 numbers
     bool in_place;         // the result replaces the first input
-    bool uniform;          // normalize
+    size_t period;         // normalize
     bool momentum, nesterov;
     size_t window; // embedding, attention: tokens; dropout: rows of a sample, 0: one
     size_t heads;  // attention

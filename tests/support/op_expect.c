@@ -232,7 +232,7 @@ static double expect_dropped(const LsOpCase *op, void *const image[], size_t i)
 
 static double expect_normalized(const LsOpCase *op, void *const image[], size_t i)
 {
-    size_t feature = op->uniform ? 0 : i % op->columns;
+    size_t feature = i % op->columns % op->period;
     double x = op->type == LS_U8 ? ((const uint8_t *)image[0])[i] : ((const float *)image[0])[i];
     return (x - ((const float *)image[1])[feature]) * ((const float *)image[2])[feature];
 }

@@ -128,18 +128,32 @@ static void put_layer(List *list, LsDtype type, size_t rows, size_t in, size_t o
 
 // ---- Other ops ------------------------------------------------------------------------------------------
 
+// One statistic for all, one for each column, and where they divide the columns some for channels and for a
+// row of pixels.
+static void put_normalize(List *list, LsOpCase op)
+{
+    const size_t periods[] = {1, op.columns, 3, 4, 96};
+    op.kind = LS_OP_NORMALIZE;
+    for (size_t i = 0; i < sizeof periods / sizeof *periods; i++) {
+        op.period = periods[i];
+        if (op.columns % op.period != 0 || (i > 1 && op.period == op.columns))
+            continue;
+        op.type = LS_U8;
+        put(list, op);
+        op.type = LS_F32;
+        put(list, op);
+    }
+}
+
 static void put_matrix_ops(List *list, LsOpCase op)
 {
+    put_normalize(list, op);
     for (int variant = 0; variant < 2; variant++) {
-        LsOpCase bias = op, dropout = op, raw = op, entropy = op, backward = op;
+        LsOpCase bias = op, dropout = op, entropy = op, backward = op;
         bias.kind = LS_OP_BIAS_GRADIENT, bias.accumulate = variant;
         put(list, bias);
         dropout.kind = LS_OP_DROPOUT, dropout.rate = variant ? 0.1 : 0.5, dropout.in_place = variant;
         put(list, dropout);
-        raw.kind = LS_OP_NORMALIZE, raw.uniform = variant, raw.type = LS_U8;
-        put(list, raw);
-        raw.type = LS_F32;
-        put(list, raw);
         entropy.kind = LS_OP_CROSS_ENTROPY, entropy.smoothing = variant ? 0.1f : 0.0f;
         entropy.in_place = variant;
         put(list, entropy);
@@ -353,7 +367,8 @@ LsStatus ls_op_cases(LsOpCase **cases, size_t *count)
     List list = {.status = LS_OK};
     for (size_t i = 0; i < PRODUCT_TYPES; i++)
         put_products(&list, product_types[i][0], product_types[i][1]);
-    static const size_t matrices[][2] = {{1, 1}, {3, 10}, {70, 17}, {65, 64}, {130, 131}, {2, 1000}};
+    static const size_t matrices[][2] = {
+        {1, 1}, {3, 10}, {70, 17}, {65, 64}, {130, 131}, {9, 288}, {2, 1000}};
     for (size_t i = 0; i < sizeof matrices / sizeof *matrices; i++)
         for (size_t t = 0; t < FLOAT_TYPES; t++)
             put_matrix_ops(&list, (LsOpCase){.type = float_types[t],

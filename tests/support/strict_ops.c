@@ -30,7 +30,7 @@ static LsStatus strict_cast(LsDevice *device, const LsCast *args)
 
 static LsStatus strict_normalize(LsDevice *device, const LsNormalize *args)
 {
-    size_t n = args->rows * args->columns, features = args->uniform ? 1 : args->columns;
+    size_t n = args->rows * args->columns, features = args->period;
     const Span spans[] = {{"x", args->x, bytes_of(args->x_type, n), false},
         {"shift", args->shift, bytes_of(LS_F32, features), false},
         {"scale", args->scale, bytes_of(LS_F32, features), false},

@@ -21,7 +21,8 @@ static LsDatasetInfo description(bool classes, size_t outputs)
         .classes = classes,
         .outputs = outputs,
         .shift = shift,
-        .scale = scale};
+        .scale = scale,
+        .period = FEATURES};
 }
 
 static void require_ok(LsStatus status)
@@ -73,6 +74,35 @@ static void sets_are_apart(void **state)
         assert_memory_equal(places, positions[s], sizeof places);
     }
     device->ops->marker_destroy(device, copied);
+    ls_device_batch_destroy(batch);
+    ls_device_close(device);
+}
+
+// The values of the channels are repeated to a row of the image, which is what the device gets.
+static void channels_have_their_own(void **state)
+{
+    (void)state;
+    enum { HEIGHT = 2, WIDTH = 5, CHANNELS = 2, VALUES = HEIGHT * WIDTH * CHANNELS };
+    LsDevice *device = NULL;
+    LsDeviceBatch *batch = NULL;
+    LsDatasetInfo info = description(true, 3);
+    info.features = VALUES;
+    info.feature_dimensions = 3;
+    info.feature_shape[0] = HEIGHT, info.feature_shape[1] = WIDTH, info.feature_shape[2] = CHANNELS;
+    info.feature_type = LS_COLUMN_U8;
+    LsDataShape shape = {.features = VALUES, .outputs = 3, .classes = true};
+    uint8_t x[ROWS * VALUES];
+    float inputs[ROWS * VALUES];
+    int32_t labels[ROWS] = {0, 1, 2};
+    LsBatch out;
+    for (size_t i = 0; i < sizeof x; i++)
+        x[i] = (uint8_t)(i * 5);
+    require_ok(ls_strict_device_open(LS_PRECISION_FP32, &device));
+    require_ok(ls_device_batch_create(device, &info, &shape, ROWS, 1, &batch));
+    require_ok(ls_device_batch_upload(batch, x, labels, NULL, ROWS, &out));
+    download(device, inputs, out.inputs, sizeof inputs);
+    for (size_t i = 0; i < ROWS * VALUES; i++) // exact: small whole numbers and powers of two
+        assert_true(inputs[i] == ((float)x[i] - shift[i % CHANNELS]) * scale[i % CHANNELS]);
     ls_device_batch_destroy(batch);
     ls_device_close(device);
 }
@@ -187,6 +217,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sets_are_apart),
+        cmocka_unit_test(channels_have_their_own),
         cmocka_unit_test(a_label_that_is_no_class),
         cmocka_unit_test(labels_become_targets),
         cmocka_unit_test(tokens),

@@ -168,7 +168,7 @@ static void model_outputs(const Scene *s, const float *x, double *out)
     for (size_t o = 0; o < weight->shape[0]; o++) {
         out[o] = s->flat[bias->offset + o];
         for (size_t f = 0; f < FEATURES; f++) {
-            size_t c = info->uniform ? 0 : f;
+            size_t c = f % info->period;
             out[o] += (double)s->flat[weight->offset + o * FEATURES + f] * ((double)x[f] - info->shift[c]) *
                       info->scale[c];
         }

@@ -20,7 +20,7 @@ LsStatus ls_ref_normalize(LsDevice *device, const LsNormalize *args)
     for (size_t r = 0; r < args->rows; r++)
         for (size_t c = 0; c < args->columns; c++) {
             size_t i = r * args->columns + c;
-            size_t feature = args->uniform ? 0 : c;
+            size_t feature = c % args->period;
             float x = args->x_type == LS_U8 ? ((const uint8_t *)args->x)[i] : ((const float *)args->x)[i];
             ls_ref_store(args->y, args->y_type, i, (x - args->shift[feature]) * args->scale[feature]);
         }

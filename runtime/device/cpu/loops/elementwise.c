@@ -38,18 +38,17 @@ ALWAYS_INLINE float raw(const void *x, LsDtype type, size_t i)
 ALWAYS_INLINE void normalize(const LsNormalize *args, LsDtype x_type, LsDtype y_type)
 {
     const float *shift = args->shift, *scale = args->scale;
-    size_t columns = args->columns;
-    if (args->uniform) {
+    size_t values = args->rows * args->columns, period = args->period;
+    if (period == 1) {
         float one_shift = *shift, one_scale = *scale;
         ELEMENTWISE
-        for (size_t i = 0; i < args->rows * columns; i++)
+        for (size_t i = 0; i < values; i++)
             store(args->y, y_type, i, (raw(args->x, x_type, i) - one_shift) * one_scale);
         return;
     }
-    for (size_t r = 0; r < args->rows; r++) {
-        size_t first = r * columns;
+    for (size_t first = 0; first < values; first += period) {
         ELEMENTWISE
-        for (size_t c = 0; c < columns; c++)
+        for (size_t c = 0; c < period; c++)
             store(args->y, y_type, first + c, (raw(args->x, x_type, first + c) - shift[c]) * scale[c]);
     }
 }

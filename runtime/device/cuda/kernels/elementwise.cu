@@ -51,7 +51,7 @@ template <typename In, typename Out> struct Normalize {
     static constexpr int N = group_size<In, Out>(), STEPS = 4;
     const In *x;
     const float *shift, *scale;
-    bool uniform;
+    size_t period;
     Out *y;
 
     struct Column {
@@ -63,7 +63,7 @@ template <typename In, typename Out> struct Normalize {
         Column parameters;
 #pragma unroll
         for (int j = 0; j < N; j++) {
-            size_t feature = uniform || first + j >= columns ? 0 : first + j;
+            size_t feature = first + j >= columns ? 0 : (first + j) % period;
             parameters.shift[j] = shift[feature];
             parameters.scale[j] = scale[feature];
         }
@@ -88,7 +88,7 @@ template <typename In, typename Out> struct Normalize {
 
 template <typename In, typename Out> cudaError_t normalize(cudaStream_t stream, const LsNormalize *args)
 {
-    Normalize<In, Out> op = {(const In *)args->x, args->shift, args->scale, args->uniform, (Out *)args->y};
+    Normalize<In, Out> op = {(const In *)args->x, args->shift, args->scale, args->period, (Out *)args->y};
     return each_row(stream, args->rows, args->columns, op);
 }
 

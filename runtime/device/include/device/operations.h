@@ -19,13 +19,14 @@ typedef struct LsCast {
     LsDtype to_type;
 } LsCast;
 
-// y[r][c] = (x[r][c] - shift[c]) * scale[c]: raw samples (U8 or F32) to inputs of the compute type.
+// y[r][c] = (x[r][c] - shift[c mod period]) * scale[c mod period]: raw samples (U8 or F32) to inputs of the
+// compute type.
 typedef struct LsNormalize {
     size_t rows, columns;
     const void *x;
     LsDtype x_type;
-    const float *shift, *scale; // columns values each, or 1 each when `uniform`
-    bool uniform;
+    const float *shift, *scale; // [period]
+    size_t period;              // divides columns: 1 is one value for all, columns one for each
     void *y;
     LsDtype y_type;
 } LsNormalize;

@@ -19,7 +19,7 @@ size_t ls_evaluation_rows(const LsConfig *config, const LsDataShape *shape);
 // one can be filled while another is in use, and the normalised inputs of the one in use.
 typedef struct LsDeviceBatch LsDeviceBatch;
 
-// Of `info`, features, feature_type, classes, outputs, uniform, shift and scale count, and only during this
+// Of `info`, features, feature_type, classes, outputs, period, shift and scale count, and only during this
 // call; so an `info` that was filled from a checkpoint's schema serves as well.
 LsStatus ls_device_batch_create(LsDevice *device, const LsDatasetInfo *info, const LsDataShape *shape,
     size_t max_rows, size_t sets, LsDeviceBatch **out);
