@@ -1,4 +1,4 @@
-// lockstep data import idx, import csv, import text, import tokens, inspect, verify
+// lockstep data import idx, import cifar, import csv, import text, import tokens, inspect, verify
 #include "command.h"
 
 #include "data/import.h"
@@ -67,6 +67,24 @@ static LsStatus import_idx(LsInvocation *invocation)
     const LsFlag flags[] = {IMPORT_FLAGS(options, seed)};
     LS_TRY(ls_arguments_read(invocation, LS_FLAG_TABLE(flags), 1, -1));
     return invocation->helped ? LS_OK : import(invocation, ls_import_idx, &options, seed);
+}
+
+static const char *const cifar_labels[] = {"fine", "coarse", NULL};
+
+static LsStatus import_cifar(LsInvocation *invocation)
+{
+    LsImportOptions options;
+    ls_import_defaults(&options);
+    int64_t seed = (int64_t)options.seed;
+    int labels = 0;
+    const LsFlag flags[] = {
+        IMPORT_FLAGS(options, seed),
+        {"labels", 0, LS_FLAG_CHOICE, &labels, "WHICH",
+            "Which labels of CIFAR-100: fine (default), 100 classes, or coarse, 20.", 0, cifar_labels},
+    };
+    LS_TRY(ls_arguments_read(invocation, LS_FLAG_TABLE(flags), 1, -1));
+    options.coarse = labels == 1;
+    return invocation->helped ? LS_OK : import(invocation, ls_import_cifar, &options, seed);
 }
 
 static LsStatus import_csv(LsInvocation *invocation)
@@ -202,6 +220,18 @@ const LsCommand ls_command_import_idx = {
              "paired by\n"
              "their number; a pair with t10k or test in its names becomes the test split.",
     .run = import_idx,
+};
+
+const LsCommand ls_command_import_cifar = {
+    .name = "data import cifar",
+    .arguments = "FILE... -o OUT.h5 [options]",
+    .summary = "makes a data set from CIFAR-10 or CIFAR-100",
+    .about = "Imports files of the binary version (data_batch_1.bin, train.bin, …), which are told apart by "
+             "their\n"
+             "size. Files with test in their names become the test split. Classes have the names of "
+             "batches.meta.txt,\n"
+             "fine_label_names.txt or coarse_label_names.txt where that lies beside the first file.",
+    .run = import_cifar,
 };
 
 const LsCommand ls_command_import_csv = {

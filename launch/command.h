@@ -31,8 +31,8 @@ struct LsInvocation {
 };
 
 extern const LsCommand ls_command_train, ls_command_launch, ls_command_eval, ls_command_predict,
-    ls_command_generate, ls_command_import_idx, ls_command_import_csv, ls_command_data_inspect,
-    ls_command_data_verify, ls_command_checkpoint_list, ls_command_checkpoint_info,
+    ls_command_generate, ls_command_import_idx, ls_command_import_cifar, ls_command_import_csv,
+    ls_command_data_inspect, ls_command_data_verify, ls_command_checkpoint_list, ls_command_checkpoint_info,
     ls_command_checkpoint_verify, ls_command_checkpoint_hash, ls_command_checkpoint_diff,
     ls_command_checkpoint_prune, ls_command_checkpoint_average, ls_command_config_show,
     ls_command_config_validate, ls_command_config_options, ls_command_doctor, ls_command_version,

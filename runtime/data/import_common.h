@@ -3,9 +3,10 @@
 // The schema is one JSON object (docs/data.md lists every key). Set by the writer: format, feature_type,
 // feature_shape, outputs, splits (samples, counts per class, hashes), root_hash. Set by every importer:
 //
-//   kind       "idx", "csv" (of token data sets "tokens", with keys of its own, see token_set.h)
+//   kind       "idx", "cifar", "csv" (of token data sets "tokens", with keys of its own, see token_set.h)
 //   classes    array of names, one per class; absent for regression
-//   uniform    true: shift and scale hold one number for all features
+//   uniform    true: shift and scale hold one number for all features; else one for each, or one for each
+//              channel (the last dimension of the shape)
 //   shift, scale   arrays: inputs = (x - shift) * scale
 //   columns    csv only: array of objects in the order of the input's columns:
 //              name, role ("label", "numeric", "categorical", "ignore"), missing (rows in which it was

@@ -29,6 +29,28 @@ static void print_text(FILE *out, const json_t *value, int width)
     fprintf(out, "%*s", printed < width ? width - printed : 0, "");
 }
 
+static void print_statistic(FILE *out, const char *name, const json_t *value)
+{
+    fprintf(out, " %s", name);
+    if (json_is_number(value))
+        print_number(out, value, 0);
+    for (size_t i = 0; i < json_array_size(value); i++)
+        print_number(out, json_array_get(value, i), 0);
+}
+
+// One mean and deviation, or one for each channel.
+static void print_values(const json_t *schema, FILE *out)
+{
+    const json_t *mean = json_object_get(schema, "mean"), *deviation = json_object_get(schema, "deviation");
+    if (mean == NULL || deviation == NULL)
+        return;
+    fprintf(out, "values     ");
+    print_statistic(out, "mean", mean);
+    fputc(',', out);
+    print_statistic(out, "deviation", deviation);
+    fprintf(out, " (training split)\n");
+}
+
 static void print_shapes(const LsDataset *dataset, FILE *out)
 {
     const LsDatasetInfo *info = &dataset->info;
@@ -45,11 +67,7 @@ static void print_shapes(const LsDataset *dataset, FILE *out)
         if (info->samples[split] > 0)
             fprintf(out, " %s %zu", ls_split_name(split), info->samples[split]);
     fputc('\n', out);
-    const json_t *mean = json_object_get(info->schema, "mean"),
-                 *deviation = json_object_get(info->schema, "deviation");
-    if (json_is_number(mean) && json_is_number(deviation))
-        fprintf(out, "values      mean %.6g, deviation %.6g (training split)\n", json_number_value(mean),
-            json_number_value(deviation));
+    print_values(info->schema, out);
     if (json_object_get(info->schema, "dropped") != NULL) {
         fprintf(out, "dropped    ");
         print_number(out, json_object_get(info->schema, "dropped"), 0);

@@ -221,7 +221,8 @@ LsStatus ls_rows_read(const json_t *schema, const char *path, LsRows *out)
     const char *kind = json_string_value(json_object_get(schema, "kind"));
     bool idx;
     LS_TRY(ls_idx_recognize(path, &idx));
-    if (!kind || strcmp(kind, idx ? "idx" : "csv") != 0)
+    // Images of any kind are predicted from IDX.
+    if (!kind || idx != (strcmp(kind, "csv") != 0))
         return LS_FAIL(LS_BAD_DATA, "%s: the file looks like %s, the training data was %s", path,
             idx ? "IDX" : "CSV", kind ? kind : "of no known kind");
     return idx ? read_idx(schema, path, out) : read_csv(schema, path, out);

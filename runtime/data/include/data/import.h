@@ -30,6 +30,8 @@ typedef struct LsImportOptions {
     LsMissingPolicy missing;
     const char
         *missing_values; // comma-separated texts that mean missing besides the empty field, e.g. "NA,?"
+    // cifar
+    bool coarse; // of CIFAR-100's two labels; else the fine one
     // text and tokens
     const char *tokenizer; // a file, or "bytes"; NULL: bytes for text, not known for tokens
     bool by_document;      // text: validation documents are drawn; else validation is the end of the tokens
@@ -46,6 +48,12 @@ void ls_import_defaults(LsImportOptions *options);
 // labels are paired by count; a pair with "t10k" or "test" in its name becomes the test split. LS_NO_INPUT,
 // LS_BAD_DATA (file, offset, what), LS_IO.
 LsStatus ls_import_idx(
+    const char *const *inputs, size_t count, const LsImportOptions *options, bool *unchanged);
+
+// CIFAR-10 and CIFAR-100, binary version: files with "test" in their name become the test split. Images are
+// stored as [32][32][3]. Classes are named by the file of names beside the first input, if there is one.
+// LS_NO_INPUT, LS_BAD_DATA (file, offset, what), LS_IO.
+LsStatus ls_import_cifar(
     const char *const *inputs, size_t count, const LsImportOptions *options, bool *unchanged);
 
 // CSV (RFC 4180, plain or gzip), several files with the same columns are joined. LS_BAD_DATA names file, line
