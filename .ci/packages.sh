@@ -5,7 +5,7 @@
 # Building and running. oneDNN's CMake files ask for OpenCL, although a CPU needs none.
 # shellcheck disable=SC2034 # used by those who source this
 build_packages=(gcc libc6-dev cmake ninja-build pkg-config libopenmpi-dev openmpi-bin libhdf5-dev libdnnl-dev
-    ocl-icd-opencl-dev libyaml-dev libjansson-dev libxxhash-dev libssl-dev zlib1g-dev libpcre2-dev
+    ocl-icd-opencl-dev libyaml-dev libjansson-dev libxxhash-dev libssl-dev zlib1g-dev libpcre2-dev libturbojpeg0-dev libpng-dev
     libcmocka-dev libcurl4-openssl-dev)
 # Testing.
 # shellcheck disable=SC2034
@@ -52,7 +52,7 @@ missing_tools()
     for tool in cmake ninja pkg-config mpicc mpirun "${CC:-cc}"; do
         command -v "$tool" >/dev/null || printf '%s\n' "$tool"
     done
-    for module in hdf5-serial yaml-0.1 jansson libxxhash libcrypto zlib libpcre2-8 cmocka; do
+    for module in hdf5-serial yaml-0.1 jansson libxxhash libcrypto zlib libpcre2-8 libturbojpeg libpng cmocka; do
         pkg-config --exists "$module" 2>/dev/null || printf '%s (library)\n' "$module"
     done
     [ -e /usr/include/dnnl.h ] || [ -e /usr/local/include/dnnl.h ] || printf 'oneDNN (library)\n'

@@ -1,4 +1,5 @@
-// lockstep data import idx, import cifar, import csv, import text, import tokens, inspect, verify
+// lockstep data import idx, import cifar, import images, import csv, import text, import tokens, inspect,
+// verify
 #include "command.h"
 
 #include "data/import.h"
@@ -85,6 +86,46 @@ static LsStatus import_cifar(LsInvocation *invocation)
     LS_TRY(ls_arguments_read(invocation, LS_FLAG_TABLE(flags), 1, -1));
     options.coarse = labels == 1;
     return invocation->helped ? LS_OK : import(invocation, ls_import_cifar, &options, seed);
+}
+
+// "HEIGHTxWIDTH"; a text that is none leaves both 0, which the importer refuses.
+static void read_size(const char *text, LsImportOptions *options)
+{
+    unsigned height, width;
+    int length = 0;
+    if (text && sscanf(text, "%5ux%5u%n", &height, &width, &length) == 2 && text[length] == '\0') {
+        options->height = height;
+        options->width = width;
+    }
+}
+
+static LsStatus import_images(LsInvocation *invocation)
+{
+    LsImportOptions options;
+    ls_import_defaults(&options);
+    int64_t seed = (int64_t)options.seed, channels = (int64_t)options.channels, threads = 0;
+    const char *size = NULL;
+    const LsFlag flags[] = {
+        IMPORT_FLAGS(options, seed),
+        {"size", 0, LS_FLAG_TEXT, &size, "HxW",
+            "Height and width that every image is brought to: its largest centred part of that shape, "
+            "resized.",
+            0, NULL},
+        {"channels", 0, LS_FLAG_COUNT, &channels, "N",
+            "3 (default): grey images become RGB; 1: grey images alone, others cannot be read.", 1, NULL},
+        {"corrupt-share", 0, LS_FLAG_REAL, &options.corrupt_share, "PART",
+            "Part of the images that may be impossible to read; they are named and left out (default 0.01).",
+            0, NULL},
+        {"append", 0, LS_FLAG_SWITCH, &options.append, NULL,
+            "Keeps what the output holds, and adds the images whose files it has not seen.", 0, NULL},
+        {"threads", 0, LS_FLAG_COUNT, &threads, "N",
+            "Images that are decoded at a time (default: as many as there are cores).", 1, NULL},
+    };
+    LS_TRY(ls_arguments_read(invocation, LS_FLAG_TABLE(flags), 1, -1));
+    read_size(size, &options);
+    options.channels = (size_t)channels;
+    options.threads = (int)(threads > INT32_MAX ? INT32_MAX : threads);
+    return invocation->helped ? LS_OK : import(invocation, ls_import_images, &options, seed);
 }
 
 static LsStatus import_csv(LsInvocation *invocation)
@@ -232,6 +273,16 @@ const LsCommand ls_command_import_cifar = {
              "batches.meta.txt,\n"
              "fine_label_names.txt or coarse_label_names.txt where that lies beside the first file.",
     .run = import_cifar,
+};
+
+const LsCommand ls_command_import_images = {
+    .name = "data import images",
+    .arguments = "INPUT... -o OUT.h5 --size HxW [options]",
+    .summary = "makes a data set from JPEG and PNG images",
+    .about = "Imports directories of classes (or of train, val and test with classes in them) and tar shards "
+             "as\n"
+             "WebDataset has them. An import that was killed goes on where it was when it is started again.",
+    .run = import_images,
 };
 
 const LsCommand ls_command_import_csv = {

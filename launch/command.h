@@ -31,13 +31,13 @@ struct LsInvocation {
 };
 
 extern const LsCommand ls_command_train, ls_command_launch, ls_command_eval, ls_command_predict,
-    ls_command_generate, ls_command_import_idx, ls_command_import_cifar, ls_command_import_csv,
-    ls_command_data_inspect, ls_command_data_verify, ls_command_checkpoint_list, ls_command_checkpoint_info,
-    ls_command_checkpoint_verify, ls_command_checkpoint_hash, ls_command_checkpoint_diff,
-    ls_command_checkpoint_prune, ls_command_checkpoint_average, ls_command_config_show,
-    ls_command_config_validate, ls_command_config_options, ls_command_doctor, ls_command_version,
-    ls_command_tokenizer_train, ls_command_tokenizer_encode, ls_command_tokenizer_decode, ls_command_status,
-    ls_command_import_text, ls_command_import_tokens, ls_command_export, ls_command_import,
+    ls_command_generate, ls_command_import_idx, ls_command_import_cifar, ls_command_import_images,
+    ls_command_import_csv, ls_command_data_inspect, ls_command_data_verify, ls_command_checkpoint_list,
+    ls_command_checkpoint_info, ls_command_checkpoint_verify, ls_command_checkpoint_hash,
+    ls_command_checkpoint_diff, ls_command_checkpoint_prune, ls_command_checkpoint_average,
+    ls_command_config_show, ls_command_config_validate, ls_command_config_options, ls_command_doctor,
+    ls_command_version, ls_command_tokenizer_train, ls_command_tokenizer_encode, ls_command_tokenizer_decode,
+    ls_command_status, ls_command_import_text, ls_command_import_tokens, ls_command_export, ls_command_import,
     ls_command_bench_predict, ls_command_bench_all_reduce, ls_command_bench_reduce_scatter,
     ls_command_bench_all_gather, ls_command_bench_step, ls_command_bench_scaling, ls_command_bench_data,
     ls_command_bench_checkpoint;

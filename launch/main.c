@@ -17,6 +17,7 @@ static const LsCommand *const commands[] = {
     &ls_command_import,
     &ls_command_import_idx,
     &ls_command_import_cifar,
+    &ls_command_import_images,
     &ls_command_import_csv,
     &ls_command_import_text,
     &ls_command_import_tokens,

@@ -126,6 +126,17 @@ static LsStatus locate_tokens(LsHdf5 *file, LsDataset *dataset, LsSplit split)
     return locate(file, dataset, type, shape, 1, stored);
 }
 
+static LsStatus locate_files(LsHdf5 *file, LsDataset *dataset, LsSplit split)
+{
+    LsStored *files = &dataset->files[split];
+    snprintf(files->name, sizeof files->name, "/%s/files", ls_split_name(split));
+    uint64_t shape[2] = {dataset->info.samples[split], sizeof(LsHash128)};
+    LS_TRY(locate(file, dataset, LS_HDF5_U8, shape, 2, files));
+    if (files->chunk_rows != 0)
+        return LS_FAIL(LS_BAD_DATA, "%s: %s is chunked; it is contiguous", dataset->path, files->name);
+    return LS_OK;
+}
+
 static LsStatus locate_split(LsHdf5 *file, LsDataset *dataset, LsSplit split)
 {
     const LsDatasetInfo *info = &dataset->info;
@@ -144,7 +155,7 @@ static LsStatus locate_split(LsHdf5 *file, LsDataset *dataset, LsSplit split)
         locate(file, dataset, info->classes ? LS_HDF5_I32 : LS_HDF5_F32, targets, info->classes ? 1 : 2, y));
     if (y->chunk_rows != 0)
         return LS_FAIL(LS_BAD_DATA, "%s: %s is chunked; labels are contiguous", dataset->path, y->name);
-    return LS_OK;
+    return dataset->files[split].row_bytes > 0 ? locate_files(file, dataset, split) : LS_OK;
 }
 
 // Takes a descriptor of its own, so that HDF5 has closed the file before the first row is read.
@@ -245,4 +256,23 @@ const LsDatasetInfo *ls_dataset_info(const LsDataset *dataset)
 const char *ls_dataset_path(const LsDataset *dataset)
 {
     return dataset->path;
+}
+
+LsStatus ls_dataset_read_files(const LsDataset *dataset, LsSplit split, LsHash128 **out)
+{
+    const LsStored *files = &dataset->files[split];
+    *out = NULL;
+    if (files->row_bytes == 0)
+        return LS_OK;
+    size_t bytes = files->rows * sizeof(LsHash128);
+    LsHash128 *hashes = malloc(bytes);
+    if (hashes == NULL)
+        return LS_FAIL(LS_INTERNAL, "%s: out of memory", dataset->path);
+    LsStatus status = ls_file_read_at(dataset->fd, dataset->path, hashes, bytes, files->offset);
+    if (status != LS_OK) {
+        free(hashes);
+        return status;
+    }
+    *out = hashes;
+    return LS_OK;
 }

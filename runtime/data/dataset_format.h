@@ -42,6 +42,7 @@ struct LsDataset {
     json_t *schema;
     float *normalize; // shift, then scale
     LsStored x[LS_SPLITS], y[LS_SPLITS];
+    LsStored files[LS_SPLITS]; // of images: the hash of each one's file; row_bytes 0: there are none
     LsCache *x_cache[LS_SPLITS], *y_cache[LS_SPLITS]; // NULL: not kept in memory
     uint64_t *counts[LS_SPLITS];                      // per class, from the schema; NULL when not classes
 };
@@ -77,6 +78,10 @@ static inline size_t ls_token_bytes(const LsDatasetInfo *info)
 // Bytes of one sample as it is read: those of its row in the file, but for tokens.
 size_t ls_dataset_x_bytes(const LsDatasetInfo *info);
 size_t ls_dataset_y_bytes(const LsDatasetInfo *info);
+
+// The hashes of a split's files, [samples], freed by the caller; NULL when there are none. LS_BAD_DATA,
+// LS_IO.
+LsStatus ls_dataset_read_files(const LsDataset *dataset, LsSplit split, LsHash128 **out);
 
 // Number of blocks of LS_BLOCK_BYTES in `rows` rows; and of rows in a chunk.
 uint64_t ls_stored_blocks(uint64_t rows, size_t row_bytes);

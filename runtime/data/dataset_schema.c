@@ -193,6 +193,8 @@ static LsStatus read_splits(const char *name, const json_t *schema, LsDataset *d
             !read_hash(entry, "y_hash", &dataset->y[split].hashes_hash))
             return fail(name, "lacks the hash of a split");
         dataset->info.samples[split] = samples;
+        if (read_hash(entry, "files_hash", &dataset->files[split].hashes_hash))
+            dataset->files[split].row_bytes = sizeof(LsHash128);
         if (dataset->info.classes)
             LS_TRY(read_counts(name, json_object_get(entry, "counts"), split, dataset));
     }

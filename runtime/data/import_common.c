@@ -14,7 +14,8 @@
 
 void ls_import_defaults(LsImportOptions *options)
 {
-    *options = (LsImportOptions){.delimiter = ',', .header = true, .missing = LS_MISSING_ERROR};
+    *options = (LsImportOptions){
+        .delimiter = ',', .header = true, .missing = LS_MISSING_ERROR, .channels = 3, .corrupt_share = 0.01};
 }
 
 const char *ls_import_base_name(const char *path)
@@ -114,11 +115,27 @@ static LsStatus make_key(
     return LS_OK;
 }
 
+LsStatus ls_import_describe(const char *kind, json_t *inputs, json_t *options, json_t **import)
+{
+    char key[LS_HASH128_TEXT];
+    json_t *made = NULL;
+    LsStatus status = inputs == NULL || options == NULL ? LS_FAIL(LS_INTERNAL, "data import: out of memory")
+                                                        : make_key(kind, inputs, options, key);
+    if (status == LS_OK) {
+        made = json_pack("{s:s, s:O, s:O}", "key", key, "inputs", inputs, "options", options);
+        status = made == NULL ? LS_FAIL(LS_INTERNAL, "data import: out of memory") : LS_OK;
+    }
+    json_decref(inputs);
+    json_decref(options);
+    if (status == LS_OK)
+        *import = made;
+    return status;
+}
+
 LsStatus ls_import_source(
     const char *kind, const char *const *inputs, size_t count, json_t *options, json_t **import)
 {
-    char key[LS_HASH128_TEXT];
-    json_t *described = json_array(), *made = NULL;
+    json_t *described = json_array();
     LsStatus status =
         described == NULL || options == NULL ? LS_FAIL(LS_INTERNAL, "data import: out of memory") : LS_OK;
     for (size_t i = 0; status == LS_OK && i < count; i++) {
@@ -128,15 +145,9 @@ LsStatus ls_import_source(
             status = LS_FAIL(LS_INTERNAL, "data import: out of memory");
     }
     if (status == LS_OK)
-        status = make_key(kind, described, options, key);
-    if (status == LS_OK) {
-        made = json_pack("{s:s, s:O, s:O}", "key", key, "inputs", described, "options", options);
-        status = made == NULL ? LS_FAIL(LS_INTERNAL, "data import: out of memory") : LS_OK;
-    }
+        return ls_import_describe(kind, described, options, import);
     json_decref(described);
     json_decref(options);
-    if (status == LS_OK)
-        *import = made;
     return status;
 }
 

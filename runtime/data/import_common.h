@@ -25,6 +25,10 @@
 LsStatus ls_import_source(
     const char *kind, const char *const *inputs, size_t count, json_t *options, json_t **import);
 
+// The same for inputs that the importer has described itself: `inputs`, an array of such objects, and
+// `options` are both stolen, also on failure.
+LsStatus ls_import_describe(const char *kind, json_t *inputs, json_t *options, json_t **import);
+
 // Is `options->output` a sound data set of exactly this import, in the layout that options->compress asks
 // for? Never with options->force. An output that is missing or is no data set is not.
 bool ls_import_unchanged(const LsImportOptions *options, const json_t *import);

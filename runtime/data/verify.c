@@ -5,13 +5,15 @@
 #include "base/file.h"
 #include "dataset_format.h"
 
+typedef enum Part { PART_X, PART_Y, PART_FILES } Part;
+
 // Values arrive in pieces of any length and leave in blocks that are hashed, and in whole rows that are
 // checked.
 typedef struct Check {
     const LsDataset *dataset;
     const LsStored *stored;
     LsSplit split;
-    bool features;     // x; else y
+    Part part;
     uint8_t *hashes;   // [blocks][16], as stored
     uint8_t *block;    // LS_BLOCK_BYTES
     uint8_t *deflated; // of a chunk
@@ -51,7 +53,9 @@ static LsStatus check_rows(Check *check, uint64_t first, size_t rows)
 {
     const LsDatasetInfo *info = &check->dataset->info;
     LsRowNames names = {.path = check->dataset->path, .split = check->split, .first = first};
-    if (check->features)
+    if (check->part == PART_FILES)
+        return LS_OK;
+    if (check->part == PART_X)
         return ls_rows_check_x(info, &names, check->rows, rows);
     LS_TRY(ls_rows_check_y(info, &names, check->rows, rows));
     for (size_t i = 0; info->classes && i < rows; i++)
@@ -117,11 +121,13 @@ static LsStatus compare_counts(const Check *check)
     return LS_OK;
 }
 
-static LsStatus verify_stored(const LsDataset *dataset, LsSplit split, bool features)
+static LsStatus verify_stored(const LsDataset *dataset, LsSplit split, Part part)
 {
-    const LsStored *stored = features ? &dataset->x[split] : &dataset->y[split];
-    bool count = !features && dataset->info.classes;
-    Check check = {.dataset = dataset, .stored = stored, .split = split, .features = features};
+    const LsStored *stored = part == PART_X   ? &dataset->x[split]
+                             : part == PART_Y ? &dataset->y[split]
+                                              : &dataset->files[split];
+    bool count = part == PART_Y && dataset->info.classes;
+    Check check = {.dataset = dataset, .stored = stored, .split = split, .part = part};
     check.rows_count = stored->chunk_rows > 0                ? stored->chunk_rows
                        : stored->row_bytes >= LS_BLOCK_BYTES ? 1
                                                              : LS_BLOCK_BYTES / stored->row_bytes;
@@ -153,9 +159,11 @@ LsStatus ls_dataset_verify(const LsDataset *dataset)
     for (LsSplit split = LS_TRAIN; split < LS_SPLITS; split++) {
         if (!ls_dataset_has(&dataset->info, split))
             continue;
-        LS_TRY(verify_stored(dataset, split, true));
+        LS_TRY(verify_stored(dataset, split, PART_X));
         if (!ls_dataset_tokens(&dataset->info))
-            LS_TRY(verify_stored(dataset, split, false));
+            LS_TRY(verify_stored(dataset, split, PART_Y));
+        if (dataset->files[split].row_bytes > 0)
+            LS_TRY(verify_stored(dataset, split, PART_FILES));
     }
     return LS_OK;
 }

@@ -40,6 +40,7 @@ struct LsWriter {
     uint64_t appended[LS_SPLITS];
     uint64_t *counts[LS_SPLITS];
     Stream x[LS_SPLITS], y[LS_SPLITS];
+    Stream files[LS_SPLITS]; // no rows where the shape has none
     bool committed;
 };
 
@@ -173,8 +174,18 @@ static LsStatus open_tokens(LsWriter *writer, LsSplit split, bool compress)
     return open_stream(writer, &set, token_bytes, tokens);
 }
 
-static LsStatus open_split(LsWriter *writer, LsSplit split, bool compress)
+static LsStatus open_files(LsWriter *writer, LsSplit split)
 {
+    Stream *files = &writer->files[split];
+    snprintf(files->stored.name, sizeof files->stored.name, "/%s/files", ls_split_name(split));
+    LsHdf5Set set = {
+        .type = LS_HDF5_U8, .dimensions = 2, .shape = {writer->info.samples[split], sizeof(LsHash128)}};
+    return open_stream(writer, &set, sizeof(LsHash128), files);
+}
+
+static LsStatus open_split(LsWriter *writer, LsSplit split, const LsWriterShape *shape)
+{
+    bool compress = shape->compress;
     const LsDatasetInfo *info = &writer->info;
     Stream *x = &writer->x[split], *y = &writer->y[split];
     snprintf(x->stored.name, sizeof x->stored.name, "/%s/x", ls_split_name(split));
@@ -193,6 +204,8 @@ static LsStatus open_split(LsWriter *writer, LsSplit split, bool compress)
         .dimensions = info->classes ? 1 : 2,
         .shape = {info->samples[split], info->outputs}};
     LS_TRY(open_stream(writer, &targets, ls_dataset_y_bytes(info), y));
+    if (shape->files)
+        LS_TRY(open_files(writer, split));
     if (!info->classes)
         return LS_OK;
     writer->counts[split] = calloc(info->outputs, sizeof(uint64_t));
@@ -204,8 +217,10 @@ static LsStatus reserve(const LsWriter *writer)
 {
     uint64_t end = 0;
     for (LsSplit split = LS_TRAIN; split < LS_SPLITS; split++)
-        for (int i = 0; i < 2; i++) {
-            const Stream *stream = i == 0 ? &writer->x[split] : &writer->y[split];
+        for (int i = 0; i < 3; i++) {
+            const Stream *stream = i == 0   ? &writer->x[split]
+                                   : i == 1 ? &writer->y[split]
+                                            : &writer->files[split];
             uint64_t stream_end =
                 stream->stored.chunk_rows > 0 ? 0 : stream->stored.offset + stream->expected;
             end = stream_end > end ? stream_end : end;
@@ -236,7 +251,7 @@ LsStatus ls_writer_begin(const char *path, const LsWriterShape *shape, LsWriter 
     for (LsSplit split = LS_TRAIN; status == LS_OK && split < LS_SPLITS; split++)
         if (info.samples[split] > 0)
             status = shape->vocabulary > 0 ? open_tokens(writer, split, shape->compress)
-                                           : open_split(writer, split, shape->compress);
+                                           : open_split(writer, split, shape);
     if (status == LS_OK)
         status = reserve(writer);
     if (status != LS_OK) {
@@ -327,6 +342,15 @@ LsStatus ls_writer_append(LsWriter *writer, LsSplit split, const void *x, const 
     return LS_OK;
 }
 
+LsStatus ls_writer_append_files(LsWriter *writer, LsSplit split, const LsHash128 *hashes, size_t count)
+{
+    Stream *files = &writer->files[split];
+    if (count * sizeof *hashes > files->expected - files->done - files->block_filled)
+        return LS_FAIL(LS_INTERNAL, "%s: more hashes of files than rows in split %s", writer->path,
+            ls_split_name(split));
+    return append(writer, files, (const uint8_t *)hashes, count * sizeof *hashes);
+}
+
 // Writes what is left in the buffers, then the tables.
 static LsStatus end_stream(LsWriter *writer, Stream *stream)
 {
@@ -355,6 +379,10 @@ static json_t *describe_split(const LsWriter *writer, LsSplit split)
     ls_hash128_text(writer->y[split].stored.hashes_hash, y_hash);
     json_t *entry = json_pack("{s:I, s:s, s:s}", "samples", (json_int_t)writer->info.samples[split], "x_hash",
         x_hash, "y_hash", y_hash);
+    if (entry != NULL && writer->files[split].stored.rows > 0) {
+        ls_hash128_text(writer->files[split].stored.hashes_hash, x_hash);
+        json_object_set_new(entry, "files_hash", json_string(x_hash));
+    }
     if (entry == NULL || !writer->info.classes)
         return entry;
     json_t *counts = json_array();
@@ -465,6 +493,8 @@ LsStatus ls_writer_commit(LsWriter *writer, json_t *schema)
         LS_TRY(end_stream(writer, &writer->x[split]));
         if (!ls_dataset_tokens(&writer->info))
             LS_TRY(end_stream(writer, &writer->y[split]));
+        if (writer->files[split].stored.rows > 0)
+            LS_TRY(end_stream(writer, &writer->files[split]));
     }
     LS_TRY(write_schema(writer, schema));
     return publish(writer);
@@ -489,6 +519,7 @@ void ls_writer_destroy(LsWriter *writer)
     for (LsSplit split = LS_TRAIN; split < LS_SPLITS; split++) {
         release_stream(&writer->x[split]);
         release_stream(&writer->y[split]);
+        release_stream(&writer->files[split]);
         free(writer->counts[split]);
     }
     free(writer->temporary);

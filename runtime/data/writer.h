@@ -25,6 +25,7 @@ typedef struct LsWriterShape {
     size_t vocabulary; // not 0: tokens. Then feature_type is LS_COLUMN_U16 or LS_COLUMN_U32, samples are
                        // tokens, and of the rest only `compress` counts
     bool compress;     // x in deflated chunks
+    bool files;        // each row has the hash of the file that it was made of
 } LsWriterShape;
 
 typedef struct LsWriter LsWriter;
@@ -37,6 +38,9 @@ LsStatus ls_writer_begin(const char *path, const LsWriterShape *shape, LsWriter 
 // of tokens, x [rows] tokens and y NULL. Both are checked: a class outside [0, outputs), a token beyond the
 // vocabulary, a NaN or an infinity is LS_BAD_DATA. LS_IO.
 LsStatus ls_writer_append(LsWriter *writer, LsSplit split, const void *x, const void *y, size_t rows);
+
+// Appends the hashes of as many files of a split; of every row, when the shape says so.
+LsStatus ls_writer_append_files(LsWriter *writer, LsSplit split, const LsHash128 *hashes, size_t count);
 
 // Ends the file, makes it durable and gives it its name. `schema` is the importer's part of the schema (the
 // keys of import_common.h); the writer adds its own keys (format, feature_type, feature_shape, outputs,

@@ -5,6 +5,7 @@ foreach(source IN LISTS data_tests)
   target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/runtime/data)
   target_link_libraries(${name} PRIVATE PkgConfig::ZLIB)
 endforeach()
+target_link_libraries(test_image PRIVATE PkgConfig::TURBOJPEG PkgConfig::PNG) # which encode
 
 # What we write is what h5py reads.
 add_executable(write_example_dataset data/write_example_dataset.c)

@@ -21,6 +21,8 @@ LIBRARIES = {
         re.compile(r"^(cuda|cublas|cudnn|nccl|nvtx|nvml)"),
         re.compile(r"^(runtime/device/cuda|collectives/nccl)[^ ]*\.(c|h|cu|cuh)$"),
     ),
+    "libjpeg-turbo": (re.compile(r"^(turbojpeg|jpeglib)"), re.compile(r"^runtime/data/image_jpeg\.c$")),
+    "libpng": (re.compile(r"^png"), re.compile(r"^runtime/data/image_png\.c$")),
 }
 FOLDERS = ("runtime", "collectives", "models", "launch")
 
@@ -53,7 +55,7 @@ def main():
     found = list(violations(root))
     for sentence in found:
         print(sentence)
-    unseen = {"MPI", "HDF5", "oneDNN"} - users(root)
+    unseen = {"MPI", "HDF5", "oneDNN", "libjpeg-turbo", "libpng"} - users(root)
     for library in sorted(unseen):
         print(f"no file includes {library}: the patterns of this test no longer match")
     return 1 if found or unseen else 0

@@ -45,8 +45,8 @@ typedef struct LsDatasetInfo {
     size_t window, vocabulary;         // 0: no tokens; window and samples are 0 before ls_dataset_set_window
     size_t token_counts[LS_SPLITS];    // of tokens: 0: no such split
     double bytes_per_token[LS_SPLITS]; // of the text, 0: not known
-    // inputs[i] = (x[i] - shift[i mod period]) * scale[i mod period]. The period is 1 (one value for all), the
-    // last dimension of the shape (channels), or the number of features. Owned by the data set.
+    // inputs[i] = (x[i] - shift[i mod period]) * scale[i mod period]. The period is 1 (one value for all),
+    // the last dimension of the shape (channels), or the number of features. Owned by the data set.
     size_t period;
     const float *shift, *scale; // [period]
     char root_hash[LS_HASH128_TEXT];

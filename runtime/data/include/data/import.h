@@ -32,6 +32,12 @@ typedef struct LsImportOptions {
         *missing_values; // comma-separated texts that mean missing besides the empty field, e.g. "NA,?"
     // cifar
     bool coarse; // of CIFAR-100's two labels; else the fine one
+    // images
+    size_t height, width;
+    size_t channels;      // 1 or 3
+    double corrupt_share; // of the images that may be unreadable
+    bool append;          // to what the output holds
+    int threads;          // that decode; 0: as many as there are cores
     // text and tokens
     const char *tokenizer; // a file, or "bytes"; NULL: bytes for text, not known for tokens
     bool by_document;      // text: validation documents are drawn; else validation is the end of the tokens
@@ -54,6 +60,13 @@ LsStatus ls_import_idx(
 // stored as [32][32][3]. Classes are named by the file of names beside the first input, if there is one.
 // LS_NO_INPUT, LS_BAD_DATA (file, offset, what), LS_IO.
 LsStatus ls_import_cifar(
+    const char *const *inputs, size_t count, const LsImportOptions *options, bool *unchanged);
+
+// JPEG and PNG in directories of classes or tar shards, decoded and brought to height × width
+// (image_sources.h, image.h). Images that cannot be decoded are named and left out, up to a share. With
+// `append`, images of the output stay and those whose file it lacks come behind them. What is decoded
+// outlives a kill. LS_NO_INPUT, LS_BAD_DATA, LS_IO.
+LsStatus ls_import_images(
     const char *const *inputs, size_t count, const LsImportOptions *options, bool *unchanged);
 
 // CSV (RFC 4180, plain or gzip), several files with the same columns are joined. LS_BAD_DATA names file, line

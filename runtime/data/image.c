@@ -1,0 +1,48 @@
+#include "image.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+
+LsStatus ls_image_check(const char *name, size_t height, size_t width, size_t channels, size_t wanted)
+{
+    size_t pixels;
+    if (height == 0 || width == 0 || !ls_size_multiply(height, width, &pixels) ||
+        pixels > LS_IMAGE_PIXELS_MAX)
+        return LS_FAIL(LS_BAD_DATA, "%s: the image declares %zu x %zu pixels; there may be 1 to %d of them",
+            name, width, height, LS_IMAGE_PIXELS_MAX);
+    if (channels > wanted)
+        return LS_FAIL(LS_BAD_DATA, "%s: the image has %zu channels, %zu is wanted", name, channels, wanted);
+    return LS_OK;
+}
+
+LsStatus ls_image_allocate(const char *name, size_t height, size_t width, size_t values, uint8_t **out)
+{
+    uint8_t *memory = malloc(height * width * values); // the limits keep the product small
+    if (memory == NULL)
+        return LS_FAIL(LS_INTERNAL, "%s: no memory for %zu x %zu pixels", name, width, height);
+    *out = memory;
+    return LS_OK;
+}
+
+void ls_image_spread(const uint8_t *grey, size_t pixels, uint8_t *out)
+{
+    for (size_t i = 0; i < pixels; i++)
+        out[3 * i] = out[3 * i + 1] = out[3 * i + 2] = grey[i];
+}
+
+LsStatus ls_image_decode(const uint8_t *data, size_t size, const char *name, size_t channels, LsImage *out)
+{
+    static const uint8_t jpeg[3] = {0xff, 0xd8, 0xff}, png[8] = {0x89, 'P', 'N', 'G', '\r', '\n', 0x1a, '\n'};
+    if (size == 0)
+        return LS_FAIL(LS_BAD_DATA, "%s: the file is empty", name);
+    if (size > LS_IMAGE_FILE_MAX)
+        return LS_FAIL(
+            LS_BAD_DATA, "%s: the file has %zu bytes, more than %d", name, size, LS_IMAGE_FILE_MAX);
+    if (size >= sizeof jpeg && memcmp(data, jpeg, sizeof jpeg) == 0)
+        return ls_jpeg_decode(data, size, name, channels, out);
+    if (size >= sizeof png && memcmp(data, png, sizeof png) == 0)
+        return ls_png_decode(data, size, name, channels, out);
+    return LS_FAIL(LS_BAD_DATA, "%s: the file begins neither as JPEG nor as PNG does", name);
+}

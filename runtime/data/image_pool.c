@@ -1,0 +1,169 @@
+// Each thread takes the next source, so that large images hold nobody up. Which thread decodes an image
+// decides nothing but where it lies in the store.
+#include "image_pool.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "image.h"
+
+enum { MESSAGE_SIZE = 2048 };
+
+typedef struct Pool {
+    const LsImageSources *sources;
+    const LsImageForm *form;
+    LsImageStore *store;
+    LsImageResult *results;
+    atomic_size_t next;
+    atomic_bool stopping;
+    pthread_mutex_t lock; // of the two below
+    LsStatus status;      // the first failure
+    char message[MESSAGE_SIZE];
+} Pool;
+
+// What one thread has.
+typedef struct Scratch {
+    uint8_t *bytes;
+    size_t capacity;
+    uint8_t *image; // of the form
+} Scratch;
+
+static LsStatus make_room(Scratch *scratch, size_t size, const char *name)
+{
+    if (size <= scratch->capacity)
+        return LS_OK;
+    uint8_t *grown = realloc(scratch->bytes, size);
+    if (grown == NULL)
+        return LS_FAIL(LS_INTERNAL, "%s: no memory for %zu bytes", name, size);
+    scratch->bytes = grown;
+    scratch->capacity = size;
+    return LS_OK;
+}
+
+static LsStatus read_open(int fd, const LsImageSource *source, Scratch *scratch, uint64_t *size)
+{
+    struct stat information;
+    *size = source->size;
+    if (*size == UINT64_MAX) {
+        if (fstat(fd, &information) != 0)
+            return ls_file_fail("examine", source->file);
+        if (!S_ISREG(information.st_mode))
+            return LS_FAIL(LS_IO, "%s is no regular file any more", source->file);
+        *size = (uint64_t)information.st_size;
+    }
+    // A larger one is refused for its size, of which the hash of its beginning is enough.
+    size_t taken = *size > LS_IMAGE_FILE_MAX ? LS_IMAGE_FILE_MAX : *size;
+    LS_TRY(make_room(scratch, taken + 1, source->name));
+    return ls_file_read_at(fd, source->file, scratch->bytes, taken, source->offset);
+}
+
+static LsStatus read_source(const LsImageSource *source, Scratch *scratch, uint64_t *size)
+{
+    int fd = open(source->file, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0)
+        return ls_file_fail("open", source->file);
+    LsStatus status = read_open(fd, source, scratch, size);
+    close(fd);
+    return status;
+}
+
+static LsStatus decode(const Pool *pool, const char *name, uint64_t size, Scratch *scratch)
+{
+    const LsImageForm *form = pool->form;
+    LsImage image = {0};
+    LS_TRY(ls_image_decode(scratch->bytes, size, name, form->channels, &image));
+    LsStatus status = ls_image_resize(&image, form->height, form->width, scratch->image);
+    free(image.pixels);
+    return status;
+}
+
+static LsStatus do_source(const Pool *pool, size_t i, Scratch *scratch)
+{
+    const LsImageSource *source = &pool->sources->source[i];
+    LsImageResult *result = &pool->results[i];
+    LS_TRY(read_source(source, scratch, &result->bytes));
+    size_t hashed = result->bytes > LS_IMAGE_FILE_MAX ? LS_IMAGE_FILE_MAX : result->bytes;
+    result->hash = ls_hash128(scratch->bytes, hashed);
+    result->known = ls_image_store_find(pool->store, result->hash, &result->place);
+    if (result->known)
+        return LS_OK;
+    LsStatus status = decode(pool, source->name, result->bytes, scratch);
+    if (status == LS_OK)
+        return ls_image_store_add(pool->store, result->hash, scratch->image, &result->place);
+    if (status != LS_BAD_DATA)
+        return status;
+    result->corrupt = strdup(ls_status_message());
+    return result->corrupt == NULL ? LS_FAIL(LS_INTERNAL, "data import: out of memory") : LS_OK;
+}
+
+static void note_failure(Pool *pool, LsStatus status)
+{
+    pthread_mutex_lock(&pool->lock);
+    if (pool->status == LS_OK) {
+        pool->status = status;
+        snprintf(pool->message, sizeof pool->message, "%s", ls_status_message());
+    }
+    pthread_mutex_unlock(&pool->lock);
+    atomic_store(&pool->stopping, true);
+}
+
+static void *work(void *argument)
+{
+    Pool *pool = argument;
+    Scratch scratch = {.image = malloc(pool->form->height * pool->form->width * pool->form->channels)};
+    LsStatus status =
+        scratch.image == NULL ? LS_FAIL(LS_INTERNAL, "data import: no memory for an image") : LS_OK;
+    while (status == LS_OK && !atomic_load(&pool->stopping)) {
+        size_t i = atomic_fetch_add(&pool->next, 1);
+        if (i >= pool->sources->count)
+            break;
+        status = do_source(pool, i, &scratch);
+    }
+    if (status != LS_OK)
+        note_failure(pool, status);
+    free(scratch.bytes);
+    free(scratch.image);
+    return NULL;
+}
+
+// Signals are for the threads of the program: a handler never runs on a thread of this one.
+static LsStatus run_threads(Pool *pool, int threads)
+{
+    pthread_t *thread = calloc((size_t)threads, sizeof *thread);
+    if (thread == NULL)
+        return LS_FAIL(LS_INTERNAL, "data import: out of memory");
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, &before);
+    int started = 0, error = 0;
+    while (started < threads && error == 0) {
+        error = pthread_create(&thread[started], NULL, work, pool);
+        started += error == 0;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    for (int t = 0; t < started; t++)
+        pthread_join(thread[t], NULL);
+    free(thread);
+    if (started == 0)
+        return LS_FAIL(LS_INTERNAL, "data import: cannot start a thread: %s", strerror(error));
+    return LS_OK;
+}
+
+LsStatus ls_image_pool_decode(const LsImageSources *sources, const LsImageForm *form, int threads,
+    LsImageStore *store, LsImageResult *results)
+{
+    Pool pool = {.sources = sources, .form = form, .store = store, .results = results};
+    pthread_mutex_init(&pool.lock, NULL);
+    LsStatus status = run_threads(&pool, threads);
+    pthread_mutex_destroy(&pool.lock);
+    LS_TRY(status);
+    return pool.status == LS_OK ? LS_OK : ls_status_adopt(pool.status, pool.message);
+}

@@ -1,0 +1,521 @@
+// Directories and shards of images to a data set.
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/cores.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "dataset_format.h"
+#include "image_pool.h"
+#include "import_common.h"
+#include "pixels.h"
+#include "split.h"
+#include "writer.h"
+
+enum { SIDE_MAX = 16384, THREADS_MAX = 1024, CLASSES_MAX = 1 << 16, ROW_BITS = 48 };
+
+static const char filter[] = "triangle";
+
+// One image of the data set to be.
+typedef struct Row {
+    LsHash128 hash;
+    uint64_t place; // of its pixels: in the store, or a row of the old data set
+    int32_t class_; // -1: that of the old row
+    LsSplit split;
+} Row;
+
+// What an import holds while it is under way.
+typedef struct Work {
+    const LsImportOptions *options;
+    const char *const *inputs;
+    size_t input_count;
+    LsImageForm form;
+    LsImageSources sources;
+    LsImageResult *results; // [sources.count]
+    LsImageStore *store;
+    LsDataset *old; // what the output holds, when its images are of this form; else NULL
+    LsHash128 *old_files[LS_SPLITS];
+    LsReader *old_rows[LS_SPLITS];
+    int32_t *old_class; // [classes of the old data set]: their numbers now
+    Row *row;
+    size_t rows, old_kept; // the old rows that stay are the first
+    const char **class_;   // names in order
+    size_t classes;
+    bool numbered; // all names are numbers, in whose order they are
+    LsWriter *writer;
+    LsPixels pixels;
+} Work;
+
+static LsStatus no_memory(void)
+{
+    return LS_FAIL(LS_INTERNAL, "data import: out of memory");
+}
+
+static LsStatus check_options(const LsImportOptions *o)
+{
+    if (o->height < 1 || o->height > SIDE_MAX || o->width < 1 || o->width > SIDE_MAX)
+        return LS_FAIL(LS_USAGE,
+            "data import: say which size images get with --size HEIGHTxWIDTH, each from 1 to %d", SIDE_MAX);
+    if (o->channels != 1 && o->channels != 3)
+        return LS_FAIL(LS_USAGE, "data import: --channels is %zu; images have 1 (grey) or 3", o->channels);
+    if (!(o->corrupt_share >= 0 && o->corrupt_share <= 1))
+        return LS_FAIL(LS_USAGE, "data import: --corrupt-share %g is no share from 0 to 1", o->corrupt_share);
+    if (o->threads < 0 || o->threads > THREADS_MAX)
+        return LS_FAIL(LS_USAGE, "data import: --threads takes 1 to %d", THREADS_MAX);
+    return LS_OK;
+}
+
+// ---- What is there already ------------------------------------------------------------------------------
+
+static size_t image_bytes(const LsImageForm *form)
+{
+    return form->height * form->width * form->channels;
+}
+
+static bool same_form(const json_t *schema, const LsImageForm *form)
+{
+    const char *kind = json_string_value(json_object_get(schema, "kind"));
+    const json_t *options = json_object_get(json_object_get(schema, "import"), "options");
+    const char *resized = json_string_value(json_object_get(options, "filter"));
+    return kind != NULL && strcmp(kind, "images") == 0 && resized != NULL && strcmp(resized, filter) == 0 &&
+           json_integer_value(json_object_get(options, "height")) == (json_int_t)form->height &&
+           json_integer_value(json_object_get(options, "width")) == (json_int_t)form->width &&
+           json_integer_value(json_object_get(options, "channels")) == (json_int_t)form->channels;
+}
+
+// An output that is damaged or something else is replaced, but nothing can be appended to it.
+static LsStatus open_old(Work *work)
+{
+    const LsImportOptions *options = work->options;
+    LsDataset *old = NULL;
+    if (!ls_file_exists(options->output) || (options->force && !options->append))
+        return LS_OK;
+    LsStatus status = ls_dataset_open(options->output, &old);
+    if (status != LS_OK)
+        return options->append ? status : LS_OK;
+    bool same = same_form(ls_dataset_info(old)->schema, &work->form) && old->files[LS_TRAIN].row_bytes > 0;
+    if (!same)
+        ls_dataset_close(old);
+    if (!same && options->append)
+        return LS_FAIL(LS_USAGE,
+            "data import: %s does not hold images of %zu x %zu with %zu channels; import into another file, "
+            "or "
+            "say the same",
+            options->output, work->form.height, work->form.width, work->form.channels);
+    work->old = same ? old : NULL;
+    return LS_OK;
+}
+
+static LsStatus remember_old(Work *work)
+{
+    for (LsSplit split = LS_TRAIN; work->old != NULL && split < LS_SPLITS; split++) {
+        if (!ls_dataset_has(&work->old->info, split))
+            continue;
+        LS_TRY(ls_dataset_read_files(work->old, split, &work->old_files[split]));
+        LS_TRY(ls_reader_create(work->old, split, &work->old_rows[split]));
+        for (uint64_t r = 0; work->old_files[split] && r < work->old->info.samples[split]; r++)
+            LS_TRY(ls_image_store_add_known(work->store, work->old_files[split][r],
+                LS_IMAGE_ELSEWHERE | (uint64_t)split << ROW_BITS | r));
+    }
+    return LS_OK;
+}
+
+static LsStatus open_store(Work *work)
+{
+    char text[128];
+    const LsImageForm *form = &work->form;
+    snprintf(text, sizeof text, "%zu x %zu x %zu %s", form->height, form->width, form->channels, filter);
+    bool fresh = work->options->force;
+    LS_TRY(ls_image_store_open(
+        work->options->output, ls_hash128(text, strlen(text)), image_bytes(form), fresh, &work->store));
+    return remember_old(work);
+}
+
+// ---- Decoding -------------------------------------------------------------------------------------------
+
+// Names what is left out, or refuses when it is too much.
+static LsStatus judge_corrupt(const Work *work)
+{
+    size_t count = work->sources.count, corrupt = 0, first = 0;
+    for (size_t i = count; i-- > 0;)
+        if (work->results[i].corrupt != NULL) {
+            corrupt++;
+            first = i;
+        }
+    if ((double)corrupt > work->options->corrupt_share * (double)count)
+        return LS_FAIL(LS_BAD_DATA,
+            "%zu of %zu images cannot be read, more than --corrupt-share %g allows; the first: %s", corrupt,
+            count, work->options->corrupt_share, work->results[first].corrupt);
+    for (size_t i = 0; i < count; i++)
+        if (work->results[i].corrupt != NULL)
+            ls_warn("%s; the image is left out", work->results[i].corrupt);
+    if (work->sources.ignored > 0)
+        ls_warn("data import: %zu files are no images by their names, or lie in no class's directory",
+            work->sources.ignored);
+    return LS_OK;
+}
+
+static LsStatus decode(Work *work)
+{
+    int threads = work->options->threads > 0 ? work->options->threads : (int)ls_cores_usable();
+    work->results = calloc(work->sources.count, sizeof *work->results);
+    if (work->results == NULL)
+        return no_memory();
+    LS_TRY(ls_image_pool_decode(&work->sources, &work->form, threads, work->store, work->results));
+    size_t known = 0;
+    for (size_t i = 0; i < work->sources.count; i++)
+        known += work->results[i].known;
+    if (known > 0)
+        ls_info(
+            "data import: %zu of %zu images were decoded by an import before", known, work->sources.count);
+    return judge_corrupt(work);
+}
+
+// ---- Classes --------------------------------------------------------------------------------------------
+
+static bool whole_number(const char *text)
+{
+    size_t digits = strspn(text, "0123456789");
+    return digits > 0 && digits < 10 && text[digits] == '\0' && (text[0] != '0' || digits == 1);
+}
+
+static int by_text(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+static int by_number(const void *a, const void *b)
+{
+    return atoi(*(const char *const *)a) - atoi(*(const char *const *)b);
+}
+
+// Sorts names and drops the repeated ones; numbers by their value, where all are.
+static void order_classes(Work *work, size_t count)
+{
+    qsort(work->class_, count, sizeof *work->class_, by_text);
+    work->numbered = true;
+    for (size_t i = 0; i < count; i++)
+        if (work->classes == 0 || strcmp(work->class_[work->classes - 1], work->class_[i]) != 0) {
+            work->class_[work->classes++] = work->class_[i];
+            work->numbered = work->numbered && whole_number(work->class_[i]);
+        }
+    if (work->numbered)
+        qsort(work->class_, work->classes, sizeof *work->class_, by_number);
+}
+
+// Whether a source becomes a row: it is sound, and no row that stays was made of the same file.
+static bool is_taken(const Work *work, size_t i)
+{
+    const LsImageResult *result = &work->results[i];
+    return result->corrupt == NULL && !(work->options->append && (result->place & LS_IMAGE_ELSEWHERE));
+}
+
+static const json_t *old_names(const Work *work)
+{
+    return work->old == NULL ? NULL : json_object_get(work->old->schema, "classes");
+}
+
+static LsStatus collect_classes(Work *work)
+{
+    const json_t *names = work->options->append ? old_names(work) : NULL;
+    size_t count = 0;
+    work->class_ = calloc(work->sources.count + json_array_size(names), sizeof *work->class_);
+    if (work->class_ == NULL)
+        return no_memory();
+    for (size_t i = 0; i < json_array_size(names); i++)
+        work->class_[count++] = json_string_value(json_array_get(names, i));
+    for (size_t i = 0; i < work->sources.count; i++)
+        if (is_taken(work, i))
+            work->class_[count++] = work->sources.source[i].class_;
+    order_classes(work, count);
+    if (work->classes < 2)
+        return LS_FAIL(LS_BAD_DATA, "%s: every image has the class %s; a classification needs two",
+            work->inputs[0], work->classes ? work->class_[0] : "(none)");
+    if (work->classes > CLASSES_MAX)
+        return LS_FAIL(LS_BAD_DATA, "%s: there are %zu classes, more than %d", work->inputs[0], work->classes,
+            CLASSES_MAX);
+    return LS_OK;
+}
+
+static int32_t number_of(const Work *work, const char *name)
+{
+    const char **found = bsearch(
+        &name, work->class_, work->classes, sizeof *work->class_, work->numbered ? by_number : by_text);
+    return (int32_t)(found - work->class_);
+}
+
+static LsStatus renumber_old(Work *work)
+{
+    const json_t *names = old_names(work);
+    if (!work->options->append || names == NULL)
+        return LS_OK;
+    work->old_class = calloc(json_array_size(names), sizeof *work->old_class);
+    if (work->old_class == NULL)
+        return no_memory();
+    for (size_t i = 0; i < json_array_size(names); i++)
+        work->old_class[i] = number_of(work, json_string_value(json_array_get(names, i)));
+    return LS_OK;
+}
+
+// ---- Rows -----------------------------------------------------------------------------------------------
+
+// Those of the old data set that stay, and then the inputs', without what is there already.
+static LsStatus collect_rows(Work *work)
+{
+    size_t old = 0;
+    bool append = work->options->append && work->old != NULL;
+    for (LsSplit split = LS_TRAIN; append && split < LS_SPLITS; split++)
+        old += work->old->info.samples[split];
+    work->row = calloc(old + work->sources.count, sizeof *work->row);
+    if (work->row == NULL)
+        return no_memory();
+    for (LsSplit split = LS_TRAIN; append && split < LS_SPLITS; split++)
+        for (uint64_t r = 0; r < work->old->info.samples[split]; r++)
+            work->row[work->rows++] = (Row){.hash = work->old_files[split][r],
+                .place = LS_IMAGE_ELSEWHERE | (uint64_t)split << ROW_BITS | r,
+                .class_ = -1,
+                .split = split};
+    work->old_kept = work->rows;
+    const char *last = NULL;
+    int32_t number = 0;
+    for (size_t i = 0; i < work->sources.count; i++) {
+        const LsImageResult *result = &work->results[i];
+        const LsImageSource *source = &work->sources.source[i];
+        if (!is_taken(work, i))
+            continue;
+        if (source->class_ != last) // a class's name has one address
+            number = number_of(work, source->class_);
+        last = source->class_;
+        work->row[work->rows++] =
+            (Row){.hash = result->hash, .place = result->place, .class_ = number, .split = source->split};
+    }
+    return LS_OK;
+}
+
+// Gives away a part of the new training rows.
+static LsStatus divide(Work *work)
+{
+    const LsImportOptions *options = work->options;
+    if (work->sources.divided && (options->validation > 0 || options->test > 0))
+        return LS_FAIL(LS_USAGE, "data import: the inputs have their own splits; leave out the fractions");
+    size_t count = work->rows - work->old_kept;
+    if (work->sources.divided || count == 0)
+        return LS_OK;
+    int32_t *classes = malloc(count * sizeof *classes);
+    uint8_t *split = malloc(count);
+    LsStatus status = classes == NULL || split == NULL ? no_memory() : LS_OK;
+    for (size_t i = 0; status == LS_OK && i < count; i++)
+        classes[i] = work->row[work->old_kept + i].class_;
+    LsSplitFractions fractions = {.validation = options->validation, .test = options->test};
+    if (status == LS_OK)
+        status = ls_split_assign(options->seed, fractions, classes, work->classes, count, split);
+    for (size_t i = 0; status == LS_OK && i < count; i++)
+        work->row[work->old_kept + i].split = (LsSplit)split[i];
+    free(classes);
+    free(split);
+    return status;
+}
+
+// What a model cannot learn it cannot be asked for either.
+static LsStatus check_trained(const Work *work)
+{
+    bool *trained = calloc(work->classes, sizeof *trained);
+    if (trained == NULL)
+        return no_memory();
+    for (size_t i = 0; work->old_class != NULL && i < work->old->info.outputs; i++)
+        trained[work->old_class[i]] = work->old->counts[LS_TRAIN][i] > 0;
+    for (size_t i = work->old_kept; i < work->rows; i++)
+        trained[work->row[i].class_] |= work->row[i].split == LS_TRAIN;
+    LsStatus status = LS_OK;
+    for (size_t c = 0; status == LS_OK && c < work->classes; c++)
+        if (!trained[c])
+            status =
+                LS_FAIL(LS_BAD_DATA, "%s: class %s has no training image", work->inputs[0], work->class_[c]);
+    free(trained);
+    return status;
+}
+
+// ---- What the schema says of the import -----------------------------------------------------------------
+
+// An input by its images: their hashes, classes and splits.
+static json_t *describe_input(const Work *work, size_t input)
+{
+    LsSha256 *sha = ls_sha256_create();
+    char text[LS_SHA256_TEXT];
+    uint64_t bytes = 0, images = 0;
+    for (size_t i = 0; i < work->sources.count; i++) {
+        const LsImageSource *source = &work->sources.source[i];
+        const LsImageResult *result = &work->results[i];
+        if (source->input != input || result->corrupt != NULL)
+            continue;
+        uint8_t split = (uint8_t)source->split;
+        ls_sha256_update(sha, &result->hash, sizeof result->hash);
+        ls_sha256_update(sha, source->class_, strlen(source->class_) + 1);
+        ls_sha256_update(sha, &split, 1);
+        bytes += result->bytes;
+        images++;
+    }
+    ls_sha256_finish(sha, text);
+    return json_pack("{s:s, s:I, s:I, s:s}", "name", ls_import_base_name(work->inputs[input]), "bytes",
+        (json_int_t)bytes, "images", (json_int_t)images, "sha256", text);
+}
+
+static LsStatus describe(const Work *work, json_t **import)
+{
+    const LsImportOptions *o = work->options;
+    const json_t *old = o->append && work->old ? json_object_get(work->old->schema, "import") : NULL;
+    json_t *inputs = old ? json_copy(json_object_get(old, "inputs")) : json_array();
+    for (size_t i = 0; inputs != NULL && i < work->input_count; i++)
+        if (json_array_append_new(inputs, describe_input(work, i)) != 0)
+            return LS_FAIL(LS_BAD_DATA, "the name of %s is not UTF-8; rename it", work->inputs[i]);
+    json_t *options = json_pack("{s:o, s:f, s:f, s:I, s:I, s:I, s:s}", "seed",
+        json_sprintf("%llu", (unsigned long long)o->seed), "validation", o->validation, "test", o->test,
+        "height", (json_int_t)o->height, "width", (json_int_t)o->width, "channels", (json_int_t)o->channels,
+        "filter", filter);
+    return ls_import_describe("images", inputs, options, import);
+}
+
+// ---- Writing --------------------------------------------------------------------------------------------
+
+// The pixels of a row, and its class.
+static LsStatus fetch(const Work *work, const Row *row, uint8_t *image, int32_t *class_)
+{
+    if (!(row->place & LS_IMAGE_ELSEWHERE)) {
+        *class_ = row->class_;
+        return ls_image_store_read(work->store, row->place, image);
+    }
+    uint64_t sample = row->place & (((uint64_t)1 << ROW_BITS) - 1);
+    LsSplit split = (LsSplit)(row->place >> ROW_BITS & 3);
+    int32_t before;
+    LS_TRY(ls_reader_read(work->old_rows[split], &sample, 1, image, &before));
+    *class_ = row->class_ >= 0 ? row->class_ : work->old_class[before];
+    return LS_OK;
+}
+
+static LsStatus write_split(Work *work, LsSplit split, uint8_t *image)
+{
+    for (size_t i = 0; i < work->rows; i++) {
+        const Row *row = &work->row[i];
+        int32_t class_;
+        if (row->split != split)
+            continue;
+        LS_TRY(fetch(work, row, image, &class_));
+        LS_TRY(ls_writer_append(work->writer, split, image, &class_, 1));
+        LS_TRY(ls_writer_append_files(work->writer, split, &row->hash, 1));
+        if (split == LS_TRAIN)
+            ls_pixels_add(&work->pixels, image, work->form.height * work->form.width);
+    }
+    return LS_OK;
+}
+
+static LsStatus write_rows(Work *work)
+{
+    const LsImageForm *form = &work->form;
+    LsWriterShape shape = {.feature_type = LS_COLUMN_U8,
+        .feature_shape = {form->height, form->width, form->channels},
+        .feature_dimensions = form->channels == 1 ? 2 : 3,
+        .classes = true,
+        .outputs = work->classes,
+        .compress = work->options->compress,
+        .files = true};
+    if (form->channels == 1)
+        shape.feature_shape[2] = 0;
+    for (size_t i = 0; i < work->rows; i++)
+        shape.samples[work->row[i].split]++;
+    uint8_t *image = malloc(image_bytes(form));
+    if (image == NULL)
+        return no_memory();
+    work->pixels.channels = form->channels;
+    LsStatus status = ls_writer_begin(work->options->output, &shape, &work->writer);
+    for (LsSplit split = LS_TRAIN; status == LS_OK && split < LS_SPLITS; split++)
+        status = write_split(work, split, image);
+    free(image);
+    return status;
+}
+
+static LsStatus commit(Work *work, json_t *import)
+{
+    json_t *names = json_array();
+    size_t corrupt = 0;
+    for (size_t i = 0; i < work->classes; i++)
+        json_array_append_new(names, json_string(work->class_[i]));
+    for (size_t i = 0; i < work->sources.count; i++)
+        corrupt += work->results[i].corrupt != NULL;
+    json_t *schema = json_pack("{s:s, s:o, s:I, s:O}", "kind", "images", "classes", names, "corrupt",
+        (json_int_t)corrupt, "import", import);
+    LsStatus status = schema == NULL ? no_memory() : ls_pixels_describe(&work->pixels, schema);
+    if (status == LS_OK)
+        status = ls_writer_commit(work->writer, schema);
+    json_decref(schema);
+    return status;
+}
+
+// ---- The import -----------------------------------------------------------------------------------------
+
+static LsStatus gather(Work *work)
+{
+    LS_TRY(ls_image_sources_list(work->inputs, work->input_count, &work->sources));
+    LS_TRY(open_old(work));
+    LS_TRY(open_store(work));
+    LS_TRY(decode(work));
+    LS_TRY(collect_classes(work));
+    LS_TRY(renumber_old(work));
+    LS_TRY(collect_rows(work));
+    LS_TRY(divide(work));
+    return check_trained(work);
+}
+
+static LsStatus import_work(Work *work, bool *unchanged)
+{
+    json_t *import = NULL;
+    LS_TRY(gather(work));
+    LS_TRY(describe(work, &import));
+    bool nothing_new = work->options->append && work->old != NULL && work->rows == work->old_kept;
+    bool same = nothing_new || ls_import_unchanged(work->options, import);
+    LsStatus status = same ? LS_OK : write_rows(work);
+    if (status == LS_OK && !same)
+        status = commit(work, import);
+    json_decref(import);
+    if (status == LS_OK)
+        *unchanged = same;
+    return status;
+}
+
+static void release(Work *work)
+{
+    ls_writer_destroy(work->writer);
+    for (LsSplit split = LS_TRAIN; split < LS_SPLITS; split++) {
+        ls_reader_destroy(work->old_rows[split]);
+        free(work->old_files[split]);
+    }
+    for (size_t i = 0; work->results != NULL && i < work->sources.count; i++)
+        free(work->results[i].corrupt);
+    ls_image_store_close(work->store);
+    free(work->results);
+    free(work->row);
+    free(work->class_);
+    free(work->old_class);
+    ls_image_sources_free(&work->sources);
+    ls_dataset_close(work->old); // whose schema has names of classes
+}
+
+LsStatus ls_import_images(
+    const char *const *inputs, size_t count, const LsImportOptions *options, bool *unchanged)
+{
+    LS_TRY(check_options(options));
+    LS_TRY(ls_import_check(options, inputs, count));
+    Work *work = NULL;
+    LS_TRY(ls_memory_allocate(sizeof *work, (void **)&work));
+    work->options = options;
+    work->inputs = inputs;
+    work->input_count = count;
+    work->form =
+        (LsImageForm){.height = options->height, .width = options->width, .channels = options->channels};
+    LsStatus status = import_work(work, unchanged);
+    release(work);
+    free(work);
+    return status;
+}

@@ -1,0 +1,277 @@
+"""Importing JPEG and PNG: directories and shards, what is left out, going on after a kill, appending, training."""
+
+import fcntl
+import io
+import os
+import pathlib
+import signal
+import struct
+import tarfile
+import unittest
+import zlib
+
+import h5py
+import numpy
+
+import harness
+from harness import Case
+
+FIXTURES = pathlib.Path(__file__).resolve().parent / "images"  # 30 wide, 20 high, of one picture
+BAD_DATA = 65
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(pixels, level=6):
+    """A PNG of an array [height][width] or [height][width][3]."""
+    height, width = pixels.shape[:2]
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+    header = struct.pack(">IIBBBBB", width, height, 8, 2 if pixels.ndim == 3 else 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows, level)) + chunk(b"IEND", b"")
+
+
+def picture(seed, height=8, width=6, channels=3):
+    shape = (height, width, channels) if channels > 1 else (height, width)
+    seeds = list(seed) if isinstance(seed, bytes) else seed
+    return numpy.random.default_rng(seeds).integers(0, 256, shape, dtype=numpy.uint8)
+
+
+class ImportImages(Case):
+    def import_(self, *arguments, code=0, name="out.h5", size="8x6"):
+        return self.run_lockstep("data", "import", "images", *arguments, "-o", name, "--size", size, code=code)
+
+    def tearDown(self):
+        self.assert_no_leftovers()
+        self.assertEqual(list(self.dir.rglob("*.decoded")), [])
+
+    def write_classes(self, root, count, first=0, classes=("b", "a"), **options):
+        """`count` images for each class; returns {class: [array …]} in the order of the names."""
+        made = {}
+        for c, name in enumerate(classes):
+            made[name] = [picture(1000 * c + first + i, **options) for i in range(count)]
+            for i, pixels in enumerate(made[name]):
+                self.write(f"{root}/{name}/{first + i:04}.png", png(pixels))
+        return made
+
+    def read(self, split="train", name="out.h5"):
+        self.run_lockstep("data", "verify", name)
+        with h5py.File(self.dir / name) as file:
+            return (file[f"{split}/x"][:], file[f"{split}/y"][:]) if split in file else ([], [])
+
+    def test_directories(self):
+        made = self.write_classes("in", 5)
+        self.write("in/a/notes.txt", "no image")
+        result = self.import_("in")
+        self.assertIn("out.h5: imported; 10 training, 0 validation and 0 test", result.stdout)
+        self.assertIn("1 files are no images", result.stderr)
+        x, y = self.read()
+        numpy.testing.assert_array_equal(x, made["a"] + made["b"])  # of the size already: untouched
+        self.assertEqual(list(y), [0] * 5 + [1] * 5)
+        changed = (self.dir / "out.h5").stat().st_mtime_ns
+        self.assertIn("unchanged, nothing to do", self.import_("in").stdout)
+        self.assertEqual((self.dir / "out.h5").stat().st_mtime_ns, changed)
+        self.assertIn("6 training, 2 validation and 2 test",
+                      self.import_("in", "--validation", "0.2", "--test", "0.2").stdout)
+        shown = self.run_lockstep("data", "inspect", "out.h5").stdout
+        for text in ("8 x 6 x 3", "images", "mean"):
+            self.assertIn(text, shown)
+
+    def test_directories_of_splits(self):
+        self.write_classes("in/train", 4)
+        held_out = self.write_classes("in/val", 2, first=50)
+        self.write_classes("in/test", 1, first=80)
+        self.assertIn("8 training, 4 validation and 2 test", self.import_("in").stdout)
+        numpy.testing.assert_array_equal(self.read("validation")[0], held_out["a"] + held_out["b"])
+        self.assert_refused(self.import_("in", "--validation", "0.1", code=2), "splits")
+        self.write_classes("in/test", 1, classes=("z",))
+        self.assert_refused(self.import_("in", code=BAD_DATA), "class z has no training image")
+
+    def test_statistics_of_channels(self):
+        self.write_classes("in", 6)
+        self.import_("in")
+        x = self.read()[0].astype(float)
+        with h5py.File(self.dir / "out.h5") as file:
+            schema = harness.json.loads(file["schema"][()])
+        numpy.testing.assert_allclose(schema["shift"], x.mean((0, 1, 2)), rtol=1e-6)  # rounded to float32
+        numpy.testing.assert_allclose(schema["scale"], 1 / x.std((0, 1, 2)), rtol=1e-6)
+
+    def test_jpeg_and_channels(self):
+        """Grey becomes colour; colour never grey."""
+        for i, name in enumerate(("colour", "grey", "cmyk")):
+            for label in "ab":
+                self.write(f"in/{label}/{name}.jpg", (FIXTURES / f"{name}.jpg").read_bytes())
+        self.import_("in", size="20x30")
+        x = self.read()[0].astype(int)
+        cmyk, colour, grey = x[0], x[1], x[2]
+        # The fixtures were made of one picture: columns · 8, rows · 12, and for grey their sum · 5.
+        rows, columns = numpy.mgrid[0:20, 0:30]
+        original = numpy.stack([columns * 8, rows * 12, (rows + columns) * 5], -1)
+        self.assertLess(abs(colour - original).mean(), 4)  # what JPEG of quality 90 loses
+        self.assertLess(abs(cmyk - original).mean(), 4)
+        self.assertLess(abs(grey - original[..., 2:]).mean(), 4)
+        for label in "ab":
+            (self.dir / f"in/{label}/cmyk.jpg").unlink()
+        self.assert_refused(self.import_("in", "--channels", "1", code=BAD_DATA, size="20x30"), "2 of 4 images",
+                            "colour.jpg", "3 channels, 1 is wanted")
+        self.import_("in", "--channels", "1", "--corrupt-share", "0.5", size="20x30")
+        self.assertEqual(self.read()[0].shape, (2, 20, 30))
+
+    def test_corrupt(self):
+        self.write_classes("in", 50)
+        self.write("in/a/0003.png", b"")
+        result = self.import_("in")
+        self.assertIn("0003.png: the file is empty; the image is left out", result.stderr)
+        self.assertIn("99 training", result.stdout)
+        sound = (self.dir / "in/b/0007.png").read_bytes()
+        self.write("in/b/0007.png", sound[:len(sound) // 2])
+        (self.dir / "out.h5").unlink()
+        self.assert_refused(self.import_("in", code=BAD_DATA), "2 of 100 images", "--corrupt-share 0.01", "0003.png")
+        self.assertFalse((self.dir / "out.h5").exists())
+        self.assertIn("98 training", self.import_("in", "--corrupt-share", "0.02").stdout)
+
+    def test_bombs(self):
+        """A header that declares a gigabyte is refused for what it declares, also where it would be the only one."""
+        self.write_classes("in", 1)
+        header = struct.pack(">IIBBBBB", 20000, 20000, 8, 2, 0, 0, 0)
+        data = zlib.compress(bytes(1 << 20))
+        self.write("in/a/bomb.png", b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b""))
+        self.assert_refused(self.import_("in", code=BAD_DATA), "bomb.png", "declares 20000 x 20000 pixels")
+
+    def test_nothing_to_import(self):
+        (self.dir / "empty").mkdir()
+        self.assert_refused(self.import_("empty", code=BAD_DATA), "no images")
+        self.assert_refused(self.import_("missing", code=66), "missing")
+        self.write_classes("in", 1, classes=("one",))
+        self.assert_refused(self.import_("in", code=BAD_DATA), "class one")
+        for size in ("8", "0x8", "8x", "8x8x3", "99999x8", "-8x8"):
+            self.assert_refused(self.import_("in", code=2, size=size), "--size")
+        self.assert_refused(self.import_("in", "--channels", "2", code=2), "--channels")
+        self.assert_refused(self.import_("in", "--corrupt-share", "1.5", code=2), "--corrupt-share")
+
+    # ---- Shards --------------------------------------------------------------------------------------------------------
+
+    def shard(self, name, members, form=tarfile.GNU_FORMAT):
+        """A tar of (name, bytes), or (name, None) for a link to /etc/passwd."""
+        with tarfile.open(self.dir / name, "w", format=form) as archive:
+            for member, content in members:
+                info = tarfile.TarInfo(member)
+                if content is None:
+                    info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+                else:
+                    info.size = len(content)
+                archive.addfile(info, io.BytesIO(content or b""))
+        return self.dir / name
+
+    def test_shards(self):
+        for form in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+            pixels = [picture(i) for i in range(6)]
+            deep = "x" * (90 if form == tarfile.USTAR_FORMAT else 180)
+            members = [("0.png", png(pixels[0])), ("0.cls", b"10\n"), ("1.cls", b"2"), ("1.png", png(pixels[1])),
+                       ("2.png", png(pixels[2])), ("2.json", b'{"label": 10, "more": [1]}'), ("2.txt", b"about it"),
+                       (f"{deep}/3.png", png(pixels[3])), (f"{deep}/3.cls", b" 0 "), ("4.txt", b"no image")]
+            self.shard("data-train-0.tar", members, form)
+            self.shard("data-val-0.tar", [("5.png", png(pixels[5])), ("5.json", b'{"label": "2"}')], form)
+            self.import_("data-train-0.tar", "data-val-0.tar", "--force")
+            x, y = self.read()
+            numpy.testing.assert_array_equal(x, pixels[:4])
+            self.assertEqual(list(y), [2, 1, 2, 0])  # classes 0, 2, 10, in the order of numbers
+            self.assertEqual(list(self.read("validation")[1]), [1])
+
+    def test_path_tricks(self):
+        """Names are text: nothing is written but the output, whatever they look like, and links are not followed."""
+        self.shard("tricks.tar", [("../../evil.png", png(picture(1))), ("../../evil.cls", b"0"),
+                                  ("/etc/evil.png", png(picture(2))), ("/etc/evil.cls", b"1"), ("link.png", None)])
+        before = sorted(self.dir.parent.glob("evil*"))
+        self.import_("tricks.tar")
+        self.assertEqual(len(self.read()[0]), 2)
+        self.assertEqual(sorted(self.dir.parent.glob("evil*")), before)
+        self.assertEqual(sorted(path.name for path in self.dir.iterdir()), ["out.h5", "tricks.tar"])
+        self.assertFalse(os.path.exists("/etc/evil.png"))
+
+    def test_bad_shards(self):
+        good = [("0.png", png(picture(0))), ("0.cls", b"0"), ("1.png", png(picture(1))), ("1.cls", b"1")]
+        whole = self.shard("good.tar", good).read_bytes()
+        self.write("cut.tar", whole[:1000])
+        self.write("open.tar", whole[:len(whole.rstrip(b"\0")) // 512 * 512 + 512])
+        self.write("text.tar", "no archive\n" * 100)
+        self.write("flipped.tar", whole[:124] + b"7" + whole[125:])
+        self.write("nothing.tar", b"")
+        for name in ("cut", "open", "text", "flipped", "nothing"):
+            self.assert_refused(self.import_(f"{name}.tar", code=BAD_DATA), f"{name}.tar: offset", "tar archive")
+        self.shard("unlabelled.tar", [("0.png", png(picture(0)))])
+        self.assert_refused(self.import_("unlabelled.tar", code=BAD_DATA), "0.png", "has no class")
+        self.shard("label.tar", [("0.png", png(picture(0))), ("0.cls", b" \n")])
+        self.assert_refused(self.import_("label.tar", code=BAD_DATA), "0.cls", "no class's name or number")
+
+    # ---- Going on, and more ------------------------------------------------------------------------------------------
+
+    def test_goes_on_after_a_kill(self):
+        for label in "ab":
+            for i in range(40):
+                self.write(f"in/{label}/{i}.png", png(picture(f"{label}{i}".encode(), height=500, width=500), level=1))
+        self.import_("in", name="whole.h5", size="224x224")
+        arguments = ["data", "import", "images", "in", "-o", "out.h5", "--size", "224x224", "--threads", "1"]
+        process = harness.start(arguments, 0, self.dir)
+        work, record = self.dir / "out.h5.decoded", 224 * 224 * 3
+        self.wait_until("ten images are decoded", lambda: work.exists() and work.stat().st_size > 10 * record, process)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        decoded = work.stat().st_size // record
+        self.assertFalse((self.dir / "out.h5").exists())
+        with open(work, "r+b") as file:  # one that was not written to its end
+            file.seek(5 * record)
+            file.write(bytes(1000))
+        result = self.import_("in", size="224x224")
+        known = int(result.stderr.split("data import: ")[1].split()[0])
+        self.assertTrue(decoded - 3 <= known < decoded + 1, f"{known} of {decoded}: {result}")
+        roots = [self.run_lockstep("data", "verify", name).stdout.split()[-1] for name in ("out.h5", "whole.h5")]
+        self.assertEqual(roots[0], roots[1])
+
+    def test_two_at_a_time(self):
+        self.write_classes("in", 2)
+        with open(self.dir / "out.h5.decoded", "w+b") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            self.assert_refused(self.import_("in", code=74), "another import")
+        (self.dir / "out.h5.decoded").unlink()
+
+    def test_append(self):
+        first = self.write_classes("one", 4)
+        self.import_("one", "--validation", "0.25")
+        kept = self.read()[0], self.read("validation")[0]
+        more = self.write_classes("two", 3, first=20, classes=("c", "a"))
+        self.write("two/a/again.png", png(first["a"][0]))
+        result = self.import_("two", "--append")
+        self.assertIn("1 of 7 images were decoded", result.stderr)
+        self.assertIn("12 training, 2 validation", result.stdout)
+        x, y = self.read()
+        numpy.testing.assert_array_equal(x, list(kept[0]) + more["a"] + more["c"])
+        self.assertEqual(list(y), [0] * 3 + [1] * 3 + [0] * 3 + [2] * 3)
+        numpy.testing.assert_array_equal(self.read("validation")[0], kept[1])
+        changed = (self.dir / "out.h5").stat().st_mtime_ns
+        self.assertIn("unchanged", self.import_("two", "--append").stdout)
+        self.assertEqual((self.dir / "out.h5").stat().st_mtime_ns, changed)
+        self.assert_refused(self.import_("two", "--append", code=2, size="9x9"), "9 x 9")
+        # A class between those that were there moves their numbers.
+        self.write_classes("three", 1, first=500, classes=("aa",))
+        self.import_("three", "--append")
+        self.assertEqual(list(self.read()[1]), [0] * 3 + [2] * 3 + [0] * 3 + [3] * 3 + [1])
+        # Without --append the inputs are all there is; what is decoded is not decoded again.
+        self.assertIn("8 of 8 images were decoded", self.import_("one").stderr)
+        numpy.testing.assert_array_equal(self.read()[0], first["a"] + first["b"])
+
+    def test_train(self):
+        """Channels of their own statistics, and augmentation: the same bits at any number of ranks."""
+        self.write_classes("in/train", 40, classes=("a", "b", "c"))
+        self.write_classes("in/test", 8, first=100, classes=("a", "b", "c"))
+        self.import_("in", name="images.h5")
+        self.write("config.yaml", harness.CONFIG.replace("images.h5", "images.h5, crop_padding: 1, flip: true")
+                   .replace("max_steps: 60", "max_steps: 8").replace("every: 20", "every: 4"))
+        for ranks in (1, 3):
+            self.run_lockstep("train", "-c", "config.yaml", "--run-dir", f"run-{ranks}", ranks=ranks)
+        self.assertEqual(self.hash("run-1"), self.hash("run-3"))
+
+
+if __name__ == "__main__":
+    unittest.main()
