@@ -66,11 +66,13 @@ typedef struct Points {
 } Points;
 
 // What each rank sent and how long that took: of sizes that were disturbed all the time the shortest, and
-// they count only where there are hardly any others.
+// they count only where there are hardly any others. The bus bandwidth is that of FP32 messages, whatever
+// they are on the wire.
 static void read_points(const json_t *report, bool disturbed, Points *points)
 {
     size_t i;
     const json_t *row;
+    double narrow = strcmp(text(report, "wire"), "bfloat16") == 0 ? 0.5 : 1;
     points->count = 0;
     json_array_foreach(json_object_get(report, "rows"), i, row)
     {
@@ -80,7 +82,7 @@ static void read_points(const json_t *report, bool disturbed, Points *points)
         if (!ours || !(clean || disturbed) || points->count == POINTS_MAX)
             continue;
         double median = number(seconds, "median", NULL);
-        points->bytes[points->count] = number(row, "busbw", NULL) * 1e9 * median; // the bus carried
+        points->bytes[points->count] = narrow * number(row, "busbw", NULL) * 1e9 * median;
         points->seconds[points->count++] = clean ? median : number(seconds, "lowest", NULL);
     }
 }

@@ -81,7 +81,8 @@ json_t *ls_bench_report(const LsInvocation *invocation, LsDevice *device);
 // Writes it as FILE (NULL: nowhere), and takes it.
 LsStatus ls_bench_report_write(json_t *report, const char *path);
 
-// A new folder for what a benchmark needs meanwhile, in `place` (NULL: TMPDIR or /tmp).
+// A new folder for what a benchmark needs meanwhile, in `place` (NULL: TMPDIR or /tmp). It also goes when
+// this process is killed (sweeper.h).
 LsStatus ls_bench_folder(const char *place, char folder[LS_PATH_MAX]);
 
 // Removes it and keeps the thread's newest failure; one to remove it is a warning.

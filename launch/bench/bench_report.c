@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "bench.h"
+#include "sweeper.h"
 
 static json_t *processor_name(void)
 {
@@ -84,6 +85,7 @@ LsStatus ls_bench_folder(const char *place, char folder[LS_PATH_MAX])
     if (!mkdtemp(name))
         return ls_file_fail("create", name);
     memcpy(folder, name, sizeof name);
+    ls_sweeper_start(folder);
     return LS_OK;
 }
 
@@ -93,6 +95,7 @@ void ls_bench_folder_remove(const char *folder)
     snprintf(message, sizeof message, "%s", ls_status_message());
     if (ls_directory_remove(folder) != LS_OK)
         ls_warn("%s", ls_status_message());
+    ls_sweeper_end();
     ls_status_adopt(LS_OK, message);
 }
 

@@ -193,6 +193,13 @@ static LsStatus take_report(const char *path, size_t round, Count *count, json_t
     json_decref(*machine);
     *machine = json_incref(json_object_get(report, "machine"));
     json_decref(report);
+    int ranks = (int)number(*machine, "ranks", NULL);
+    if (ranks != count->ranks)
+        return LS_FAIL(LS_USAGE,
+            "--launcher started %d rank%s where %d were wanted: it says how many by {ranks}, as in \"mpirun "
+            "-np "
+            "{ranks}\"",
+            ranks, ranks == 1 ? "" : "s", count->ranks);
     return count->seconds[round] > 0 ? LS_OK : LS_FAIL(LS_INTERNAL, "%s has no step's time", path);
 }
 

@@ -130,6 +130,12 @@ bool ls_collective_has(const LsCollective *c, LsContender contender)
 LsStatus ls_collective_fill(LsCollective *c, LsContender contender)
 {
     LsDevice *device = c->options.device;
+    for (size_t b = 0; c->result && b < c->buckets.count;
+         b++) { // no earlier contender's sums are taken for its
+        LsBlockRange piece = ls_bucket_piece(&c->buckets, b, ranks_of(c), rank_of(c));
+        LS_TRY(device->ops->zero(
+            device, c->result + piece.first * LS_BLOCK, piece.count * LS_BLOCK * sizeof(float)));
+    }
     if (contender == LS_CONTENDER_LIBRARY)
         LS_TRY(device->ops->zero(device, c->to, c->room * sizeof *c->to));
     else if (contender == LS_CONTENDER_FAST)

@@ -1,4 +1,5 @@
 #include "launcher.h"
+#include "sweeper.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -149,6 +150,7 @@ LsStatus ls_words_start(const LsWords *words, const char *folder, const char *na
     if (code != 0)
         return LS_FAIL(LS_UNAVAILABLE, "cannot start %s: %s; --launcher names another one", words->word[0],
             strerror(code));
+    ls_sweeper_add(child.process);
     *out = child;
     return LS_OK;
 }
@@ -160,6 +162,7 @@ LsStatus ls_child_wait(LsChild *child, const char *what)
     while (waitpid(child->process, &result, 0) < 0)
         if (errno != EINTR)
             return LS_FAIL(LS_INTERNAL, "%s: cannot wait for it: %s", what, strerror(errno));
+    ls_sweeper_forget(child->process);
     child->process = 0;
     if (WIFEXITED(result) && WEXITSTATUS(result) == 0)
         return LS_OK;
@@ -175,5 +178,6 @@ void ls_child_kill(LsChild *child)
         return;
     kill(child->process, SIGKILL);
     waitpid(child->process, NULL, 0);
+    ls_sweeper_forget(child->process);
     child->process = 0;
 }

@@ -64,6 +64,9 @@ LsStatus ls_costs_create(const LsCluster *cluster, LsAlgorithm algorithm, uint32
     };
     if (algorithm != LS_EXACT)
         return LS_OK;
+    if (out->ranks > LS_LANES_MAX)
+        return LS_FAIL(
+            LS_CONFIG, "%.0f ranks are more than the %d lanes that there can be", out->ranks, LS_LANES_MAX);
     if (out->ranks > lanes)
         return LS_FAIL(LS_CONFIG, "%.0f ranks cannot share %u lanes: raise train.lanes (up to %d)",
             out->ranks, lanes, LS_LANES_MAX);

@@ -4,7 +4,9 @@ asserted, only that there is one."""
 import html.parser
 import json
 import os
+import pathlib
 import re
+import signal
 import subprocess
 import sys
 import unittest
@@ -12,6 +14,9 @@ import xml.etree.ElementTree
 
 import harness
 from harness import CONFIG, Case, import_images
+
+
+ONE_RANK = f"{harness.MPIRUN} -np 1"
 
 
 def need_emulated_gpu(test):
@@ -333,6 +338,32 @@ class Training(Bench):
             self.check_page(1)
             self.assert_nothing_left()
 
+    def ranks_in(self, folder):
+        """Processes that have the folder in their command lines, the benchmark itself apart."""
+        found = []
+        for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                words = path.read_bytes().decode(errors="replace").split("\0")
+            except OSError:
+                continue
+            if any(str(folder) in word for word in words) and "scaling" not in words:
+                found.append(words)
+        return found
+
+    def test_nothing_is_left_of_killed_benchmarks(self):
+        """Neither ranks nor folders."""
+        for command, number in ((("scaling", "--ranks", "2"), signal.SIGKILL), (("scaling", "--ranks", "2"), signal.SIGTERM),
+                                (("step",), signal.SIGTERM), (("checkpoint",), signal.SIGKILL)):
+            with self.subTest(command=command[0], signal=number.name):
+                folder = self.dir / f"{command[0]}-{number}"
+                folder.mkdir()
+                endless = ("--saves", "1000") if command[0] == "checkpoint" else ("-n", "3000")
+                process = harness.start(["bench", *command, "-c", "config.yaml", "--folder", folder, *endless], cwd=self.dir)
+                self.wait_until("the folder", lambda: any(folder.glob("lockstep-bench-*/*")), process)
+                process.send_signal(number)
+                self.assertEqual(harness.finish(process).code, -number)
+                self.wait_until("nothing left", lambda: not any(folder.iterdir()) and not self.ranks_in(folder))
+
     def test_mistakes(self):
         step, scaling = ["step", "-c", "config.yaml"], ["scaling", "-c", "config.yaml"]
         for arguments, code, words in (
@@ -355,6 +386,7 @@ class Training(Bench):
                 (scaling + ["--kind", "steady"], 2, ["strong, weak"]),
                 (scaling + ["--ranks", "3", "--independent"], 2, ["3 ranks", "8 lanes"]),
                 (scaling + ["--independent", "--launcher", "srun"], 2, ["--launcher"]),
+                (scaling + ["--ranks", "1,2", "--launcher", ONE_RANK], 2, ["started 1 rank where 2", "{ranks}"]),
                 (scaling + ["--launcher", "no-such-program"], 69, ["no-such-program", "--launcher"]),
                 (scaling + ["--ranks", "1", "--set", "data.path=nothing.h5"], 66, ["run on 1 rank", "nothing.h5"])):
             self.assert_refused(self.run_lockstep("bench", *arguments, code=code), *words)

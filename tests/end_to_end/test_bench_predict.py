@@ -95,6 +95,11 @@ class Predict(Case):
             self.assertNotEqual(assumptions["inside"][use], assumptions["between"][use])
         for row in report["rows"]:
             self.assertAlmostEqual(row["exposed_seconds"], row["communication_seconds"], places=9)  # nothing overlaps
+        # The same times for messages of half the bytes are a link of half the bandwidth.
+        link = json.loads((self.dir / "reduce_scatter.json").read_text(encoding="utf-8"))
+        self.write("narrow.json", json.dumps({**link, "wire": "bfloat16"}))
+        narrow = self.predict(*TIMED, "--measured", "narrow.json", "--nodes", "1")["assumptions"]["inside"]["reduce"]
+        self.assertAlmostEqual(narrow["bandwidth"] / (LINKS["reduce_scatter"][1] / 2), 1, places=6)
         self.refused(65, ["config.yaml"], *TIMED, "--measured", "config.yaml")
         self.write("other.json", '{"benchmark": "data"}')
         self.refused(65, ["other.json", "reduce_scatter"], *TIMED, "--measured", "other.json")
