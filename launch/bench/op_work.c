@@ -139,6 +139,12 @@ OpWork work_of_decide_step(const LsDecideStep *args)
     return work(bytes, 0, "decide_step %zu lanes %zu blocks", args->lanes, args->blocks);
 }
 
+// How many blocks the tensors have is on the device.
+OpWork work_of_trust_ratios(const LsTrustRatios *args)
+{
+    return work(of(LS_I32, args->tensors, 1), 0, "trust_ratios %zu tensors", args->tensors);
+}
+
 OpWork work_of_optimizer_step(const LsOptimizerStep *args)
 {
     double bytes = 0;

@@ -29,6 +29,7 @@ OpWork work_of_sum(const LsSum *args);
 OpWork work_of_block_squares(const LsBlockSquares *args);
 OpWork work_of_tree_add(const LsTreeAdd *args);
 OpWork work_of_decide_step(const LsDecideStep *args);
+OpWork work_of_trust_ratios(const LsTrustRatios *args);
 OpWork work_of_optimizer_step(const LsOptimizerStep *args);
 OpWork work_of_embedding(const LsEmbedding *args);
 OpWork work_of_embedding_gradient(const LsEmbeddingGradient *args);

@@ -124,6 +124,11 @@ static LsStatus tap_decide_step(LsDevice *device, const LsDecideStep *args)
     PASS(device, decide_step, work_of_decide_step(args), args);
 }
 
+static LsStatus tap_trust_ratios(LsDevice *device, const LsTrustRatios *args)
+{
+    PASS(device, trust_ratios, work_of_trust_ratios(args), args);
+}
+
 static LsStatus tap_optimizer_step(LsDevice *device, const LsOptimizerStep *args)
 {
     PASS(device, optimizer_step, work_of_optimizer_step(args), args);
@@ -201,6 +206,7 @@ static void put_ops(LsDeviceOps *ops)
     ops->block_squares = tap_block_squares;
     ops->tree_add = tap_tree_add;
     ops->decide_step = tap_decide_step;
+    ops->trust_ratios = tap_trust_ratios;
     ops->optimizer_step = tap_optimizer_step;
     ops->embedding = tap_embedding;
     ops->embedding_gradient = tap_embedding_gradient;

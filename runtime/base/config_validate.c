@@ -76,9 +76,9 @@ static LsStatus validate_loss_scale(const LsConfig *config)
 static LsStatus validate_training(const LsConfig *config)
 {
     LS_TRY(validate_loss_scale(config));
-    if (config->optimizer.nesterov && config->optimizer.kind != LS_OPTIMIZER_SGD)
+    if (config->optimizer.nesterov && config->optimizer.kind == LS_OPTIMIZER_ADAMW)
         return LS_FAIL(
-            LS_CONFIG, "optimizer.nesterov is a form of sgd's momentum; set optimizer.kind to sgd");
+            LS_CONFIG, "optimizer.nesterov is a form of sgd's momentum; set optimizer.kind to sgd or lars");
     if (config->optimizer.nesterov && config->optimizer.momentum == 0)
         return LS_FAIL(LS_CONFIG, "optimizer.nesterov needs optimizer.momentum above 0");
     if (config->train.label_smoothing > 0 && config->train.loss != LS_LOSS_AUTO &&

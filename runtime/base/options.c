@@ -9,7 +9,7 @@ static const char *const stems[] = {"imagenet", "small", NULL};
 static const char *const recomputations[] = {"none", "cheap", "block", NULL};
 static const char *const activations[] = {"relu", "gelu", NULL};
 static const char *const losses[] = {"auto", "cross_entropy", "binary_cross_entropy", "mse", NULL};
-static const char *const optimizers[] = {"sgd", "adamw", NULL};
+static const char *const optimizers[] = {"sgd", "adamw", "lars", NULL};
 static const char *const shards[] = {"none", "state", "state+gradients", NULL};
 static const char *const schedules[] = {"constant", "cosine", "linear", "step", "wsd", NULL};
 static const char *const checkpoint_policies[] = {"steps", "time", "auto", NULL};
@@ -149,19 +149,21 @@ static const LsOption options[] = {
         "`checkpoint info` lists names."),
 
     CHOICE("optimizer.kind", optimizer.kind, "adamw", optimizers, IDENTITY,
-        "Optimizer."),
+        "Optimizer; `lars` is `sgd` with a rate of each tensor's own, for large batches."),
     REAL("optimizer.lr", optimizer.lr, "0.001", 0, 1000, NUMERIC,
         "Learning rate at the height of the schedule."),
     REAL("optimizer.momentum", optimizer.momentum, "0.9", 0, 0.9999, NUMERIC,
-        "Momentum of `sgd`; 0: none."),
+        "Momentum of `sgd` and `lars`; 0: none."),
     BOOL("optimizer.nesterov", optimizer.nesterov, "false", NUMERIC,
-        "Nesterov's form of the momentum of `sgd`."),
+        "Nesterov's form of the momentum of `sgd` and `lars`."),
     REAL("optimizer.beta1", optimizer.beta1, "0.9", 0, 0.999999, NUMERIC,
         "Decay of the first moment of `adamw`."),
     REAL("optimizer.beta2", optimizer.beta2, "0.999", 0, 0.999999, NUMERIC,
         "Decay of the second moment of `adamw`."),
     REAL("optimizer.epsilon", optimizer.epsilon, "1e-8", 1e-30, 1, NUMERIC,
-        "What `adamw` adds to the root of the second moment."),
+        "What `adamw` adds to the root of the second moment, and `lars` to the gradient's norm."),
+    REAL("optimizer.trust", optimizer.trust, "0.001", 1e-9, 1000, NUMERIC,
+        "How much of a tensor's norm one step of `lars` may change at a learning rate of 1."),
     REAL("optimizer.weight_decay", optimizer.weight_decay, "0.01", 0, 10, NUMERIC,
         "Weight decay of matrices (decoupled in `adamw`); biases have none."),
     REAL("optimizer.average", optimizer.average, "0", 0, 0.999999, NUMERIC,

@@ -11,8 +11,8 @@ static LsStatus words_of_rank(const LsExchange *exchange, const LsPlan *plan, co
     uint32_t rank, LsLaneShare *share, size_t *words)
 {
     LS_TRY(ls_plan_lanes(plan, rank, share));
-    *words =
-        LS_VOTE_WORDS + exchange->check_words + share->count + ls_shard_blocks(buckets, plan->ranks, rank);
+    size_t blocks = ls_shard_blocks(buckets, plan->ranks, rank);
+    *words = LS_VOTE_WORDS + exchange->check_words + share->count + blocks * (exchange->weights ? 2 : 1);
     return LS_OK;
 }
 
@@ -46,6 +46,20 @@ static LsStatus lay_out(
     return LS_OK;
 }
 
+// Behind the squares of a rank's gradients come those of its weights.
+static void lay_out_weights(
+    const LsPlan *plan, const LsBuckets *buckets, const uint32_t *block, uint32_t *weight)
+{
+    for (uint32_t r = 0; r < plan->ranks; r++) {
+        uint32_t blocks = (uint32_t)ls_shard_blocks(buckets, plan->ranks, r);
+        for (size_t b = 0; b < buckets->count; b++) {
+            LsBlockRange piece = ls_bucket_piece(buckets, b, plan->ranks, r);
+            for (size_t i = piece.first; i < piece.first + piece.count; i++)
+                weight[i] = block[i] + blocks;
+        }
+    }
+}
+
 static LsStatus upload_index(LsDevice *device, const uint32_t *host, size_t count, uint32_t **out)
 {
     void *memory = NULL;
@@ -57,16 +71,23 @@ static LsStatus upload_index(LsDevice *device, const uint32_t *host, size_t coun
 
 static LsStatus upload_indexes(LsExchange *exchange, const LsPlan *plan, const LsBuckets *buckets)
 {
-    uint32_t *lane = NULL, *block = NULL;
+    uint32_t *lane = NULL, *block = NULL, *weight = NULL;
     LsStatus status = ls_memory_allocate(plan->lanes * sizeof *lane, (void **)&lane);
     if (status == LS_OK)
         status = ls_memory_allocate(buckets->blocks * sizeof *block, (void **)&block);
+    if (status == LS_OK)
+        status = ls_memory_allocate(buckets->blocks * sizeof *weight, (void **)&weight);
     if (status == LS_OK)
         status = lay_out(exchange, plan, buckets, lane, block);
     if (status == LS_OK)
         status = upload_index(exchange->device, lane, plan->lanes, &exchange->lane_index);
     if (status == LS_OK)
         status = upload_index(exchange->device, block, buckets->blocks, &exchange->block_index);
+    if (status == LS_OK && exchange->weights) {
+        lay_out_weights(plan, buckets, block, weight);
+        status = upload_index(exchange->device, weight, buckets->blocks, &exchange->weight_index);
+    }
+    free(weight);
     free(block);
     free(lane);
     return status;
@@ -88,7 +109,7 @@ static LsStatus set_up(LsExchange *exchange, const LsPlan *plan, const LsBuckets
 }
 
 LsStatus ls_exchange_create(LsComm *comm, LsDevice *device, const LsPlan *plan, const LsBuckets *buckets,
-    bool checks, LsExchange *out)
+    bool checks, bool weights, LsExchange *out)
 {
     LsExchange exchange = {
         .comm = comm,
@@ -96,6 +117,8 @@ LsStatus ls_exchange_create(LsComm *comm, LsDevice *device, const LsPlan *plan, 
         .lanes = plan->lanes,
         .blocks = buckets->blocks,
         .my_lanes = plan->share.count,
+        .my_blocks = ls_shard_blocks(buckets, plan->ranks, plan->rank),
+        .weights = weights,
         .check_words = checks ? LS_CHECK_ROLES * LS_CHECK_WORDS : 0,
         .ranks = plan->ranks,
         .rank = plan->rank,
@@ -118,6 +141,7 @@ void ls_exchange_destroy(LsExchange *exchange)
         ls_comm_release(exchange->comm, exchange->words);
     if (exchange->votes)
         device->ops->release_host(device, exchange->votes);
+    device->ops->release(device, exchange->weight_index);
     device->ops->release(device, exchange->block_index);
     device->ops->release(device, exchange->lane_index);
     memset(exchange, 0, sizeof *exchange);
@@ -137,6 +161,11 @@ float *ls_exchange_lane_loss(const LsExchange *exchange, size_t my_lane)
 float *ls_exchange_block_squares(const LsExchange *exchange, size_t shard_block)
 {
     return words_of_mine(exchange) + LS_VOTE_WORDS + exchange->check_words + exchange->my_lanes + shard_block;
+}
+
+float *ls_exchange_weight_squares(const LsExchange *exchange, size_t shard_block)
+{
+    return ls_exchange_block_squares(exchange, exchange->my_blocks + shard_block);
 }
 
 size_t ls_exchange_finding_word(const LsExchange *exchange, size_t rank, LsCheckRole role)

@@ -132,6 +132,7 @@ static LsStatus decide_and_update(LsTrainer *t)
     LS_TRY(sum_squares(t));
     LS_TRY(exchange(t));
     LS_TRY(decide(t));
+    LS_TRY(ls_trust_decide(t));
     LS_TRY(send_outcome(t));
     if (whole)
         LS_TRY(ls_trainer_gather(t));

@@ -242,15 +242,20 @@ static LsStatus cut_model(LsTrainer *t)
 static LsStatus list_pieces(LsTrainer *t)
 {
     const LsArenas *arenas = &t->arenas;
-    LS_TRY(ls_memory_allocate((arenas->runs + 1) * sizeof *t->square, (void **)&t->square));
+    LS_TRY(ls_memory_allocate((2 * arenas->runs + 1) * sizeof *t->square, (void **)&t->square));
     LS_TRY(ls_memory_allocate((arenas->updates + 1) * sizeof *t->update, (void **)&t->update));
     for (size_t r = 0; r < arenas->runs; r++) {
         LsRunView run = ls_arenas_run(arenas, &arenas->run[r]);
-        if (!arenas->run[r].frozen)
+        if (arenas->run[r].frozen)
+            continue;
+        if (t->trust.ratio)
             t->square[t->squares++] = (LsSquaresPiece){.n = run.elements,
-                .x = run.gradient,
-                .block_kind = run.kind,
-                .sums = ls_exchange_block_squares(&t->exchange, arenas->run[r].packed)};
+                .x = run.master,
+                .sums = ls_exchange_weight_squares(&t->exchange, arenas->run[r].packed)};
+        t->square[t->squares++] = (LsSquaresPiece){.n = run.elements,
+            .x = run.gradient,
+            .block_kind = run.kind,
+            .sums = ls_exchange_block_squares(&t->exchange, arenas->run[r].packed)};
     }
     for (size_t u = 0; u < arenas->updates; u++) {
         LsRunView run = ls_arenas_run(arenas, &arenas->update[u]);
@@ -262,7 +267,8 @@ static LsStatus list_pieces(LsTrainer *t)
                 .moment2 = run.moment2,
                 .weights = run.weights,
                 .block_kind = run.kind,
-                .average = run.average};
+                .average = run.average,
+                .block_ratio = t->trust.ratio ? t->trust.ratio + arenas->update[u].flat : NULL};
     }
     return LS_OK;
 }
@@ -327,8 +333,9 @@ static LsStatus prepare_steps(LsTrainer *t)
     // What is collective begins when all ranks have come so far.
     LS_TRY(ls_comm_agree(t->comm, ls_arenas_create(config, t->comm, t->model, &cut, &t->arenas)));
     LS_TRY(ls_comm_agree(t->comm, ls_trainer_create_reducer(t)));
-    LS_TRY(ls_exchange_create(
-        t->comm, t->device, &t->plan, &t->buckets, config->guard.recompute_every > 0, &t->exchange));
+    LS_TRY(ls_exchange_create(t->comm, t->device, &t->plan, &t->buckets, config->guard.recompute_every > 0,
+        config->optimizer.kind == LS_OPTIMIZER_LARS, &t->exchange));
+    LS_TRY(ls_trust_create(t));
     LS_TRY(ls_check_create(t));
     LS_TRY(ls_pace_create(t));
     LS_TRY(list_pieces(t));
@@ -495,6 +502,7 @@ static void release_device(LsTrainer *t)
     device->ops->release(device, t->lane_loss);
     ls_evaluator_destroy(t->evaluator);
     destroy_outcomes(device, &t->outcomes);
+    ls_trust_destroy(t);
     ls_exchange_destroy(&t->exchange);
     ls_sharder_destroy(t->sharder);
     ls_reducer_destroy(t->reducer);

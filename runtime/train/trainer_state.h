@@ -39,6 +39,13 @@ typedef struct LsOutcomes {
     LsMarker *arrived[LS_STEPS_IN_FLIGHT];
 } LsOutcomes;
 
+// With optimizer.kind lars: rates of tensors' own (trust.c). All on the device.
+typedef struct LsTrust {
+    uint32_t *first; // [tensors + 1] their blocks
+    uint8_t *adapts; // [tensors]
+    float *ratio;    // [blocks]; NULL: there are none
+} LsTrust;
+
 // Checked arithmetic, with guard.recompute_every: what a rank needs to compute another one's lane again, and
 // which lane that is in the step being computed.
 typedef struct LsCheck {
@@ -134,6 +141,7 @@ typedef struct LsTrainer {
     uint32_t asked_before; // LsStopReason of this rank when it did
     LsRunState state;      // as of the newest step that the host knows to be finished
     float scores[2];       // of that step's loss and gradient norm, with guard.spike
+    LsTrust trust;
     LsCheck check;
     LsPace pace;
     bool went_back;      // the guard has set the run back: what was to follow the step is void
@@ -212,6 +220,11 @@ LsStatus ls_trainer_gather(LsTrainer *trainer);
 // Past the lanes, ranks are in the middle of collective calls and a failure cannot be told to the others
 // there: it ends the job. What failed in the lanes is the better sentence, if there is one.
 void ls_trainer_require(LsTrainer *trainer, LsStatus status);
+
+// Before the list of a step's pieces. decide: enqueues what follows the decision of a step.
+LsStatus ls_trust_create(LsTrainer *trainer);
+LsStatus ls_trust_decide(LsTrainer *trainer);
+void ls_trust_destroy(LsTrainer *trainer);
 
 // Gives one step to the device. What fails here and cannot be told to the other ranks ends the job.
 void ls_trainer_step(LsTrainer *trainer);

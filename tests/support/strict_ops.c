@@ -192,7 +192,28 @@ static LsStatus strict_decide_step(LsDevice *device, const LsDecideStep *args)
     RUN(device, decide_step, spans, args);
 }
 
-enum { PIECE_SPANS = 7 };
+static LsStatus strict_trust_ratios(LsDevice *device, const LsTrustRatios *args)
+{
+    const StrictDevice *strict = (const StrictDevice *)device;
+    size_t firsts = (args->tensors + 1) * sizeof *args->first;
+    Span first = {"first", args->first, firsts, false};
+    LS_TRY(ls_strict_open_spans(strict, "trust_ratios", 1, &first));
+    size_t blocks = args->first[args->tensors];
+    ls_strict_close_spans(strict, 1, &first);
+    Span indexes[] = {{"gradient_index", args->gradient_index, blocks * sizeof(uint32_t), false},
+        {"weight_index", args->weight_index, blocks * sizeof(uint32_t), false}};
+    LS_TRY(ls_strict_open_spans(strict, "trust_ratios", 2, indexes));
+    size_t gradients = words_used(args->gradient_index, blocks),
+           weights = words_used(args->weight_index, blocks);
+    ls_strict_close_spans(strict, 2, indexes);
+    const Span spans[] = {first, indexes[0], indexes[1], {"adapts", args->adapts, args->tensors, false},
+        {"words", args->words, (gradients > weights ? gradients : weights) * sizeof(float), false},
+        {"control", args->control, sizeof *args->control, false},
+        {"ratio", args->ratio, blocks * sizeof *args->ratio, true}};
+    RUN(device, trust_ratios, spans, args);
+}
+
+enum { PIECE_SPANS = 8 };
 
 static void piece_spans(const LsOptimizerStep *args, const LsOptimizerPiece *piece, Span spans[PIECE_SPANS])
 {
@@ -202,7 +223,8 @@ static void piece_spans(const LsOptimizerStep *args, const LsOptimizerPiece *pie
         {"moment2", piece->moment2, bytes, true},
         {"weights", piece->weights, bytes_of(args->type, piece->n), true},
         {"block_kind", piece->block_kind, piece->n / LS_BLOCK, false},
-        {"average", piece->average, bytes, true}};
+        {"average", piece->average, bytes, true},
+        {"block_ratio", piece->block_ratio, piece->n / LS_BLOCK * sizeof(float), false}};
     memcpy(spans, list, sizeof list);
 }
 
@@ -302,5 +324,6 @@ void ls_strict_add_ops(LsDeviceOps *ops)
     ops->tree_add = strict_tree_add;
     ops->fingerprint_bits = strict_fingerprint_bits;
     ops->decide_step = strict_decide_step;
+    ops->trust_ratios = strict_trust_ratios;
     ops->optimizer_step = strict_optimizer_step;
 }

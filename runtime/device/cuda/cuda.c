@@ -113,6 +113,11 @@ static LsStatus cuda_decide_step(LsDevice *device, const LsDecideStep *args)
     return launched(device, ls_kernel_decide_step(ls_cuda_stream(ls_cuda(device)), args), "decide_step");
 }
 
+static LsStatus cuda_trust_ratios(LsDevice *device, const LsTrustRatios *args)
+{
+    return launched(device, ls_kernel_trust_ratios(ls_cuda_stream(ls_cuda(device)), args), "trust_ratios");
+}
+
 static LsStatus cuda_optimizer_step(LsDevice *device, const LsOptimizerStep *args)
 {
     LS_TRY(checked(device, ls_require_optimizer_step(args)));
@@ -243,6 +248,7 @@ static const LsDeviceOps cuda_ops = {
     .tree_add = cuda_tree_add,
     .fingerprint_bits = cuda_fingerprint_bits,
     .decide_step = cuda_decide_step,
+    .trust_ratios = cuda_trust_ratios,
     .optimizer_step = cuda_optimizer_step,
     .embedding = cuda_embedding,
     .embedding_gradient = cuda_embedding_gradient,

@@ -59,7 +59,8 @@ cudaError_t ls_kernel_mean_squared_error(cudaStream_t stream, const LsLossArgs *
 cudaError_t ls_kernel_sum(cudaStream_t stream, const LsSum *args); // 4 n; one block of threads
 cudaError_t ls_kernel_block_squares(cudaStream_t stream, const LsBlockSquares *args); // 4 n
 cudaError_t ls_kernel_fingerprint_bits(cudaStream_t stream, const LsFingerprint *args);
-cudaError_t ls_kernel_decide_step(cudaStream_t stream, const LsDecideStep *args); // small
+cudaError_t ls_kernel_decide_step(cudaStream_t stream, const LsDecideStep *args);   // small
+cudaError_t ls_kernel_trust_ratios(cudaStream_t stream, const LsTrustRatios *args); // small
 
 // 4 n (inputs + 1). cudaErrorInvalidValue for more than 480 additions, which kernel parameters do not hold; a
 // tree has fewer than it has inputs.

@@ -163,6 +163,7 @@ const LsDeviceOps ls_ref_ops = {
     .tree_add = ls_ref_tree_add,
     .fingerprint_bits = ls_ref_fingerprint_bits,
     .decide_step = ls_ref_decide_step,
+    .trust_ratios = ls_ref_trust_ratios,
     .optimizer_step = ls_ref_optimizer_step,
     .embedding = ls_ref_embedding,
     .embedding_gradient = ls_ref_embedding_gradient,

@@ -21,6 +21,7 @@ LsStatus ls_ref_block_squares(LsDevice *device, const LsBlockSquares *args);
 LsStatus ls_ref_tree_add(LsDevice *device, const LsTreeAdd *args);
 LsStatus ls_ref_fingerprint_bits(LsDevice *device, const LsFingerprint *args);
 LsStatus ls_ref_decide_step(LsDevice *device, const LsDecideStep *args);
+LsStatus ls_ref_trust_ratios(LsDevice *device, const LsTrustRatios *args);
 LsStatus ls_ref_optimizer_step(LsDevice *device, const LsOptimizerStep *args);
 LsStatus ls_ref_embedding(LsDevice *device, const LsEmbedding *args);
 LsStatus ls_ref_embedding_gradient(LsDevice *device, const LsEmbeddingGradient *args);

@@ -172,12 +172,43 @@ LsStatus ls_ref_decide_step(LsDevice *device, const LsDecideStep *args)
     return LS_OK;
 }
 
+// ---- Trust ratios ---------------------------------------------------------------------------------------
+
+static double norm_of(const LsTrustRatios *args, const uint32_t *index, size_t tensor)
+{
+    double sum = 0;
+    for (size_t block = args->first[tensor]; block < args->first[tensor + 1]; block++)
+        sum += args->words[index[block]];
+    return sqrt(sum);
+}
+
+static float ratio_of(const LsTrustRatios *args, size_t tensor)
+{
+    double weight = norm_of(args, args->weight_index, tensor);
+    double gradient = norm_of(args, args->gradient_index, tensor) * args->control->gradient_factor;
+    if (!args->adapts[tensor] || weight == 0 || gradient == 0)
+        return 1;
+    return (float)(args->trust * weight / (gradient + args->weight_decay * weight + args->epsilon));
+}
+
+LsStatus ls_ref_trust_ratios(LsDevice *device, const LsTrustRatios *args)
+{
+    (void)device;
+    for (size_t t = 0; t < args->tensors && !args->control->skip; t++) {
+        float ratio = ratio_of(args, t);
+        for (size_t block = args->first[t]; block < args->first[t + 1]; block++)
+            args->ratio[block] = ratio;
+    }
+    return LS_OK;
+}
+
 // ---- The optimizer --------------------------------------------------------------------------------------
 
 static void sgd_element(const LsOptimizerStep *args, const LsOptimizerPiece *piece, size_t i, float decay)
 {
     float rate = args->control->learning_rate;
-    float step = piece->gradient[i] * args->control->gradient_factor + decay * piece->master[i];
+    float ratio = piece->block_ratio ? piece->block_ratio[i / LS_BLOCK] : 1.0f;
+    float step = ratio * (piece->gradient[i] * args->control->gradient_factor + decay * piece->master[i]);
     if (piece->moment1) {
         float momentum = args->momentum * piece->moment1[i] + step;
         piece->moment1[i] = momentum;

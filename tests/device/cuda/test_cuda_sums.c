@@ -196,7 +196,7 @@ static void step_pieces(int kind, bool momentum, bool nesterov, LsDtype type)
     LsOptimizerPiece device[MOST], host[MOST];
     enum { ARRAYS = 6 }; // master, gradient, moments, weights, average
     Array *array[MOST][ARRAYS];
-    Array *kind_of = array_of(LS_U8, MOST);
+    Array *kind_of = array_of(LS_U8, MOST), *ratio = array_of(LS_F32, MOST);
     for (size_t p = 0; p < MOST; p++)
         ((uint8_t *)kind_of->host)[p] = (uint8_t)draw(3); // LsBlockKind
     send(kind_of);
@@ -218,7 +218,8 @@ static void step_pieces(int kind, bool momentum, bool nesterov, LsDtype type)
 #define PLACES(where)                                                                                        \
     {n, array[p][0]->where, array[p][1]->where, array[p][2] ? array[p][2]->where : NULL,                     \
         array[p][3] ? array[p][3]->where : NULL, array[p][4] ? array[p][4]->where : NULL,                    \
-        (const uint8_t *)kind_of->where + p, array[p][5] ? array[p][5]->where : NULL}
+        (const uint8_t *)kind_of->where + p, array[p][5] ? array[p][5]->where : NULL,                        \
+        kind == LS_OPTIMIZER_LARS ? (const float *)ratio->where + p : NULL}
         device[p] = (LsOptimizerPiece)PLACES(device);
         host[p] = (LsOptimizerPiece)PLACES(host);
 #undef PLACES
@@ -255,6 +256,7 @@ static void optimizer_of_many_pieces(void **unused)
     step_pieces(LS_OPTIMIZER_SGD, false, false, draw_type());
     step_pieces(LS_OPTIMIZER_SGD, true, false, draw_type());
     step_pieces(LS_OPTIMIZER_SGD, true, true, draw_type());
+    step_pieces(LS_OPTIMIZER_LARS, true, false, draw_type());
 }
 
 // ---- Columns --------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ typedef enum LsLossKind {
     LS_LOSS_BINARY_CROSS_ENTROPY,
     LS_LOSS_MSE
 } LsLossKind;
-typedef enum LsOptimizerKind { LS_OPTIMIZER_SGD, LS_OPTIMIZER_ADAMW } LsOptimizerKind;
+typedef enum LsOptimizerKind { LS_OPTIMIZER_SGD, LS_OPTIMIZER_ADAMW, LS_OPTIMIZER_LARS } LsOptimizerKind;
 // ZeRO-0, 1 and 2
 typedef enum LsOptimizerShard { LS_SHARD_NONE, LS_SHARD_STATE, LS_SHARD_STATE_GRADIENTS } LsOptimizerShard;
 typedef enum LsScheduleKind {
@@ -116,6 +116,7 @@ typedef struct LsConfig {
         double beta1;
         double beta2;
         double epsilon;
+        double trust;   // of lars
         double average; // decay of the weights' moving average, 0: there is none
         double weight_decay;
         double clip_norm; // 0: no clipping

@@ -3,24 +3,30 @@
 #include "lanes.h"
 #include "parts.h"
 
+static float ratio_of(const LsOptimizerPiece *piece, size_t first)
+{
+    return piece->block_ratio ? piece->block_ratio[first / LS_BLOCK] : 1.0f;
+}
+
 static void sgd_block(const LsOptimizerStep *args, const LsOptimizerPiece *piece, size_t first, float decay)
 {
     float rate = args->control->learning_rate, factor = args->control->gradient_factor;
+    float ratio = ratio_of(piece, first);
     float *restrict master = piece->master + first;
     const float *restrict gradient = piece->gradient + first;
     for (size_t i = 0; i < LS_BLOCK; i++)
-        master[i] -= rate * (gradient[i] * factor + decay * master[i]);
+        master[i] -= rate * (ratio * (gradient[i] * factor + decay * master[i]));
 }
 
 ALWAYS_INLINE void momentum_block(
     const LsOptimizerStep *args, const LsOptimizerPiece *piece, size_t first, float decay, bool nesterov)
 {
     float rate = args->control->learning_rate, factor = args->control->gradient_factor;
-    float momentum = args->momentum;
+    float momentum = args->momentum, ratio = ratio_of(piece, first);
     float *restrict master = piece->master + first, *restrict moment = piece->moment1 + first;
     const float *restrict gradient = piece->gradient + first;
     for (size_t i = 0; i < LS_BLOCK; i++) {
-        float step = gradient[i] * factor + decay * master[i];
+        float step = ratio * (gradient[i] * factor + decay * master[i]);
         float m = momentum * moment[i] + step;
         moment[i] = m;
         master[i] -= rate * (nesterov ? step + momentum * m : m);

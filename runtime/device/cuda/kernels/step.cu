@@ -197,9 +197,35 @@ __global__ __launch_bounds__(DECIDE_THREADS) void decide_kernel(LsDecideStep arg
         decide(args, found);
 }
 
+// ---- Trust ratios: a block of threads for each tensor ---------------------------------------------------
+
+__device__ double tensor_norm(const LsTrustRatios &args, const uint32_t *index, uint32_t first, uint32_t end)
+{
+    double sum = 0;
+    for (uint32_t block = first + threadIdx.x; block < end; block += THREADS)
+        sum += (double)args.words[index[block]];
+    return sqrt(block_sum<THREADS>(sum));
+}
+
+__global__ __launch_bounds__(THREADS) void trust_kernel(LsTrustRatios args)
+{
+    uint32_t first = args.first[blockIdx.x], end = args.first[blockIdx.x + 1];
+    if (args.control->skip)
+        return;
+    double weight = tensor_norm(args, args.weight_index, first, end);
+    double gradient =
+        tensor_norm(args, args.gradient_index, first, end) * (double)args.control->gradient_factor;
+    float ratio = 1.0f;
+    if (args.adapts[blockIdx.x] && weight != 0 && gradient != 0)
+        ratio = (float)((double)args.trust * weight /
+                        (gradient + (double)args.weight_decay * weight + (double)args.epsilon));
+    for (uint32_t block = first + threadIdx.x; block < end; block += THREADS)
+        args.ratio[block] = ratio;
+}
+
 // ---- The optimizer pass ---------------------------------------------------------------------------------
 
-typedef Pieces<LsOptimizerPiece, 52> OptimizerPieces;
+typedef Pieces<LsOptimizerPiece, 50> OptimizerPieces;
 
 struct Optimizer {
     float momentum, beta1, beta2, epsilon, weight_decay;
@@ -257,10 +283,10 @@ __device__ __forceinline__ void store_update(
 }
 
 // Operations and their order are the reference's, so both give the same bits.
-__device__ __forceinline__ void sgd_element(
-    const Optimizer &args, const LsStepControl &control, float decay, bool momentum, int j, Update *u)
+__device__ __forceinline__ void sgd_element(const Optimizer &args, const LsStepControl &control, float decay,
+    float ratio, bool momentum, int j, Update *u)
 {
-    float step = u->gradient[j] * control.gradient_factor + decay * u->master[j];
+    float step = ratio * (u->gradient[j] * control.gradient_factor + decay * u->master[j]);
     if (momentum) {
         float moment = args.momentum * u->moment1[j] + step;
         u->moment1[j] = moment;
@@ -333,6 +359,7 @@ __global__ __launch_bounds__(THREADS, MIN_BLOCKS) void optimizer_kernel(
     const LsOptimizerPiece &piece = pieces.find(blockIdx.x, &block);
     unsigned kind = piece.block_kind[block];
     float decay = kind == LS_KIND_DECAYED ? args.weight_decay : 0.0f;
+    float ratio = piece.block_ratio ? piece.block_ratio[block] : 1.0f;
     size_t first = block * LS_BLOCK + threadIdx.x * N;
     if (kind == LS_KIND_STATISTICS) {
         for (int begin = 0; begin < LS_BLOCK; begin += THREADS * N)
@@ -351,7 +378,7 @@ __global__ __launch_bounds__(THREADS, MIN_BLOCKS) void optimizer_kernel(
                 if (ADAMW)
                     adamw_element(args, control, decay, j, &update[s]);
                 else
-                    sgd_element(args, control, decay, piece.moment1, j, &update[s]);
+                    sgd_element(args, control, decay, ratio, piece.moment1, j, &update[s]);
             size_t place = first + begin + s * THREADS * N;
             store_update<VECTOR, ADAMW, T>(piece, place, update[s]);
             update_average<VECTOR>(piece, args, place, update[s].master);
@@ -416,6 +443,13 @@ cudaError_t ls_kernel_fingerprint_bits(cudaStream_t stream, const LsFingerprint 
 cudaError_t ls_kernel_decide_step(cudaStream_t stream, const LsDecideStep *args)
 {
     return launch(stream, 1, DECIDE_THREADS, 0, decide_kernel, *args);
+}
+
+cudaError_t ls_kernel_trust_ratios(cudaStream_t stream, const LsTrustRatios *args)
+{
+    if (args->tensors == 0)
+        return cudaSuccess;
+    return launch(stream, (unsigned)args->tensors, THREADS, 0, trust_kernel, *args);
 }
 
 cudaError_t ls_kernel_optimizer_step(cudaStream_t stream, const LsOptimizerStep *args)

@@ -112,6 +112,7 @@ typedef struct LsDeviceOps {
     LsStatus (*tree_add)(LsDevice *device, const LsTreeAdd *args);
     LsStatus (*fingerprint_bits)(LsDevice *device, const LsFingerprint *args);
     LsStatus (*decide_step)(LsDevice *device, const LsDecideStep *args);
+    LsStatus (*trust_ratios)(LsDevice *device, const LsTrustRatios *args);
     LsStatus (*optimizer_step)(LsDevice *device, const LsOptimizerStep *args);
 
     LsStatus (*embedding)(LsDevice *device, const LsEmbedding *args);

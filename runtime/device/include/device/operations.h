@@ -213,6 +213,23 @@ typedef struct LsDecideStep {
                             // written (of votes the largest of each)
 } LsDecideStep;
 
+// Rates of their own for tensors (LARS: You, Gitman and Ginsburg, Large Batch Training of Convolutional
+// Networks, 2017): ratio = trust·|w| / (|g|·factor + decay·|w| + epsilon) for each block of a tensor that
+// adapts; 1 for others, and where |w| or |g| is zero. |w| and |g| are roots of sums of the blocks' squares as
+// they were exchanged, in float64 in an order that the counts alone fix. Behind the decision of the step,
+// whose factor it reads; nothing is written when it says skip.
+typedef struct LsTrustRatios {
+    size_t tensors;
+    const uint32_t
+        *first; // [tensors + 1] block where each tensor begins, and behind the last the number of all
+    const uint8_t *adapts;                         // [tensors]
+    const float *words;                            // the gathered exchange
+    const uint32_t *gradient_index, *weight_index; // [blocks] where each block's squares are
+    float trust, weight_decay, epsilon;
+    const LsStepControl *control;
+    float *ratio; // [blocks]
+} LsTrustRatios;
+
 // Adds to *sum the fingerprint of the bits of `n` elements: the sum, modulo 2^64, of a bijective mix of each
 // element's bits and its number `first` + i. One changed element always changes it, several do but for a
 // chance of 2^-64; no order of additions does. So ranges can be added one by one.
@@ -224,9 +241,9 @@ typedef struct LsFingerprint {
 } LsFingerprint;
 
 // One optimizer pass over pieces of the flat buffers. Reads *control: does nothing when it says skip.
-// SGD: g' = g·factor + decay·w; m = momentum·m + g'; w -= lr·(nesterov ? g' + momentum·m : m).
-// AdamW (Loshchilov and Hutter, ICLR 2019): w -= lr·decay·w; m, v moments of g·factor; w -= lr·(m/c1) /
-// (sqrt(v/c2) + epsilon).
+// SGD: g' = ratio·(g·factor + decay·w), ratio being 1 but for LARS; m = momentum·m + g'; w -= lr·(nesterov ?
+// g' + momentum·m : m). AdamW (Loshchilov and Hutter, ICLR 2019): w -= lr·decay·w; m, v moments of g·factor;
+// w -= lr·(m/c1) / (sqrt(v/c2) + epsilon).
 //
 // Statistics are no weights: no rate, factor, decay or moment has a part in them. Of each pair (mean,
 // variance) the "gradient" is (D, Q), the averages over all microbatches of d and of the batch variance + d²,
@@ -245,12 +262,13 @@ typedef struct LsOptimizerPiece {
     void *weights;             // rounded copy for the products; NULL when the master weights serve
     const uint8_t *block_kind; // [n / LS_BLOCK] LsBlockKind
     float *average;            // of the master weights over the steps; NULL: none
+    const float *block_ratio;  // [n / LS_BLOCK] see LsTrustRatios; NULL: 1
 } LsOptimizerPiece;
 
 typedef struct LsOptimizerStep {
     size_t count;
     const LsOptimizerPiece *piece; // host: [count]
-    int kind;                      // LsOptimizerKind
+    int kind;                      // LsOptimizerKind; LARS is SGD with ratios
     LsDtype type;                  // of the pieces' weights
     float momentum, beta1, beta2, epsilon, weight_decay;
     bool nesterov;
