@@ -71,6 +71,8 @@ LsStatus ls_model_create(
     LS_TRY(check(config, &base));
     LsModel *model = NULL;
     LS_TRY(construct(config, &base, &model));
+    if (config->optimizer.decay_biases)
+        ls_parameters_decay_all(&model->parameters);
     LsStatus status = ls_parameters_freeze(&model->parameters, config->train.freeze);
     if (status != LS_OK) {
         ls_model_destroy(model);

@@ -96,6 +96,12 @@ void ls_parameters_block_kinds(const LsParameters *table, uint8_t *kind)
     }
 }
 
+void ls_parameters_decay_all(LsParameters *table)
+{
+    for (size_t i = 0; i < table->count; i++)
+        table->list[i].decay = !table->list[i].statistics;
+}
+
 static float initial_value(const LsParameter *parameter, LsRngKey key, uint64_t index, uint64_t element)
 {
     switch (parameter->init) {

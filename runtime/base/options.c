@@ -15,7 +15,7 @@ static const char *const schedules[] = {"constant", "cosine", "linear", "step", 
 static const char *const checkpoint_policies[] = {"steps", "time", "auto", NULL};
 static const char *const notices[] = {"none", "ec2", "gcp", "azure", NULL};
 static const char *const guard_actions[] = {"skip", "rollback", NULL};
-static const char *const metrics[] = {"loss", "accuracy", "macro_f1", "roc_auc", NULL};
+static const char *const metrics[] = {"loss", "accuracy", "top5_accuracy", "macro_f1", "roc_auc", NULL};
 static const char *const devices[] = {"auto", "cpu", "cuda", "ref", NULL};
 static const char *const precisions[] = {"auto", "fp32", "bf16", "fp16", NULL};
 static const char *const instruction_sets[] = {"auto", "avx2", "avx512", "avx512_bf16", "amx", NULL};
@@ -165,7 +165,9 @@ static const LsOption options[] = {
     REAL("optimizer.trust", optimizer.trust, "0.001", 1e-9, 1000, NUMERIC,
         "How much of a tensor's norm one step of `lars` may change at a learning rate of 1."),
     REAL("optimizer.weight_decay", optimizer.weight_decay, "0.01", 0, 10, NUMERIC,
-        "Weight decay of matrices (decoupled in `adamw`); biases have none."),
+        "Weight decay of matrices and convolutions (decoupled in `adamw`); biases and normalisations have none."),
+    BOOL("optimizer.decay_biases", optimizer.decay_biases, "false", NUMERIC,
+        "Weight decay of biases and normalisations, too."),
     REAL("optimizer.average", optimizer.average, "0", 0, 0.999999, NUMERIC,
         "Decay of an exponential moving average of the weights, 0.999 for example, which `eval.average` makes the model of "
         "evaluations; it takes 4 bytes for each parameter, split as moments are. 0: none."),

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "base/memory.h"
+#include "train/evaluate.h"
 
 // What is copied from the host.
 typedef struct Set {
@@ -39,6 +40,12 @@ static LsStatus check_metric(const LsConfig *config, const LsDatasetInfo *info)
         return LS_FAIL(LS_CONFIG,
             "eval.metric: roc_auc needs data of 2 classes, it has %zu; use accuracy, macro_f1 or loss",
             info->outputs);
+    if (metric == LS_METRIC_TOP5_ACCURACY && info->outputs <= LS_TOP)
+        return LS_FAIL(LS_CONFIG,
+            "eval.metric: top5_accuracy needs data of more than %d classes, it has %zu; use accuracy, "
+            "macro_f1 or "
+            "loss",
+            LS_TOP, info->outputs);
     return LS_OK;
 }
 

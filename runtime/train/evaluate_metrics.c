@@ -5,17 +5,34 @@
 #include "base/memory.h"
 #include "train/evaluate.h"
 
+// Whether output a comes before output b: it is larger, or as large and of a lower class, and no NaN.
+static bool comes_before(const float *outputs, size_t a, size_t b)
+{
+    if (isnan(outputs[a]) || isnan(outputs[b]))
+        return isnan(outputs[b]) && (!isnan(outputs[a]) || a < b);
+    return outputs[a] > outputs[b] || (outputs[a] == outputs[b] && a < b);
+}
+
+static int32_t count_ahead(const float *outputs, size_t columns, size_t label)
+{
+    int32_t ahead = 0;
+    for (size_t c = 0; c < columns; c++)
+        ahead += c != label && comes_before(outputs, c, label);
+    return ahead;
+}
+
 void ls_predict_class(const float *outputs, size_t columns, LsPrediction *prediction)
 {
     if (columns == 1) {
         prediction->predicted = outputs[0] > 0;
+        prediction->ahead = prediction->predicted != prediction->label;
         prediction->score = outputs[0];
     } else {
         size_t best = 0;
         for (size_t c = 1; c < columns; c++)
-            if (outputs[c] > outputs[best] || isnan(outputs[best]))
-                best = c;
+            best = comes_before(outputs, c, best) ? c : best;
         prediction->predicted = (int32_t)best;
+        prediction->ahead = count_ahead(outputs, columns, (size_t)prediction->label);
         prediction->score = outputs[1] - outputs[0];
     }
     // Scores are sorted, which needs an order that includes every value.
@@ -81,13 +98,14 @@ LsStatus ls_metrics_classification(
     if (!ls_size_multiply(classes, 2 * sizeof(uint64_t), &bytes) || samples == 0 || classes < 2)
         return LS_FAIL(LS_INTERNAL, "metrics of %zu samples in %zu classes", samples, classes);
     LS_TRY(ls_memory_allocate(bytes, &memory));
-    uint64_t *correct = memory, *occurrences = correct + classes, hits = 0;
+    uint64_t *correct = memory, *occurrences = correct + classes, hits = 0, near = 0;
     for (size_t i = 0; i < samples; i++) {
         const LsPrediction *p = &predictions[i];
         occurrences[p->label]++;
         occurrences[p->predicted]++;
         correct[p->label] += p->label == p->predicted;
         hits += p->label == p->predicted;
+        near += p->ahead < LS_TOP;
     }
     double f1 = macro_f1(correct, occurrences, classes), auc = 0;
     free(memory);
@@ -96,7 +114,9 @@ LsStatus ls_metrics_classification(
     out->samples = samples;
     out->classes = true;
     out->binary = classes == 2;
+    out->many = classes > LS_TOP;
     out->accuracy = (double)hits / (double)samples;
+    out->top5_accuracy = (double)near / (double)samples;
     out->macro_f1 = f1;
     out->roc_auc = auc;
     return LS_OK;
@@ -108,10 +128,12 @@ json_t *ls_evaluation_json(const LsEvaluation *evaluation)
     json_object_set_new(object, "split", json_string(ls_split_name(evaluation->split)));
     json_object_set_new(object, "samples", json_integer((json_int_t)evaluation->samples));
     json_object_set_new(object, "loss", ls_json_number(evaluation->loss));
-    if (evaluation->classes) {
+    if (evaluation->classes)
         json_object_set_new(object, "accuracy", ls_json_number(evaluation->accuracy));
+    if (evaluation->many)
+        json_object_set_new(object, "top5_accuracy", ls_json_number(evaluation->top5_accuracy));
+    if (evaluation->classes)
         json_object_set_new(object, "macro_f1", ls_json_number(evaluation->macro_f1));
-    }
     if (evaluation->binary)
         json_object_set_new(object, "roc_auc", ls_json_number(evaluation->roc_auc));
     if (evaluation->window > 0)
@@ -127,6 +149,8 @@ double ls_evaluation_metric(const LsEvaluation *evaluation, int metric, bool *be
     switch ((LsEvalMetric)metric) {
     case LS_METRIC_ACCURACY:
         return evaluation->classes ? evaluation->accuracy : NAN;
+    case LS_METRIC_TOP5_ACCURACY:
+        return evaluation->many ? evaluation->top5_accuracy : NAN;
     case LS_METRIC_MACRO_F1:
         return evaluation->classes ? evaluation->macro_f1 : NAN;
     case LS_METRIC_ROC_AUC:

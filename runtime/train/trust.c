@@ -4,12 +4,14 @@
 #include "base/memory.h"
 #include "trainer_state.h"
 
-// Where tensors begin, and which of them adapt: those that decay.
+// Where tensors begin, and which of them adapt: all but biases, normalisations and their statistics, whatever
+// decays.
 static void describe(const LsParameters *parameters, uint32_t *first, uint8_t *adapts)
 {
     for (size_t i = 0; i < parameters->count; i++) {
         first[i] = (uint32_t)(parameters->list[i].offset / LS_BLOCK);
-        adapts[i] = parameters->list[i].decay;
+        const LsParameter *parameter = &parameters->list[i];
+        adapts[i] = parameter->dimensions > 1 && !parameter->statistics;
     }
     first[parameters->count] = (uint32_t)parameters->blocks;
 }

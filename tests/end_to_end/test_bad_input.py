@@ -99,9 +99,10 @@ class BadConfiguration(BadInput):
 
     def test_metric_that_does_not_fit(self):
         """Otherwise early stopping would end the run after its first evaluation, as if it had learned."""
-        self.train_refused("--set", "eval.metric=roc_auc", code=BAD_CONFIG, words=("eval.metric", "4"))
+        for metric in ("roc_auc", "top5_accuracy"):
+            self.train_refused("--set", f"eval.metric={metric}", code=BAD_CONFIG, words=("eval.metric", "4"))
         import_table(self, kind="regression")
-        for metric in ("accuracy", "macro_f1", "roc_auc"):
+        for metric in ("accuracy", "top5_accuracy", "macro_f1", "roc_auc"):
             self.train_refused("--set", "data.path=table.h5", "--set", f"eval.metric={metric}", code=BAD_CONFIG,
                                words=("eval.metric",))
 

@@ -236,9 +236,24 @@ class Looking(Case):
             # Printed with nine digits there, with seventeen in status.json.
             for name in ("loss", "accuracy", "macro_f1"):
                 self.assertEqual(found[name], float(f"{expected[name]:.9g}"), name)
+        self.assertNotIn("top5_accuracy", expected)  # of four classes
         train = json.loads(self.run_lockstep("eval", "--checkpoint", "run", "--split", "train").stdout)
         self.assertEqual(train["samples"], 600)
         self.run_lockstep("eval", "--checkpoint", "run", "--split", "validation", code=65)
+
+    def test_top_five(self):
+        """Of nine classes, after few steps; the best checkpoint by it is kept."""
+        import_images(self, "nine.h5", classes=9, size=9)
+        options = ("data.path=nine.h5", "train.max_steps=6", "eval.every=2", "eval.metric=top5_accuracy", "optimizer.lr=0.003")
+        results = []
+        for ranks in (1, 3):
+            self.run_lockstep("train", "-c", "config.yaml", "--run-dir", f"nine-{ranks}",
+                              *(word for option in options for word in ("--set", option)), ranks=ranks)
+            results.append([event["top5_accuracy"] for event in self.events(f"nine-{ranks}", "eval")])
+            self.assertGreater(results[-1][-1], self.status(f"nine-{ranks}")["eval"]["accuracy"])
+        self.assertEqual(*results)
+        self.assertEqual(self.hash("nine-1"), self.hash("nine-3"))
+        self.assertTrue(all(0 < value < 1 for value in results[0]), results[0])
 
     def test_run_directory(self):
         """The files of the contract, and what is in them."""

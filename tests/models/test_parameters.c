@@ -58,6 +58,10 @@ static void places(void **state)
     assert_null(ls_parameters_find(&table, "nobody"));
     ls_parameters_block_kinds(&table, kind);
     assert_memory_equal(kind, kinds, sizeof kind);
+    ls_parameters_decay_all(&table);
+    ls_parameters_block_kinds(&table, kind);
+    for (size_t b = 0; b < BLOCKS; b++)
+        assert_int_equal(kind[b], kinds[b] == S ? S : D);
     ls_parameters_free(&table);
     assert_int_equal(table.count, 0);
 }

@@ -55,6 +55,9 @@ size_t ls_parameters_elements(const LsParameters *table);
 // kind[b]: LsBlockKind of the tensor that block b is a part of; table->blocks entries.
 void ls_parameters_block_kinds(const LsParameters *table, uint8_t *kind);
 
+// Lets all weights decay, biases and normalisations, too.
+void ls_parameters_decay_all(LsParameters *table);
+
 // Freezes the parameters whose names match one of the patterns, which have commas or spaces between them: '*'
 // is any text, '?' any one character. LS_CONFIG names a pattern that matches none, with the nearest name, and
 // refuses to freeze all weights.

@@ -44,6 +44,7 @@ typedef enum LsScheduleKind {
 typedef enum LsEvalMetric {
     LS_METRIC_LOSS,
     LS_METRIC_ACCURACY,
+    LS_METRIC_TOP5_ACCURACY,
     LS_METRIC_MACRO_F1,
     LS_METRIC_ROC_AUC
 } LsEvalMetric;
@@ -119,6 +120,7 @@ typedef struct LsConfig {
         double trust;   // of lars
         double average; // decay of the weights' moving average, 0: there is none
         double weight_decay;
+        bool decay_biases;
         double clip_norm; // 0: no clipping
         int shard;        // LsOptimizerShard
     } optimizer;

@@ -13,28 +13,34 @@ typedef struct LsEvaluation {
     LsSplit split;
     size_t samples;
     bool classes; // accuracy, macro_f1 are set
+    bool many;    // of classes: top5_accuracy is set
     bool binary;  // roc_auc is set
-    double loss, accuracy, macro_f1, roc_auc;
+    double loss, accuracy, top5_accuracy, macro_f1, roc_auc;
     size_t window;        // tokens of a sample, 0: no tokens; then loss is the mean over all tokens
     double perplexity;    // e^loss
     double bits_per_byte; // of the text; 0: its length in bytes is not known
 } LsEvaluation;
 
 // What one sample contributes to every metric.
+// With so many classes or fewer every label is among the best five.
+enum { LS_TOP = 5 };
+
 typedef struct LsPrediction {
     float loss;
     int32_t label;     // the true class
     int32_t predicted; // the class of the highest output, the lowest one when several are equal
+    int32_t ahead;     // classes whose outputs come before that of `label`
     float score;       // evidence for class 1, when there are two
 } LsPrediction;
 
-// Sets predicted and score from one sample's outputs: `columns` logits of classes, or the one logit of binary
-// cross-entropy. A NaN never wins.
+// Sets predicted, ahead and score from one sample's label and outputs: `columns` logits of classes, or the
+// one logit of binary cross-entropy. Of equal outputs the lower class comes first, and a NaN comes last.
 void ls_predict_class(const float *outputs, size_t columns, LsPrediction *prediction);
 
-// Metrics of one set of predictions, on the host. macro_f1: mean F1 over classes that occur in labels or
-// predictions. roc_auc (binary when classes is 2): by ranks with ties averaged (Mann-Whitney); NaN when only
-// one class occurs.
+// Metrics of one set of predictions, on the host, from whole counts. top5_accuracy: of labels with fewer than
+// five classes ahead of them, where there are more classes. macro_f1: mean F1 over classes that occur in
+// labels or predictions. roc_auc (binary when classes is 2): by ranks with ties averaged (Mann-Whitney); NaN
+// when only one class occurs.
 LsStatus ls_metrics_classification(
     const LsPrediction *predictions, size_t samples, size_t classes, LsEvaluation *out);
 
