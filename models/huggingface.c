@@ -45,6 +45,10 @@ void ls_huggingface_name(const char *ours, char theirs[LS_NAME_MAX], bool *trans
 
 bool ls_huggingface_constant(const char *theirs)
 {
+    static const char count[] = ".num_batches_tracked";
+    size_t length = strlen(theirs), end = sizeof count - 1;
+    if (length > end && strcmp(theirs + length - end, count) == 0)
+        return true;
     int digits = 0; // up to which the block's number goes, whatever it is
     if (sscanf(theirs, "h.%*u.attn.%n", &digits) != 0 || digits == 0)
         return false;

@@ -18,6 +18,7 @@ enum { CONFIG_LIMIT = 1 << 20, COMPARED = 1 << 14 };
 // Where a parameter comes from.
 typedef struct Source {
     const LsFileTensor *tensor;
+    const LsFileTensor *variance; // of statistics, whose mean is in `tensor`; NULL: of no statistics
     bool transposed;
 } Source;
 
@@ -120,7 +121,7 @@ static const char *bare(const char *name)
 // The tensor of that name, or NULL; a file that has it with and without the prefix means two things.
 static LsStatus find_tensor(const LsWeights *weights, const char *name, const LsFileTensor **out)
 {
-    char prefixed[sizeof PREFIX + LS_NAME_MAX];
+    char prefixed[sizeof PREFIX + LS_NAME_MAX + 8];
     snprintf(prefixed, sizeof prefixed, PREFIX "%s", name);
     const LsFileTensor *plain = ls_safetensors_find(weights->file, name);
     *out = ls_safetensors_find(weights->file, prefixed);
@@ -226,14 +227,14 @@ static bool has_more_rows(const LsFileTensor *tensor, const char *name, const si
     return strcmp(name, "wte") == 0 && ls_weights_vocabulary_fits(tensor->shape[0], shape[0]);
 }
 
-static LsStatus check_shape(const LsWeights *weights, const LsParameter *parameter, const Source *source)
+static LsStatus check_shape(
+    const LsWeights *weights, const LsParameter *parameter, const LsFileTensor *tensor, bool transposed)
 {
-    const LsFileTensor *tensor = source->tensor;
     const char *path = ls_safetensors_path(weights->file);
     size_t shape[LS_DIMENSIONS_MAX] = {0}; // has_more_rows looks at two sizes of any
     bool same = tensor->dimensions == parameter->dimensions;
     for (int i = 0; i < parameter->dimensions; i++) {
-        shape[i] = parameter->shape[source->transposed ? parameter->dimensions - 1 - i : i];
+        shape[i] = parameter->shape[transposed ? parameter->dimensions - 1 - i : i];
         same = same && tensor->shape[i] == shape[i];
     }
     if (same)
@@ -251,15 +252,28 @@ static LsStatus check_shape(const LsWeights *weights, const LsParameter *paramet
         theirs, ours, strcmp(parameter->name, "wte") == 0 ? ", or another vocabulary" : "");
 }
 
-static LsStatus match_parameter(const LsWeights *weights, const LsParameter *parameter, Source *source)
+static LsStatus match_tensor(const LsWeights *weights, const char *name, const LsParameter *parameter,
+    bool transposed, const LsFileTensor **out)
 {
-    char name[LS_NAME_MAX];
-    ls_huggingface_name(parameter->name, name, &source->transposed);
-    LS_TRY(find_tensor(weights, name, &source->tensor));
-    if (!source->tensor)
+    LS_TRY(find_tensor(weights, name, out));
+    if (!*out)
         return LS_FAIL(LS_CHECKPOINT, "%s has no tensor %s: they are weights of another model",
             ls_safetensors_path(weights->file), name);
-    return check_shape(weights, parameter, source);
+    return check_shape(weights, parameter, *out, transposed);
+}
+
+static LsStatus match_parameter(const LsWeights *weights, const LsParameter *parameter, Source *source)
+{
+    char name[LS_NAME_MAX], part[LS_NAME_MAX + 8];
+    ls_huggingface_name(parameter->name, name, &source->transposed);
+    if (!parameter->statistics)
+        return match_tensor(weights, name, parameter, source->transposed, &source->tensor);
+    LsParameter half = *parameter;
+    half.dimensions = 1;
+    snprintf(part, sizeof part, "%s" LS_HUGGINGFACE_MEAN, name);
+    LS_TRY(match_tensor(weights, part, &half, false, &source->tensor));
+    snprintf(part, sizeof part, "%s" LS_HUGGINGFACE_VARIANCE, name);
+    return match_tensor(weights, part, &half, false, &source->variance);
 }
 
 // An output head of its own is what the model does not have.
@@ -289,7 +303,7 @@ static LsStatus check_head(const LsWeights *weights, const LsFileTensor *head)
 static bool is_source(const LsWeights *weights, const LsFileTensor *tensor)
 {
     for (size_t i = 0; i < weights->parameters->count; i++)
-        if (weights->source[i].tensor == tensor)
+        if (weights->source[i].tensor == tensor || weights->source[i].variance == tensor)
             return true;
     return false;
 }
@@ -357,9 +371,29 @@ static LsStatus turn(LsWeights *weights, size_t index)
     return status;
 }
 
+// Means and variances, in pairs from an even element on.
+static LsStatus read_statistics(
+    LsWeights *weights, const Source *source, size_t first, size_t count, float *out)
+{
+    enum { PAIRS = 1024 };
+    float mean[PAIRS], variance[PAIRS];
+    for (size_t pair = first / 2, end = (first + count) / 2, portion; pair < end; pair += portion) {
+        portion = end - pair < PAIRS ? end - pair : PAIRS;
+        LS_TRY(ls_safetensors_read(weights->file, source->tensor, pair, portion, mean));
+        LS_TRY(ls_safetensors_read(weights->file, source->variance, pair, portion, variance));
+        for (size_t i = 0; i < portion; i++) {
+            *out++ = mean[i];
+            *out++ = variance[i];
+        }
+    }
+    return LS_OK;
+}
+
 static LsStatus read_elements(LsWeights *weights, size_t index, size_t first, size_t count, float *out)
 {
     const Source *source = &weights->source[index];
+    if (source->variance)
+        return read_statistics(weights, source, first, count, out);
     if (!source->transposed)
         return ls_safetensors_read(weights->file, source->tensor, first, count, out);
     LS_TRY(turn(weights, index));

@@ -8,7 +8,12 @@
 // transposed. Of a parameter that is none of GPT-2's the name stays what it is.
 void ls_huggingface_name(const char *ours, char theirs[LS_NAME_MAX], bool *transposed);
 
-// Whether a tensor of a file is a constant that models need not be told: the causal mask.
+// Running statistics are two tensors there, as PyTorch has them: the names' ends.
+#define LS_HUGGINGFACE_MEAN "_mean"
+#define LS_HUGGINGFACE_VARIANCE "_var"
+
+// Whether a tensor of a file is one that models need not be told: the causal mask, and PyTorch's count of the
+// batches that statistics are of.
 bool ls_huggingface_constant(const char *theirs);
 
 #endif
