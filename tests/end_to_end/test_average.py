@@ -112,7 +112,9 @@ class Average(Case):
                     begin, end = (8 + size + at for at in place["data_offsets"])
                     self.assertEqual(struct.unpack(f"<{(end - begin) // 4}f", data[begin:end]), state[f"{group}/{tensor}"])
         self.run_lockstep("import", "average.safetensors", "-o", "imported")
-        again = json.loads(self.run_lockstep("eval", "--checkpoint", "imported", "--set", "data.path=images.h5").stdout)
+        same = [word for setting in ("data.path=images.h5", "runtime.precision=fp32", "eval.batch=40")
+                for word in ("--set", setting)]
+        again = json.loads(self.run_lockstep("eval", "--checkpoint", "imported", *same).stdout)
         self.assertEqual(again, averaged)
         self.train("next", 1, "train.init_from=run", "optimizer.lr=0", "optimizer.weight_decay=0", "train.max_steps=1")
         self.assertEqual(tensors(self.step("next", 1))["parameters/layers.0.weight"],
