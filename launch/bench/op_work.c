@@ -224,3 +224,88 @@ OpWork work_of_attention_backward(const LsAttentionBackward *args)
     return work(bytes, 2 * products, "attention_backward %zux%zu %zux%zu %s", args->windows, args->window,
         args->heads, args->size, ls_dtype_name(args->type));
 }
+
+// ---- Image models ---------------------------------------------------------------------------------------
+
+static double places_of(const LsImageWindow *window)
+{
+    size_t high = ls_image_places(window, window->height), wide = ls_image_places(window, window->width);
+    return (double)window->rows * (double)high * (double)wide;
+}
+
+// Products with padding count as well. `weights`: of the filters, whose gradient is F32.
+static OpWork convolution(const char *name, const LsConvolutionShape *shape, LsDtype type, double weights)
+{
+    const LsImageWindow *window = &shape->window;
+    double filters = (double)(shape->out * window->kernel * window->kernel) * (double)shape->in;
+    double x = (double)(window->rows * window->height * window->width) * (double)shape->in;
+    double y = places_of(window) * (double)shape->out;
+    return work((x + y) * (double)ls_dtype_size(type) + filters * weights, 2 * places_of(window) * filters,
+        "%s %zux%zux%zux%zu>%zu %zu/%zu %s", name, window->rows, window->height, window->width, shape->in,
+        shape->out, window->kernel, window->stride, ls_dtype_name(type));
+}
+
+OpWork work_of_convolution(const LsConvolution *args)
+{
+    return convolution("convolution", &args->shape, args->type, (double)ls_dtype_size(args->type));
+}
+
+OpWork work_of_convolution_backward_data(const LsConvolutionBackwardData *args)
+{
+    return convolution(
+        "convolution_backward_data", &args->shape, args->type, (double)ls_dtype_size(args->type));
+}
+
+OpWork work_of_convolution_backward_weights(const LsConvolutionBackwardWeights *args)
+{
+    return convolution("convolution_backward_weights", &args->shape, args->type,
+        (double)sizeof(float) * touches(args->accumulate));
+}
+
+OpWork work_of_batch_norm(const LsBatchNorm *args)
+{
+    double bytes = of(args->type, args->places, args->channels) * (args->residual ? 3 : 2);
+    return work(bytes, 0, "batch_norm %zux%zu %s%s%s%s", args->places, args->channels,
+        ls_dtype_name(args->type), mark(args->running, " given"), mark(args->residual, " residual"),
+        mark(args->activation == LS_RELU, " relu"));
+}
+
+OpWork work_of_batch_norm_backward(const LsBatchNormBackward *args)
+{
+    int tensors = 3 + (args->activation == LS_RELU) + (args->other != NULL) + (args->dresidual != NULL);
+    return work(of(args->type, args->places, args->channels) * tensors, 0,
+        "batch_norm_backward %zux%zu %s%s%s%s", args->places, args->channels, ls_dtype_name(args->type),
+        mark(args->other, " other"), mark(args->dresidual, " residual"),
+        mark(args->activation == LS_RELU, " relu"));
+}
+
+static OpWork pool(const char *name, const LsImageWindow *window, size_t channels, LsDtype type, bool places)
+{
+    double x = of(type, window->rows * window->height * window->width, channels);
+    double y = places_of(window) * (double)channels * (double)(ls_dtype_size(type) + places);
+    return work(x + y, 0, "%s %zux%zux%zux%zu %zu/%zu %s", name, window->rows, window->height, window->width,
+        channels, window->kernel, window->stride, ls_dtype_name(type));
+}
+
+OpWork work_of_max_pool(const LsMaxPool *args)
+{
+    return pool("max_pool", &args->window, args->channels, args->type, args->place != NULL);
+}
+
+OpWork work_of_max_pool_backward(const LsMaxPoolBackward *args)
+{
+    return pool("max_pool_backward", &args->window, args->channels, args->type, true);
+}
+
+OpWork work_of_average_pool(const LsAveragePool *args)
+{
+    return work(of(args->type, args->rows * (args->places + 1), args->channels), 0,
+        "average_pool %zux%zux%zu %s", args->rows, args->places, args->channels, ls_dtype_name(args->type));
+}
+
+OpWork work_of_average_pool_backward(const LsAveragePoolBackward *args)
+{
+    return work(of(args->type, args->rows * (args->places + 1), args->channels), 0,
+        "average_pool_backward %zux%zux%zu %s", args->rows, args->places, args->channels,
+        ls_dtype_name(args->type));
+}

@@ -37,5 +37,14 @@ OpWork work_of_layer_norm(const LsLayerNorm *args);
 OpWork work_of_layer_norm_backward(const LsLayerNormBackward *args);
 OpWork work_of_attention(const LsAttention *args);
 OpWork work_of_attention_backward(const LsAttentionBackward *args);
+OpWork work_of_convolution(const LsConvolution *args);
+OpWork work_of_convolution_backward_data(const LsConvolutionBackwardData *args);
+OpWork work_of_convolution_backward_weights(const LsConvolutionBackwardWeights *args);
+OpWork work_of_batch_norm(const LsBatchNorm *args);
+OpWork work_of_batch_norm_backward(const LsBatchNormBackward *args);
+OpWork work_of_max_pool(const LsMaxPool *args);
+OpWork work_of_max_pool_backward(const LsMaxPoolBackward *args);
+OpWork work_of_average_pool(const LsAveragePool *args);
+OpWork work_of_average_pool_backward(const LsAveragePoolBackward *args);
 
 #endif

@@ -164,6 +164,51 @@ static LsStatus tap_attention_backward(LsDevice *device, const LsAttentionBackwa
     PASS(device, attention_backward, work_of_attention_backward(args), args);
 }
 
+static LsStatus tap_convolution(LsDevice *device, const LsConvolution *args)
+{
+    PASS(device, convolution, work_of_convolution(args), args);
+}
+
+static LsStatus tap_convolution_backward_data(LsDevice *device, const LsConvolutionBackwardData *args)
+{
+    PASS(device, convolution_backward_data, work_of_convolution_backward_data(args), args);
+}
+
+static LsStatus tap_convolution_backward_weights(LsDevice *device, const LsConvolutionBackwardWeights *args)
+{
+    PASS(device, convolution_backward_weights, work_of_convolution_backward_weights(args), args);
+}
+
+static LsStatus tap_batch_norm(LsDevice *device, const LsBatchNorm *args)
+{
+    PASS(device, batch_norm, work_of_batch_norm(args), args);
+}
+
+static LsStatus tap_batch_norm_backward(LsDevice *device, const LsBatchNormBackward *args)
+{
+    PASS(device, batch_norm_backward, work_of_batch_norm_backward(args), args);
+}
+
+static LsStatus tap_max_pool(LsDevice *device, const LsMaxPool *args)
+{
+    PASS(device, max_pool, work_of_max_pool(args), args);
+}
+
+static LsStatus tap_max_pool_backward(LsDevice *device, const LsMaxPoolBackward *args)
+{
+    PASS(device, max_pool_backward, work_of_max_pool_backward(args), args);
+}
+
+static LsStatus tap_average_pool(LsDevice *device, const LsAveragePool *args)
+{
+    PASS(device, average_pool, work_of_average_pool(args), args);
+}
+
+static LsStatus tap_average_pool_backward(LsDevice *device, const LsAveragePoolBackward *args)
+{
+    PASS(device, average_pool_backward, work_of_average_pool_backward(args), args);
+}
+
 // ---- Memory that is not there, for a dry pass -----------------------------------------------------------
 
 // Addresses that differ from NULL and point to a byte of their own.
@@ -214,6 +259,15 @@ static void put_ops(LsDeviceOps *ops)
     ops->layer_norm_backward = tap_layer_norm_backward;
     ops->attention = tap_attention;
     ops->attention_backward = tap_attention_backward;
+    ops->convolution = tap_convolution;
+    ops->convolution_backward_data = tap_convolution_backward_data;
+    ops->convolution_backward_weights = tap_convolution_backward_weights;
+    ops->batch_norm = tap_batch_norm;
+    ops->batch_norm_backward = tap_batch_norm_backward;
+    ops->max_pool = tap_max_pool;
+    ops->max_pool_backward = tap_max_pool_backward;
+    ops->average_pool = tap_average_pool;
+    ops->average_pool_backward = tap_average_pool_backward;
 }
 
 void tap_attach(Tap *tap, LsDevice *device, bool dry)

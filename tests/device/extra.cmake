@@ -1,5 +1,6 @@
 # What tests of devices share with tests of other layers and with the benchmark of the ops.
-add_library(lockstep_strict_device STATIC support/strict_device.c support/strict_copies.c support/strict_ops.c)
+add_library(lockstep_strict_device STATIC support/strict_device.c support/strict_copies.c support/strict_ops.c
+            support/strict_images.c)
 target_include_directories(lockstep_strict_device PUBLIC support)
 target_link_libraries(lockstep_strict_device PUBLIC lockstep_device PRIVATE lockstep_flags)
 

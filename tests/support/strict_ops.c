@@ -3,63 +3,47 @@
 
 #include "strict_state.h"
 
-// Runs one op of the inner device with exactly the spans open.
-#define RUN_SPANS(device, op, count, spans, args)                                                            \
-    do {                                                                                                     \
-        StrictDevice *strict_ = (StrictDevice *)(device);                                                    \
-        LS_TRY(ls_strict_open_spans(strict_, #op, count, spans));                                            \
-        LsStatus status_ = strict_->inner->ops->op(strict_->inner, args);                                    \
-        ls_strict_close_spans(strict_, count, spans);                                                        \
-        return status_;                                                                                      \
-    } while (0)
-#define RUN(device, op, spans, args) RUN_SPANS(device, op, COUNT(spans), spans, args)
-
 enum { MOST_PIECES = 256 }; // of one call
-
-static size_t bytes_of(LsDtype type, size_t count)
-{
-    return ls_dtype_size(type) * count;
-}
 
 static LsStatus strict_cast(LsDevice *device, const LsCast *args)
 {
-    const Span spans[] = {{"from", args->from, bytes_of(args->from_type, args->n), false},
-        {"to", args->to, bytes_of(args->to_type, args->n), true}};
+    const Span spans[] = {{"from", args->from, ls_strict_bytes(args->from_type, args->n), false},
+        {"to", args->to, ls_strict_bytes(args->to_type, args->n), true}};
     RUN(device, cast, spans, args);
 }
 
 static LsStatus strict_normalize(LsDevice *device, const LsNormalize *args)
 {
     size_t n = args->rows * args->columns, features = args->period;
-    const Span spans[] = {{"x", args->x, bytes_of(args->x_type, n), false},
-        {"shift", args->shift, bytes_of(LS_F32, features), false},
-        {"scale", args->scale, bytes_of(LS_F32, features), false},
-        {"y", args->y, bytes_of(args->y_type, n), true}};
+    const Span spans[] = {{"x", args->x, ls_strict_bytes(args->x_type, n), false},
+        {"shift", args->shift, ls_strict_bytes(LS_F32, features), false},
+        {"scale", args->scale, ls_strict_bytes(LS_F32, features), false},
+        {"y", args->y, ls_strict_bytes(args->y_type, n), true}};
     RUN(device, normalize, spans, args);
 }
 
 static LsStatus strict_matmul(LsDevice *device, const LsMatmul *args)
 {
-    const Span spans[] = {{"a", args->a, bytes_of(args->input_type, args->m * args->k), false},
-        {"b", args->b, bytes_of(args->input_type, args->k * args->n), false},
-        {"bias", args->bias, bytes_of(args->input_type, args->n), false},
-        {"c", args->c, bytes_of(args->output_type, args->m * args->n), true},
-        {"pre_activation", args->pre_activation, bytes_of(args->output_type, args->m * args->n), true},
-        {"saved", args->saved, bytes_of(args->output_type, args->m * args->n), false},
-        {"bias_gradient", args->bias_gradient, bytes_of(LS_F32, args->m), true}};
+    const Span spans[] = {{"a", args->a, ls_strict_bytes(args->input_type, args->m * args->k), false},
+        {"b", args->b, ls_strict_bytes(args->input_type, args->k * args->n), false},
+        {"bias", args->bias, ls_strict_bytes(args->input_type, args->n), false},
+        {"c", args->c, ls_strict_bytes(args->output_type, args->m * args->n), true},
+        {"pre_activation", args->pre_activation, ls_strict_bytes(args->output_type, args->m * args->n), true},
+        {"saved", args->saved, ls_strict_bytes(args->output_type, args->m * args->n), false},
+        {"bias_gradient", args->bias_gradient, ls_strict_bytes(LS_F32, args->m), true}};
     RUN(device, matmul, spans, args);
 }
 
 static LsStatus strict_bias_gradient(LsDevice *device, const LsBiasGradient *args)
 {
-    const Span spans[] = {{"dy", args->dy, bytes_of(args->type, args->rows * args->columns), false},
-        {"db", args->db, bytes_of(LS_F32, args->columns), true}};
+    const Span spans[] = {{"dy", args->dy, ls_strict_bytes(args->type, args->rows * args->columns), false},
+        {"db", args->db, ls_strict_bytes(LS_F32, args->columns), true}};
     RUN(device, bias_gradient, spans, args);
 }
 
 static LsStatus strict_activation_backward(LsDevice *device, const LsActivationBackward *args)
 {
-    size_t bytes = bytes_of(args->type, args->n);
+    size_t bytes = ls_strict_bytes(args->type, args->n);
     const Span spans[] = {
         {"saved", args->saved, bytes, false}, {"dy", args->dy, bytes, false}, {"dx", args->dx, bytes, true}};
     RUN(device, activation_backward, spans, args);
@@ -68,7 +52,7 @@ static LsStatus strict_activation_backward(LsDevice *device, const LsActivationB
 static LsStatus strict_dropout(LsDevice *device, const LsDropout *args)
 {
     size_t sample_rows = args->rows_per_position > 1 ? args->rows_per_position : 1;
-    size_t bytes = bytes_of(args->type, args->rows * args->columns);
+    size_t bytes = ls_strict_bytes(args->type, args->rows * args->columns);
     const Span spans[] = {{"x", args->x, bytes, false}, {"y", args->y, bytes, true},
         {"positions", args->positions, args->rows / sample_rows * sizeof *args->positions, false}};
     RUN(device, dropout, spans, args);
@@ -76,7 +60,7 @@ static LsStatus strict_dropout(LsDevice *device, const LsDropout *args)
 
 static LsStatus strict_add(LsDevice *device, const LsAdd *args)
 {
-    size_t bytes = bytes_of(args->type, args->n);
+    size_t bytes = ls_strict_bytes(args->type, args->n);
     const Span spans[] = {
         {"a", args->a, bytes, false}, {"b", args->b, bytes, false}, {"y", args->y, bytes, true}};
     RUN(device, add, spans, args);
@@ -87,12 +71,12 @@ enum { LOSS_SPANS = 6 };
 static void loss_spans(const LsLossArgs *args, Span spans[LOSS_SPANS])
 {
     size_t n = args->rows * args->columns;
-    const Span list[LOSS_SPANS] = {{"outputs", args->outputs, bytes_of(args->type, n), false},
+    const Span list[LOSS_SPANS] = {{"outputs", args->outputs, ls_strict_bytes(args->type, n), false},
         {"labels", args->labels, args->rows * sizeof *args->labels, false},
         {"targets", args->targets, n * sizeof *args->targets, false},
         {"loss_scale", args->loss_scale, sizeof *args->loss_scale, false},
         {"row_loss", args->row_loss, args->rows * sizeof *args->row_loss, true},
-        {"gradient", args->gradient, bytes_of(args->type, n), true}};
+        {"gradient", args->gradient, ls_strict_bytes(args->type, n), true}};
     memcpy(spans, list, sizeof list);
 }
 
@@ -221,7 +205,7 @@ static void piece_spans(const LsOptimizerStep *args, const LsOptimizerPiece *pie
     const Span list[PIECE_SPANS] = {{"master", piece->master, bytes, true},
         {"gradient", piece->gradient, bytes, false}, {"moment1", piece->moment1, bytes, true},
         {"moment2", piece->moment2, bytes, true},
-        {"weights", piece->weights, bytes_of(args->type, piece->n), true},
+        {"weights", piece->weights, ls_strict_bytes(args->type, piece->n), true},
         {"block_kind", piece->block_kind, piece->n / LS_BLOCK, false},
         {"average", piece->average, bytes, true},
         {"block_ratio", piece->block_ratio, piece->n / LS_BLOCK * sizeof(float), false}};
@@ -241,7 +225,7 @@ static LsStatus strict_optimizer_step(LsDevice *device, const LsOptimizerStep *a
 
 static LsStatus strict_embedding(LsDevice *device, const LsEmbedding *args)
 {
-    size_t row = bytes_of(args->type, args->columns);
+    size_t row = ls_strict_bytes(args->type, args->columns);
     const Span spans[] = {{"tokens", args->tokens, args->rows * sizeof *args->tokens, false},
         {"table", args->table, args->vocabulary * row, false},
         {"positions", args->positions, args->window * row, false}, {"y", args->y, args->rows * row, true}};
@@ -252,51 +236,53 @@ static LsStatus strict_embedding_gradient(LsDevice *device, const LsEmbeddingGra
 {
     size_t columns = args->columns;
     const Span spans[] = {{"tokens", args->tokens, args->rows * sizeof *args->tokens, false},
-        {"dy", args->dy, bytes_of(args->type, args->rows * columns), false},
-        {"dtable", args->dtable, bytes_of(LS_F32, args->vocabulary * columns), true},
-        {"dpositions", args->dpositions, bytes_of(LS_F32, args->window * columns), true},
+        {"dy", args->dy, ls_strict_bytes(args->type, args->rows * columns), false},
+        {"dtable", args->dtable, ls_strict_bytes(LS_F32, args->vocabulary * columns), true},
+        {"dpositions", args->dpositions, ls_strict_bytes(LS_F32, args->window * columns), true},
         {"scratch", args->scratch, ls_embedding_scratch(args->rows, args->vocabulary, columns), true}};
     RUN(device, embedding_gradient, spans, args);
 }
 
 static LsStatus strict_layer_norm(LsDevice *device, const LsLayerNorm *args)
 {
-    size_t row = bytes_of(args->type, args->columns), all = args->rows * row;
+    size_t row = ls_strict_bytes(args->type, args->columns), all = args->rows * row;
     const Span spans[] = {{"x", args->x, all, false}, {"branch", args->branch, all, false},
         {"sum", args->branch ? args->sum : NULL, all, true}, {"weight", args->weight, row, false},
         {"bias", args->bias, row, false}, {"y", args->y, all, true},
-        {"mean", args->mean, bytes_of(LS_F32, args->rows), true},
-        {"rstd", args->rstd, bytes_of(LS_F32, args->rows), true}};
+        {"mean", args->mean, ls_strict_bytes(LS_F32, args->rows), true},
+        {"rstd", args->rstd, ls_strict_bytes(LS_F32, args->rows), true}};
     RUN(device, layer_norm, spans, args);
 }
 
 static LsStatus strict_layer_norm_backward(LsDevice *device, const LsLayerNormBackward *args)
 {
-    size_t row = bytes_of(args->type, args->columns), all = args->rows * row;
+    size_t row = ls_strict_bytes(args->type, args->columns), all = args->rows * row;
     const Span spans[] = {{"x", args->x, all, false}, {"dy", args->dy, all, false},
-        {"weight", args->weight, row, false}, {"mean", args->mean, bytes_of(LS_F32, args->rows), false},
-        {"rstd", args->rstd, bytes_of(LS_F32, args->rows), false}, {"residual", args->residual, all, false},
-        {"dx", args->dx, all, true}, {"dweight", args->dweight, bytes_of(LS_F32, args->columns), true},
-        {"dbias", args->dbias, bytes_of(LS_F32, args->columns), true},
+        {"weight", args->weight, row, false},
+        {"mean", args->mean, ls_strict_bytes(LS_F32, args->rows), false},
+        {"rstd", args->rstd, ls_strict_bytes(LS_F32, args->rows), false},
+        {"residual", args->residual, all, false}, {"dx", args->dx, all, true},
+        {"dweight", args->dweight, ls_strict_bytes(LS_F32, args->columns), true},
+        {"dbias", args->dbias, ls_strict_bytes(LS_F32, args->columns), true},
         {"scratch", args->scratch, ls_layer_norm_scratch(args->rows, args->columns), true}};
     RUN(device, layer_norm_backward, spans, args);
 }
 
 static LsStatus strict_attention(LsDevice *device, const LsAttention *args)
 {
-    size_t rows = args->windows * args->window, width = bytes_of(args->type, args->heads * args->size);
+    size_t rows = args->windows * args->window, width = ls_strict_bytes(args->type, args->heads * args->size);
     const Span spans[] = {{"qkv", args->qkv, 3 * rows * width, false}, {"out", args->out, rows * width, true},
-        {"log_sum", args->log_sum, bytes_of(LS_F32, rows * args->heads), true}};
+        {"log_sum", args->log_sum, ls_strict_bytes(LS_F32, rows * args->heads), true}};
     RUN(device, attention, spans, args);
 }
 
 static LsStatus strict_attention_backward(LsDevice *device, const LsAttentionBackward *args)
 {
-    size_t rows = args->windows * args->window, width = bytes_of(args->type, args->heads * args->size);
+    size_t rows = args->windows * args->window, width = ls_strict_bytes(args->type, args->heads * args->size);
     size_t scratch = ls_attention_scratch(args->windows, args->window, args->heads, args->size);
     const Span spans[] = {{"qkv", args->qkv, 3 * rows * width, false},
         {"out", args->out, rows * width, false}, {"dout", args->dout, rows * width, false},
-        {"log_sum", args->log_sum, bytes_of(LS_F32, rows * args->heads), false},
+        {"log_sum", args->log_sum, ls_strict_bytes(LS_F32, rows * args->heads), false},
         {"dqkv", args->dqkv, 3 * rows * width, true}, {"scratch", args->scratch, scratch, true}};
     RUN(device, attention_backward, spans, args);
 }
@@ -309,6 +295,7 @@ void ls_strict_add_ops(LsDeviceOps *ops)
     ops->layer_norm_backward = strict_layer_norm_backward;
     ops->attention = strict_attention;
     ops->attention_backward = strict_attention_backward;
+    ls_strict_add_image_ops(ops);
     ops->cast = strict_cast;
     ops->normalize = strict_normalize;
     ops->matmul = strict_matmul;

@@ -82,4 +82,22 @@ void ls_strict_add_ops(LsDeviceOps *ops);
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
+// Runs one op of the inner device with exactly the spans open.
+#define RUN_SPANS(device, op, count, spans, args)                                                            \
+    do {                                                                                                     \
+        StrictDevice *strict_ = (StrictDevice *)(device);                                                    \
+        LS_TRY(ls_strict_open_spans(strict_, #op, count, spans));                                            \
+        LsStatus status_ = strict_->inner->ops->op(strict_->inner, args);                                    \
+        ls_strict_close_spans(strict_, count, spans);                                                        \
+        return status_;                                                                                      \
+    } while (0)
+#define RUN(device, op, spans, args) RUN_SPANS(device, op, COUNT(spans), spans, args)
+
+static inline size_t ls_strict_bytes(LsDtype type, size_t count)
+{
+    return ls_dtype_size(type) * count;
+}
+
+void ls_strict_add_image_ops(LsDeviceOps *ops);
+
 #endif
