@@ -1,6 +1,10 @@
 // Convolutions by oneDNN, those of FP16 as FP32: operands are widened, which is exact, and results rounded
-// once.
+// once. Where windows of one element pass elements over, what they meet is gathered first: the library would
+// do that as well, but for channels that are not whole registers it writes beyond its scratchpad (2.6.3,
+// AVX2).
 #include "convolutions.h"
+
+#include <string.h>
 
 #include "base/memory.h"
 
@@ -44,9 +48,58 @@ static LsStatus make_room(LsCpuMultiplier *multiplier, const Sizes *n, float **x
     return LS_OK;
 }
 
-LsStatus ls_cpu_convolution(LsCpuMultiplier *multiplier, const LsConvolution *args)
+// ---- Windows of one element -----------------------------------------------------------------------------
+
+static bool skips(const LsConvolutionShape *shape)
 {
-    LS_TRY(ls_require_convolution("convolution", &args->shape, args->type));
+    return shape->window.kernel == 1 && shape->window.stride > 1;
+}
+
+// The same convolution of the elements that windows meet.
+static LsConvolutionShape met_by(const LsConvolutionShape *shape)
+{
+    const LsImageWindow *window = &shape->window;
+    return (LsConvolutionShape){
+        .window = {window->rows, ls_image_places(window, window->height),
+            ls_image_places(window, window->width), 1, 1, 0},
+        .in = shape->in,
+        .out = shape->out,
+    };
+}
+
+// Copies the channels of each element that windows meet, from the images or, with `back`, to them.
+static void copy_met(const LsConvolutionShape *shape, LsDtype type, char *images, char *met, bool back)
+{
+    const LsImageWindow *window = &shape->window;
+    const LsImageWindow dense = met_by(shape).window;
+    size_t bytes = shape->in * ls_dtype_size(type);
+    for (size_t r = 0; r < window->rows; r++)
+        for (size_t h = 0; h < dense.height; h++)
+            for (size_t w = 0; w < dense.width; w++, met += bytes) {
+                size_t place = (r * window->height + h * window->stride) * window->width + w * window->stride;
+                char *image = images + place * bytes;
+                memcpy(back ? image : met, back ? met : image, bytes);
+            }
+}
+
+static LsStatus make_room_for_met(LsCpuMultiplier *multiplier, const LsConvolutionShape *dense, LsDtype type)
+{
+    return ls_cpu_memory_grow(&multiplier->met, sizes_of(dense).x * ls_dtype_size(type));
+}
+
+static LsStatus gather(
+    LsCpuMultiplier *multiplier, const LsConvolutionShape *shape, LsDtype type, const void *x)
+{
+    const LsConvolutionShape dense = met_by(shape);
+    LS_TRY(make_room_for_met(multiplier, &dense, type));
+    copy_met(shape, type, (char *)x, multiplier->met.memory, false);
+    return LS_OK;
+}
+
+// ---- Any windows ----------------------------------------------------------------------------------------
+
+static LsStatus convolve(LsCpuMultiplier *multiplier, const LsConvolution *args)
+{
     if (args->type != LS_F16)
         return ls_onednn_convolve(multiplier->onednn, LS_CONVOLVE_FORWARD, &args->shape, args->type, args->x,
             args->weight, args->y);
@@ -59,9 +112,8 @@ LsStatus ls_cpu_convolution(LsCpuMultiplier *multiplier, const LsConvolution *ar
     return convert(multiplier, n.y, y, LS_F32, args->y, LS_F16);
 }
 
-LsStatus ls_cpu_convolution_backward_data(LsCpuMultiplier *multiplier, const LsConvolutionBackwardData *args)
+static LsStatus convolve_data(LsCpuMultiplier *multiplier, const LsConvolutionBackwardData *args)
 {
-    LS_TRY(ls_require_convolution("convolution_backward_data", &args->shape, args->type));
     if (args->type != LS_F16)
         return ls_onednn_convolve(
             multiplier->onednn, LS_CONVOLVE_DATA, &args->shape, args->type, args->dx, args->weight, args->dy);
@@ -75,10 +127,8 @@ LsStatus ls_cpu_convolution_backward_data(LsCpuMultiplier *multiplier, const LsC
 }
 
 // The library overwrites: what is to be added goes to the scratch memory first.
-LsStatus ls_cpu_convolution_backward_weights(
-    LsCpuMultiplier *multiplier, const LsConvolutionBackwardWeights *args)
+static LsStatus convolve_weights(LsCpuMultiplier *multiplier, const LsConvolutionBackwardWeights *args)
 {
-    LS_TRY(ls_require_convolution("convolution_backward_weights", &args->shape, args->type));
     const Sizes n = sizes_of(&args->shape);
     const void *x = args->x, *y = args->dy;
     LsDtype type = args->type;
@@ -97,4 +147,46 @@ LsStatus ls_cpu_convolution_backward_weights(
         return LS_OK;
     const LsAdd add = {.n = n.filters, .a = args->dweight, .b = to, .y = args->dweight, .type = LS_F32};
     return multiplier->loops->add(NULL, &add);
+}
+
+// ---- Operations -----------------------------------------------------------------------------------------
+
+LsStatus ls_cpu_convolution(LsCpuMultiplier *multiplier, const LsConvolution *args)
+{
+    LS_TRY(ls_require_convolution("convolution", &args->shape, args->type));
+    LsConvolution dense = *args;
+    if (skips(&args->shape)) {
+        LS_TRY(gather(multiplier, &args->shape, args->type, args->x));
+        dense.shape = met_by(&args->shape);
+        dense.x = multiplier->met.memory;
+    }
+    return convolve(multiplier, &dense);
+}
+
+LsStatus ls_cpu_convolution_backward_data(LsCpuMultiplier *multiplier, const LsConvolutionBackwardData *args)
+{
+    LS_TRY(ls_require_convolution("convolution_backward_data", &args->shape, args->type));
+    if (!skips(&args->shape))
+        return convolve_data(multiplier, args);
+    LsConvolutionBackwardData dense = *args;
+    dense.shape = met_by(&args->shape);
+    LS_TRY(make_room_for_met(multiplier, &dense.shape, args->type));
+    dense.dx = multiplier->met.memory;
+    LS_TRY(convolve_data(multiplier, &dense));
+    memset(args->dx, 0, sizes_of(&args->shape).x * ls_dtype_size(args->type));
+    copy_met(&args->shape, args->type, args->dx, dense.dx, true);
+    return LS_OK;
+}
+
+LsStatus ls_cpu_convolution_backward_weights(
+    LsCpuMultiplier *multiplier, const LsConvolutionBackwardWeights *args)
+{
+    LS_TRY(ls_require_convolution("convolution_backward_weights", &args->shape, args->type));
+    LsConvolutionBackwardWeights dense = *args;
+    if (skips(&args->shape)) {
+        LS_TRY(gather(multiplier, &args->shape, args->type, args->x));
+        dense.shape = met_by(&args->shape);
+        dense.x = multiplier->met.memory;
+    }
+    return convolve_weights(multiplier, &dense);
 }

@@ -25,6 +25,7 @@ static void cpu_close(LsDevice *device)
     CpuDevice *cpu = (CpuDevice *)device;
     ls_onednn_close(cpu->multiplier.onednn);
     free(cpu->multiplier.widened.memory);
+    free(cpu->multiplier.met.memory);
     free(cpu->attention.memory);
     free(cpu);
 }

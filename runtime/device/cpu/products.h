@@ -10,6 +10,7 @@ typedef struct LsCpuMultiplier {
     LsOnednn *onednn;
     const LsCpuLoops *loops;
     LsCpuMemory widened; // operands of FP16 products
+    LsCpuMemory met;     // elements of images that windows of a stride meet
 } LsCpuMultiplier;
 
 // ls_onednn_matmul in any type: FP16 operands are widened, which is exact, and what is to be FP16 is rounded
