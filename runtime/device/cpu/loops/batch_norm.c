@@ -10,53 +10,67 @@ enum {
     SUMS = 4  // side by side, which hides the latency of an addition
 };
 
+// Makes a call for the channels from c on, WIDTH of them: a constant but for the last ones, so that no
+// element asks whether its lanes are all there.
+#define FOR_LANES(channels, call)                                                                            \
+    for (size_t c = 0; c < (channels); c += LANES) {                                                         \
+        if ((channels)-c >= LANES) {                                                                         \
+            const size_t WIDTH = LANES;                                                                      \
+            call;                                                                                            \
+        } else {                                                                                             \
+            const size_t WIDTH = (channels)-c;                                                               \
+            call;                                                                                            \
+        }                                                                                                    \
+    }
+
 static size_t run_at(size_t first, size_t places)
 {
     return places - first < RUN ? places - first : RUN;
 }
 
 // Sum over a run's places of x - shift, or of its square.
-ALWAYS_INLINE FloatLanes sum_run(const LsBatchNorm *args, size_t first, size_t count, size_t c,
+ALWAYS_INLINE FloatLanes sum_run(const LsBatchNorm *args, size_t first, size_t count, size_t c, size_t lanes,
     FloatLanes shift, bool squares, LsDtype type)
 {
     size_t channels = args->channels, p = 0;
     FloatLanes sums[SUMS] = {0};
     for (; p + SUMS <= count; p += SUMS)
         for (size_t s = 0; s < SUMS; s++) {
-            FloatLanes x = load_some(args->x, type, (first + p + s) * channels + c, channels - c, 0) - shift;
+            FloatLanes x = load_some(args->x, type, (first + p + s) * channels + c, lanes, 0) - shift;
             sums[s] += squares ? x * x : x;
         }
     for (; p < count; p++) {
-        FloatLanes x = load_some(args->x, type, (first + p) * channels + c, channels - c, 0) - shift;
+        FloatLanes x = load_some(args->x, type, (first + p) * channels + c, lanes, 0) - shift;
         sums[0] += squares ? x * x : x;
     }
     return (sums[0] + sums[1]) + (sums[2] + sums[3]);
 }
 
-// Adds a run to mean and squares (sums of squared distances) of the `first` places before it.
-ALWAYS_INLINE void measure_run(
-    const LsBatchNorm *args, float *mean, float *squares, size_t first, size_t count, LsDtype type)
+// Adds a run to mean and squares (sums of squared distances) of the `first` places before it. part: of the
+// run in all places so far; weight: of the distance between both means in the squares.
+ALWAYS_INLINE void measure_lanes(const LsBatchNorm *args, float *mean, float *squares, size_t first,
+    size_t count, size_t c, size_t lanes, LsDtype type)
 {
     float part = (float)((double)count / (double)(first + count));
     float weight = (float)((double)first * (double)count / (double)(first + count));
-    for (size_t c = 0; c < args->channels; c += LANES) {
-        size_t lanes = args->channels - c;
-        FloatLanes here = sum_run(args, first, count, c, (FloatLanes){0}, false, type) / (float)count;
-        FloatLanes square = sum_run(args, first, count, c, here, true, type);
-        FloatLanes before = first > 0 ? load_some(mean, LS_F32, c, lanes, 0) : (FloatLanes){0};
-        FloatLanes distance = here - before;
-        if (first > 0)
-            square += load_some(squares, LS_F32, c, lanes, 0) + distance * distance * weight;
-        store_some(mean, LS_F32, c, lanes, before + distance * part);
-        store_some(squares, LS_F32, c, lanes, square);
-    }
+    FloatLanes here = sum_run(args, first, count, c, lanes, (FloatLanes){0}, false, type) / (float)count;
+    FloatLanes square = sum_run(args, first, count, c, lanes, here, true, type);
+    FloatLanes before = first > 0 ? load_some(mean, LS_F32, c, lanes, 0) : (FloatLanes){0};
+    FloatLanes distance = here - before;
+    if (first > 0)
+        square += load_some(squares, LS_F32, c, lanes, 0) + distance * distance * weight;
+    store_some(mean, LS_F32, c, lanes, before + distance * part);
+    store_some(squares, LS_F32, c, lanes, square);
 }
 
 // Mean and variance of the channels, to args->mean and args->variance.
 ALWAYS_INLINE void measure(const LsBatchNorm *args, LsDtype type)
 {
-    for (size_t first = 0; first < args->places; first += RUN)
-        measure_run(args, args->mean, args->variance, first, run_at(first, args->places), type);
+    for (size_t first = 0; first < args->places; first += RUN) {
+        size_t count = run_at(first, args->places);
+        FOR_LANES(
+            args->channels, measure_lanes(args, args->mean, args->variance, first, count, c, WIDTH, type))
+    }
     for (size_t c = 0; c < args->channels; c++)
         args->variance[c] /= (float)args->places;
 }
@@ -72,24 +86,20 @@ ALWAYS_INLINE void prepare(const LsBatchNorm *args, float *mean, float *scale, L
     }
 }
 
-ALWAYS_INLINE void normalize_run(
-    const LsBatchNorm *args, const float *mean, const float *scale, size_t first, LsDtype type)
+ALWAYS_INLINE void normalize_lanes(const LsBatchNorm *args, const float *mean, const float *scale,
+    size_t first, size_t c, size_t lanes, LsDtype type)
 {
     size_t channels = args->channels, count = run_at(first, args->places);
-    for (size_t c = 0; c < channels; c += LANES) {
-        size_t lanes = channels - c;
-        FloatLanes shift = load_some(mean, LS_F32, c, lanes, 0),
-                   factor = load_some(scale, LS_F32, c, lanes, 0);
-        FloatLanes beta = load_some(args->beta, type, c, lanes, 0);
-        for (size_t p = first; p < first + count; p++) {
-            size_t i = p * channels + c;
-            FloatLanes y = fused_multiply_add(load_some(args->x, type, i, lanes, 0) - shift, factor, beta);
-            if (args->residual)
-                y += load_some(args->residual, type, i, lanes, 0);
-            if (args->activation == LS_RELU)
-                y = larger((FloatLanes){0}, y); // NaN stays
-            store_some(args->y, type, i, lanes, y);
-        }
+    FloatLanes shift = load_some(mean, LS_F32, c, lanes, 0), factor = load_some(scale, LS_F32, c, lanes, 0);
+    FloatLanes beta = load_some(args->beta, type, c, lanes, 0);
+    for (size_t p = first; p < first + count; p++) {
+        size_t i = p * channels + c;
+        FloatLanes y = fused_multiply_add(load_some(args->x, type, i, lanes, 0) - shift, factor, beta);
+        if (args->residual)
+            y += load_some(args->residual, type, i, lanes, 0);
+        if (args->activation == LS_RELU)
+            y = larger((FloatLanes){0}, y); // NaN stays
+        store_some(args->y, type, i, lanes, y);
     }
 }
 
@@ -102,7 +112,7 @@ ALWAYS_INLINE void normalize_all(const LsBatchNorm *given, LsDtype type)
         measure(&args, type);
     prepare(&args, mean, scale, type);
     for (size_t first = 0; first < args.places; first += RUN)
-        normalize_run(&args, mean, scale, first, type);
+        FOR_LANES(args.channels, normalize_lanes(&args, mean, scale, first, c, WIDTH, type))
 }
 
 LsStatus LOOPS(batch_norm)(LsDevice *device, const LsBatchNorm *args)
@@ -121,32 +131,27 @@ ALWAYS_INLINE FloatLanes gradient_at(const LsBatchNormBackward *args, size_t i, 
     FloatLanes g = load_some(args->dy, type, i, lanes, 0);
     if (args->other)
         g += load_some(args->other, type, i, lanes, 0);
-    if (args->activation == LS_RELU) {
-        FloatLanes y = load_some(args->y, type, i, lanes, 0);
-        g = choose((IntegerLanes)(y <= 0.0f), (FloatLanes){0}, g);
-    }
+    if (args->activation == LS_RELU)
+        g = pass_above_zero(load_some(args->y, type, i, lanes, 0), g);
     return g;
 }
 
 // Adds a run's sums of g and of g × (x - mean) to those of the channels.
-ALWAYS_INLINE void sum_gradients(
-    const LsBatchNormBackward *args, float *sum, float *along, size_t first, LsDtype type)
+ALWAYS_INLINE void sum_lanes_of(const LsBatchNormBackward *args, float *sum, float *along, size_t first,
+    size_t c, size_t lanes, LsDtype type)
 {
     size_t channels = args->channels, count = run_at(first, args->places);
-    for (size_t c = 0; c < channels; c += LANES) {
-        size_t lanes = channels - c;
-        FloatLanes mean = load_some(args->mean, LS_F32, c, lanes, 0), sums = {0}, alongs = {0};
-        for (size_t p = first; p < first + count; p++) {
-            size_t i = p * channels + c;
-            FloatLanes g = gradient_at(args, i, lanes, type);
-            if (args->dresidual)
-                store_some(args->dresidual, type, i, lanes, g);
-            sums += g;
-            alongs = fused_multiply_add(g, load_some(args->x, type, i, lanes, 0) - mean, alongs);
-        }
-        store_some(sum, LS_F32, c, lanes, load_some(sum, LS_F32, c, lanes, 0) + sums);
-        store_some(along, LS_F32, c, lanes, load_some(along, LS_F32, c, lanes, 0) + alongs);
+    FloatLanes mean = load_some(args->mean, LS_F32, c, lanes, 0), sums = {0}, alongs = {0};
+    for (size_t p = first; p < first + count; p++) {
+        size_t i = p * channels + c;
+        FloatLanes g = gradient_at(args, i, lanes, type);
+        if (args->dresidual)
+            store_some(args->dresidual, type, i, lanes, g);
+        sums += g;
+        alongs = fused_multiply_add(g, load_some(args->x, type, i, lanes, 0) - mean, alongs);
     }
+    store_some(sum, LS_F32, c, lanes, load_some(sum, LS_F32, c, lanes, 0) + sums);
+    store_some(along, LS_F32, c, lanes, load_some(along, LS_F32, c, lanes, 0) + alongs);
 }
 
 // dgamma, dbeta and the statistics. What the inputs' gradients subtract takes the place of the sums: the mean
@@ -173,22 +178,19 @@ ALWAYS_INLINE void finish_channels(
     }
 }
 
-ALWAYS_INLINE void input_gradients(const LsBatchNormBackward *args, const float *sum, const float *along,
-    const float *factor, size_t first, LsDtype type)
+ALWAYS_INLINE void input_lanes(const LsBatchNormBackward *args, const float *sum, const float *along,
+    const float *factor, size_t first, size_t c, size_t lanes, LsDtype type)
 {
     size_t channels = args->channels, count = run_at(first, args->places);
-    for (size_t c = 0; c < channels; c += LANES) {
-        size_t lanes = channels - c;
-        FloatLanes mean = load_some(args->mean, LS_F32, c, lanes, 0);
-        FloatLanes shift = load_some(sum, LS_F32, c, lanes, 0), slope = load_some(along, LS_F32, c, lanes, 0);
-        FloatLanes scale = load_some(factor, LS_F32, c, lanes, 0);
-        for (size_t p = first; p < first + count; p++) {
-            size_t i = p * channels + c;
-            FloatLanes g = args->dresidual ? load_some(args->dresidual, type, i, lanes, 0)
-                                           : gradient_at(args, i, lanes, type);
-            FloatLanes distance = load_some(args->x, type, i, lanes, 0) - mean;
-            store_some(args->dx, type, i, lanes, scale * (fused_multiply_add(-distance, slope, g) - shift));
-        }
+    FloatLanes mean = load_some(args->mean, LS_F32, c, lanes, 0);
+    FloatLanes shift = load_some(sum, LS_F32, c, lanes, 0), slope = load_some(along, LS_F32, c, lanes, 0);
+    FloatLanes scale = load_some(factor, LS_F32, c, lanes, 0);
+    for (size_t p = first; p < first + count; p++) {
+        size_t i = p * channels + c;
+        FloatLanes g = args->dresidual ? load_some(args->dresidual, type, i, lanes, 0)
+                                       : gradient_at(args, i, lanes, type);
+        FloatLanes distance = load_some(args->x, type, i, lanes, 0) - mean;
+        store_some(args->dx, type, i, lanes, scale * (fused_multiply_add(-distance, slope, g) - shift));
     }
 }
 
@@ -198,10 +200,10 @@ ALWAYS_INLINE void backward_all(const LsBatchNormBackward *given, LsDtype type)
     float *sum = args.scratch, *along = sum + args.channels, *factor = along + args.channels;
     memset(sum, 0, 2 * args.channels * sizeof *sum);
     for (size_t first = 0; first < args.places; first += RUN)
-        sum_gradients(&args, sum, along, first, type);
+        FOR_LANES(args.channels, sum_lanes_of(&args, sum, along, first, c, WIDTH, type))
     finish_channels(&args, sum, along, factor, type);
     for (size_t first = 0; first < args.places; first += RUN)
-        input_gradients(&args, sum, along, factor, first, type);
+        FOR_LANES(args.channels, input_lanes(&args, sum, along, factor, first, c, WIDTH, type))
 }
 
 LsStatus LOOPS(batch_norm_backward)(LsDevice *device, const LsBatchNormBackward *args)

@@ -26,6 +26,13 @@ ALWAYS_INLINE FloatLanes lesser(FloatLanes a, FloatLanes b)
     return (FloatLanes)_mm512_min_ps((__m512)a, (__m512)b);
 }
 
+// x where `by` is not at most 0, else 0.
+ALWAYS_INLINE FloatLanes pass_above_zero(FloatLanes by, FloatLanes x)
+{
+    return (FloatLanes)_mm512_maskz_mov_ps(
+        _mm512_cmp_ps_mask((__m512)by, _mm512_setzero_ps(), _CMP_NLE_UQ), (__m512)x);
+}
+
 // Stores past the caches; `to` is aligned to 64 bytes. Another core sees it after streamed().
 ALWAYS_INLINE void stream_lanes(float *to, FloatLanes value)
 {
@@ -58,6 +65,14 @@ ALWAYS_INLINE FloatLanes lesser(FloatLanes a, FloatLanes b)
     Halves x = {a}, y = {b};
     for (int h = 0; h < 2; h++)
         y.half[h] = _mm256_min_ps(x.half[h], y.half[h]);
+    return y.lanes;
+}
+
+ALWAYS_INLINE FloatLanes pass_above_zero(FloatLanes by, FloatLanes x)
+{
+    Halves b = {by}, y = {x};
+    for (int h = 0; h < 2; h++)
+        y.half[h] = _mm256_and_ps(_mm256_cmp_ps(b.half[h], _mm256_setzero_ps(), _CMP_NLE_UQ), y.half[h]);
     return y.lanes;
 }
 
