@@ -13,6 +13,7 @@ static LsStatus open_data(const LsConfig *config, LsDataset **out)
     if (config->data.path[0] == '\0')
         return LS_FAIL(LS_CONFIG, "data.path is not set; without a data set give --parameters instead of -c");
     LS_TRY(ls_dataset_open(config->data.path, out));
+    LS_TRY(ls_dataset_select(*out, config->data.where));
     return ls_dataset_info(*out)->vocabulary ? ls_dataset_set_window(*out, (size_t)config->model.context)
                                              : LS_OK;
 }

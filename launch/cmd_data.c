@@ -60,6 +60,11 @@ static LsStatus import(
             NULL                                                                                             \
     }
 
+#define PARTITION_FLAG(options, argument, help)                                                              \
+    {                                                                                                        \
+        "partition-by", 0, LS_FLAG_TEXT, &(options).partition_by, argument, help, 0, NULL                    \
+    }
+
 static LsStatus import_idx(LsInvocation *invocation)
 {
     LsImportOptions options;
@@ -118,6 +123,8 @@ static LsStatus import_images(LsInvocation *invocation)
             0, NULL},
         {"append", 0, LS_FLAG_SWITCH, &options.append, NULL,
             "Keeps what the output holds, and adds the images whose files it has not seen.", 0, NULL},
+        PARTITION_FLAG(options, "class|input",
+            "Images of one class, or of one input (by its last name), lie together, for data.where."),
         {"threads", 0, LS_FLAG_COUNT, &threads, "N",
             "Images that are decoded at a time (default: as many as there are cores).", 1, NULL},
     };
@@ -154,6 +161,10 @@ static LsStatus import_csv(LsInvocation *invocation)
             "split's "
             "mean, or a category of its own).",
             0, missing_policies},
+        PARTITION_FLAG(options, "COLUMN",
+            "Rows of one value of this column lie together, for data.where; it is no feature then unless it "
+            "is "
+            "named as one."),
         {"missing-values", 0, LS_FLAG_TEXT, &options.missing_values, "A,B,…",
             "Texts that mean missing, besides the empty field: NA,?", 0, NULL},
     };

@@ -78,6 +78,8 @@ static LsStatus open_data(const LsInference *inference, LsDataset **out)
         return LS_FAIL(LS_CONFIG, "data.path is not set: name the data with --set data.path=FILE");
     LS_TRY(ls_dataset_open(inference->config.data.path, &dataset));
     LsStatus status = check_data(inference, ls_dataset_info(dataset));
+    if (status == LS_OK)
+        status = ls_dataset_select(dataset, inference->config.data.where);
     if (status == LS_OK && ls_dataset_info(dataset)->vocabulary > 0)
         status = ls_dataset_set_window(dataset, (size_t)inference->config.model.context);
     if (status != LS_OK) {

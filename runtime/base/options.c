@@ -102,6 +102,8 @@ static const LsOption options[] = {
 
     TEXT("data.path", data.path, "", FREE,
         "Data set, as `lockstep data import` writes it; a resume compares its contents, not its name."),
+    TEXT("data.where", data.where, "", IDENTITY,
+        "Leaves one partition of the data, `column == 'value'`, as if the file held nothing else; empty: all of it."),
     INT("data.workers", data.workers, "1", 1, 64, FREE,
         "Threads of each rank that read and prepare microbatches."),
     INT("data.prefetch", data.prefetch, "4", 1, 1024, FREE,

@@ -43,6 +43,7 @@ struct LsDataset {
     float *normalize; // shift, then scale
     LsStored x[LS_SPLITS], y[LS_SPLITS];
     LsStored files[LS_SPLITS]; // of images: the hash of each one's file; row_bytes 0: there are none
+    uint64_t first[LS_SPLITS]; // row of the file that is sample 0: of the partition that was chosen
     LsCache *x_cache[LS_SPLITS], *y_cache[LS_SPLITS]; // NULL: not kept in memory
     uint64_t *counts[LS_SPLITS];                      // per class, from the schema; NULL when not classes
 };
@@ -97,8 +98,8 @@ size_t ls_stored_deflated_bytes(const LsStored *stored);
 LsStatus ls_stored_fail_block(const LsDataset *dataset, const LsStored *stored, uint64_t block);
 
 // Checks rows as they were read: labels below the classes, tokens (as stored, each a row) below the
-// vocabulary, targets and features finite. `first` and `samples` name the row: samples[i], or first + i when
-// samples is NULL. LS_BAD_DATA.
+// vocabulary, targets and features finite. `first` and `samples` name the row: first + samples[i], or first +
+// i when samples is NULL. LS_BAD_DATA.
 typedef struct LsRowNames {
     const char *path;
     LsSplit split;

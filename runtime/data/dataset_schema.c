@@ -5,6 +5,7 @@
 
 #include "base/memory.h"
 #include "dataset_format.h"
+#include "partitions.h"
 
 static LsStatus fail(const char *name, const char *what)
 {
@@ -262,7 +263,10 @@ LsStatus ls_schema_read(const char *text, size_t size, const char *name, LsDatas
     LS_TRY(read_features(name, dataset->schema, &dataset->info));
     LS_TRY(read_outputs(name, dataset->schema, &dataset->info));
     LS_TRY(read_normalization(name, dataset->schema, dataset));
-    return read_splits(name, dataset->schema, dataset);
+    LS_TRY(read_splits(name, dataset->schema, dataset));
+    if (!ls_partitions_sound(dataset->schema, dataset->info.samples))
+        return fail(name, "has partitions that are not those of its samples");
+    return LS_OK;
 }
 
 void ls_schema_release(LsDataset *dataset)

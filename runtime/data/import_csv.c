@@ -7,6 +7,7 @@
 #include "base/text.h"
 #include "data/import.h"
 #include "import_common.h"
+#include "partitions.h"
 #include "split.h"
 #include "transform.h"
 #include "writer.h"
@@ -17,12 +18,14 @@ typedef struct Work {
     LsCsvTable table;
     LsTransform transform;
     size_t dropped;
-    uint8_t *split;   // [rows]
-    int32_t *classes; // [rows]; NULL: regression
-    float *targets;   // [rows]; NULL: classification
-    size_t *source;   // [columns], each column its own source
-    size_t *unseen;   // [columns]
-    float *x;         // a batch of rows of one split
+    uint8_t *split;        // [rows]
+    LsPartitionRow *order; // [rows] in which they are written
+    json_t *partitions;    // the schema's key; NULL: there are none
+    int32_t *classes;      // [rows]; NULL: regression
+    float *targets;        // [rows]; NULL: classification
+    size_t *source;        // [columns], each column its own source
+    size_t *unseen;        // [columns]
+    float *x;              // a batch of rows of one split
     LsWriter *writer;
 } Work;
 
@@ -61,6 +64,13 @@ static LsStatus describe_options(const LsImportOptions *options, json_t **out)
         }
         json_object_set_new(object, texts[i].key, json_string(text));
     }
+    // Absent where it is not used, so that imports of before are the same ones.
+    if (options->partition_by && !ls_text_valid(options->partition_by)) {
+        json_decref(object);
+        return LS_FAIL(LS_CONFIG, "partition-by: the text is not UTF-8");
+    }
+    if (options->partition_by)
+        json_object_set_new(object, "partition_by", json_string(options->partition_by));
     if (!object)
         return LS_FAIL(LS_INTERNAL, "out of memory for the import's options");
     *out = object;
@@ -112,11 +122,28 @@ static LsStatus begin_file(Work *work)
     return ls_writer_begin(work->options->output, &shape, &work->writer);
 }
 
-// Appends one split's rows in the order of the input, a batch at a time.
+// Rows in the order of the input, or of their partitions.
+static LsStatus order_rows(Work *work)
+{
+    const LsCsvTable *table = &work->table;
+    const char *column = work->options->partition_by;
+    LS_TRY(allocate(table->rows, sizeof *work->order, &work->order));
+    for (size_t r = 0; r < table->rows; r++)
+        work->order[r] = (LsPartitionRow){.row = r, .split = (LsSplit)work->split[r]};
+    if (!column)
+        return LS_OK;
+    size_t c = ls_csv_table_column(table, column);
+    for (size_t r = 0; r < table->rows; r++)
+        work->order[r].value = ls_csv_cell(table, r, c);
+    return ls_partitions_order(column, work->order, table->rows, &work->partitions);
+}
+
+// Appends one split's rows, a batch at a time.
 static LsStatus write_split(Work *work, LsSplit split, size_t batch, void *y)
 {
     size_t features = work->transform.features, filled = 0;
-    for (size_t r = 0; r < work->table.rows; r++) {
+    for (size_t i = 0; i < work->table.rows; i++) {
+        size_t r = work->order[i].row;
         if (work->split[r] != split)
             continue;
         LS_TRY(ls_transform_row(
@@ -161,7 +188,8 @@ static LsStatus commit(Work *work, json_t *import)
     json_t *rest = json_pack("{s:s, s:b, s:[f], s:[f], s:I, s:O}", "kind", "csv", "uniform", 1, "shift", 0.0,
         "scale", 1.0, "dropped", (json_int_t)work->dropped, "import", import);
     LsStatus status = LS_OK;
-    if (!schema || !rest || json_object_update(schema, rest) != 0)
+    if (!schema || !rest || json_object_update(schema, rest) != 0 ||
+        (work->partitions && json_object_set(schema, "partitions", work->partitions) != 0))
         status = LS_FAIL(LS_INTERNAL, "out of memory for the schema");
     else
         status = ls_writer_commit(work->writer, schema);
@@ -193,6 +221,8 @@ static LsStatus import_files(
     if (status == LS_OK)
         status = learn(&work);
     if (status == LS_OK)
+        status = order_rows(&work);
+    if (status == LS_OK)
         status = begin_file(&work);
     if (status == LS_OK)
         status = write_rows(&work);
@@ -207,6 +237,8 @@ static LsStatus import_files(
     free(work.targets);
     free(work.classes);
     free(work.split);
+    free(work.order);
+    json_decref(work.partitions);
     ls_transform_free(&work.transform);
     ls_csv_table_free(&work.table);
     return status;

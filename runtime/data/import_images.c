@@ -11,6 +11,7 @@
 #include "dataset_format.h"
 #include "image_pool.h"
 #include "import_common.h"
+#include "partitions.h"
 #include "pixels.h"
 #include "split.h"
 #include "writer.h"
@@ -25,6 +26,7 @@ typedef struct Row {
     uint64_t place; // of its pixels: in the store, or a row of the old data set
     int32_t class_; // -1: that of the old row
     LsSplit split;
+    const char *partition; // NULL: there are none
 } Row;
 
 // What an import holds while it is under way.
@@ -42,6 +44,8 @@ typedef struct Work {
     int32_t *old_class; // [classes of the old data set]: their numbers now
     Row *row;
     size_t rows, old_kept; // the old rows that stay are the first
+    LsPartitionRow *order; // [rows] in which they are written
+    json_t *partitions;    // the schema's key; NULL: there are none
     const char **class_;   // names in order
     size_t classes;
     bool numbered; // all names are numbers, in whose order they are
@@ -63,6 +67,8 @@ static LsStatus check_options(const LsImportOptions *o)
         return LS_FAIL(LS_USAGE, "data import: --channels is %zu; images have 1 (grey) or 3", o->channels);
     if (!(o->corrupt_share >= 0 && o->corrupt_share <= 1))
         return LS_FAIL(LS_USAGE, "data import: --corrupt-share %g is no share from 0 to 1", o->corrupt_share);
+    if (o->partition_by && strcmp(o->partition_by, "class") != 0 && strcmp(o->partition_by, "input") != 0)
+        return LS_FAIL(LS_USAGE, "data import: images are partitioned by class or by input");
     if (o->threads < 0 || o->threads > THREADS_MAX)
         return LS_FAIL(LS_USAGE, "data import: --threads takes 1 to %d", THREADS_MAX);
     return LS_OK;
@@ -86,6 +92,18 @@ static bool same_form(const json_t *schema, const LsImageForm *form)
            json_integer_value(json_object_get(options, "channels")) == (json_int_t)form->channels;
 }
 
+// Rows that are added need a partition as those have that are there.
+static LsStatus check_partitions(const LsImportOptions *options, const LsDataset *old)
+{
+    const char *column =
+        json_string_value(json_object_get(json_object_get(old->schema, "partitions"), "column"));
+    const char *wanted = options->partition_by ? options->partition_by : "";
+    if (strcmp(column ? column : "", wanted) == 0)
+        return LS_OK;
+    return LS_FAIL(LS_USAGE, "data import: %s has %s%s; say the same with --partition-by", options->output,
+        column ? "partitions by " : "no partitions", column ? column : "");
+}
+
 // An output that is damaged or something else is replaced, but nothing can be appended to it.
 static LsStatus open_old(Work *work)
 {
@@ -106,7 +124,7 @@ static LsStatus open_old(Work *work)
             "say the same",
             options->output, work->form.height, work->form.width, work->form.channels);
     work->old = same ? old : NULL;
-    return LS_OK;
+    return same && options->append ? check_partitions(options, old) : LS_OK;
 }
 
 static LsStatus remember_old(Work *work)
@@ -262,6 +280,14 @@ static LsStatus renumber_old(Work *work)
 
 // ---- Rows -----------------------------------------------------------------------------------------------
 
+static const char *partition_of(const Work *work, const LsImageSource *source)
+{
+    const char *column = work->options->partition_by;
+    if (column == NULL)
+        return NULL;
+    return strcmp(column, "class") == 0 ? source->class_ : ls_import_base_name(work->inputs[source->input]);
+}
+
 // Those of the old data set that stay, and then the inputs', without what is there already.
 static LsStatus collect_rows(Work *work)
 {
@@ -277,7 +303,8 @@ static LsStatus collect_rows(Work *work)
             work->row[work->rows++] = (Row){.hash = work->old_files[split][r],
                 .place = LS_IMAGE_ELSEWHERE | (uint64_t)split << ROW_BITS | r,
                 .class_ = -1,
-                .split = split};
+                .split = split,
+                .partition = ls_partition_of(work->old->schema, split, r)};
     work->old_kept = work->rows;
     const char *last = NULL;
     int32_t number = 0;
@@ -289,8 +316,11 @@ static LsStatus collect_rows(Work *work)
         if (source->class_ != last) // a class's name has one address
             number = number_of(work, source->class_);
         last = source->class_;
-        work->row[work->rows++] =
-            (Row){.hash = result->hash, .place = result->place, .class_ = number, .split = source->split};
+        work->row[work->rows++] = (Row){.hash = result->hash,
+            .place = result->place,
+            .class_ = number,
+            .split = source->split,
+            .partition = partition_of(work, source)};
     }
     return LS_OK;
 }
@@ -317,6 +347,20 @@ static LsStatus divide(Work *work)
     free(classes);
     free(split);
     return status;
+}
+
+// In the order of the rows, or of their partitions.
+static LsStatus order_rows(Work *work)
+{
+    work->order = calloc(work->rows, sizeof *work->order);
+    if (work->order == NULL)
+        return no_memory();
+    for (size_t i = 0; i < work->rows; i++)
+        work->order[i] =
+            (LsPartitionRow){.value = work->row[i].partition, .row = i, .split = work->row[i].split};
+    if (work->options->partition_by == NULL)
+        return LS_OK;
+    return ls_partitions_order(work->options->partition_by, work->order, work->rows, &work->partitions);
 }
 
 // What a model cannot learn it cannot be asked for either.
@@ -375,6 +419,8 @@ static LsStatus describe(const Work *work, json_t **import)
         json_sprintf("%llu", (unsigned long long)o->seed), "validation", o->validation, "test", o->test,
         "height", (json_int_t)o->height, "width", (json_int_t)o->width, "channels", (json_int_t)o->channels,
         "filter", filter);
+    if (o->partition_by && options)
+        json_object_set_new(options, "partition_by", json_string(o->partition_by));
     return ls_import_describe("images", inputs, options, import);
 }
 
@@ -398,7 +444,7 @@ static LsStatus fetch(const Work *work, const Row *row, uint8_t *image, int32_t 
 static LsStatus write_split(Work *work, LsSplit split, uint8_t *image)
 {
     for (size_t i = 0; i < work->rows; i++) {
-        const Row *row = &work->row[i];
+        const Row *row = &work->row[work->order[i].row];
         int32_t class_;
         if (row->split != split)
             continue;
@@ -447,6 +493,8 @@ static LsStatus commit(Work *work, json_t *import)
     json_t *schema = json_pack("{s:s, s:o, s:I, s:O}", "kind", "images", "classes", names, "corrupt",
         (json_int_t)corrupt, "import", import);
     LsStatus status = schema == NULL ? no_memory() : ls_pixels_describe(&work->pixels, schema);
+    if (status == LS_OK && work->partitions && json_object_set(schema, "partitions", work->partitions) != 0)
+        status = no_memory();
     if (status == LS_OK)
         status = ls_writer_commit(work->writer, schema);
     json_decref(schema);
@@ -465,7 +513,8 @@ static LsStatus gather(Work *work)
     LS_TRY(renumber_old(work));
     LS_TRY(collect_rows(work));
     LS_TRY(divide(work));
-    return check_trained(work);
+    LS_TRY(check_trained(work));
+    return order_rows(work);
 }
 
 static LsStatus import_work(Work *work, bool *unchanged)
@@ -496,6 +545,8 @@ static void release(Work *work)
     ls_image_store_close(work->store);
     free(work->results);
     free(work->row);
+    free(work->order);
+    json_decref(work->partitions);
     free(work->class_);
     free(work->old_class);
     ls_image_sources_free(&work->sources);

@@ -105,13 +105,13 @@ static size_t run_length(const uint64_t *samples, size_t count)
     return run;
 }
 
-static LsStatus read_contiguous(
-    const LsDataset *dataset, const LsStored *stored, const uint64_t *samples, size_t count, uint8_t *out)
+static LsStatus read_contiguous(const LsDataset *dataset, const LsStored *stored, uint64_t first,
+    const uint64_t *samples, size_t count, uint8_t *out)
 {
     for (size_t i = 0, run; i < count; i += run) {
         run = run_length(samples + i, count - i);
         LS_TRY(ls_file_read_at(dataset->fd, dataset->path, out + i * stored->row_bytes,
-            run * stored->row_bytes, stored->offset + samples[i] * stored->row_bytes));
+            run * stored->row_bytes, stored->offset + (first + samples[i]) * stored->row_bytes));
     }
     return LS_OK;
 }
@@ -126,33 +126,29 @@ static LsStatus load_chunk(LsReader *reader, const LsStored *stored, uint64_t ch
     return LS_OK;
 }
 
-static LsStatus read_chunked(
-    LsReader *reader, const LsStored *stored, const uint64_t *samples, size_t count, uint8_t *out)
+static LsStatus read_chunked(LsReader *reader, const LsStored *stored, uint64_t first,
+    const uint64_t *samples, size_t count, uint8_t *out)
 {
     for (size_t i = 0; i < count; i++) {
-        LS_TRY(load_chunk(reader, stored, samples[i] / stored->chunk_rows));
-        memcpy(out + i * stored->row_bytes,
-            reader->rows + samples[i] % stored->chunk_rows * stored->row_bytes, stored->row_bytes);
+        uint64_t row = first + samples[i];
+        LS_TRY(load_chunk(reader, stored, row / stored->chunk_rows));
+        memcpy(out + i * stored->row_bytes, reader->rows + row % stored->chunk_rows * stored->row_bytes,
+            stored->row_bytes);
     }
     return LS_OK;
-}
-
-static LsStatus read_file(
-    LsReader *reader, const LsStored *stored, const uint64_t *samples, size_t count, uint8_t *out)
-{
-    if (stored->chunk_rows > 0)
-        return read_chunked(reader, stored, samples, count, out);
-    return read_contiguous(reader->dataset, stored, samples, count, out);
 }
 
 static LsStatus read_rows(LsReader *reader, const LsStored *stored, LsCache *cache, const uint64_t *samples,
     size_t count, uint8_t *out)
 {
+    uint64_t first = reader->dataset->first[reader->split];
+    if (cache == NULL && stored->chunk_rows > 0)
+        return read_chunked(reader, stored, first, samples, count, out);
     if (cache == NULL)
-        return read_file(reader, stored, samples, count, out);
+        return read_contiguous(reader->dataset, stored, first, samples, count, out);
     for (size_t i = 0; i < count; i++) {
         const uint8_t *row = NULL;
-        LS_TRY(ls_cache_rows(reader->dataset, stored, cache, samples[i], 1, reader->deflated, &row));
+        LS_TRY(ls_cache_rows(reader->dataset, stored, cache, first + samples[i], 1, reader->deflated, &row));
         memcpy(out + i * stored->row_bytes, row, stored->row_bytes);
     }
     return LS_OK;
@@ -229,7 +225,8 @@ LsStatus ls_reader_read(LsReader *reader, const uint64_t *samples, size_t count,
             LS_TRY(read_window(reader, samples[i] * info->window, i, x, y));
         return LS_OK;
     }
-    LsRowNames names = {.path = dataset->path, .split = split, .samples = samples};
+    LsRowNames names = {
+        .path = dataset->path, .split = split, .samples = samples, .first = dataset->first[split]};
     LS_TRY(read_rows(reader, &dataset->x[split], dataset->x_cache[split], samples, count, x));
     LS_TRY(ls_rows_check_x(info, &names, x, count));
     if (y == NULL)
@@ -263,7 +260,7 @@ static size_t find_nonfinite(const float *values, size_t count)
 
 static uint64_t row_name(const LsRowNames *names, size_t row)
 {
-    return names->samples != NULL ? names->samples[row] : names->first + row;
+    return names->first + (names->samples != NULL ? names->samples[row] : row);
 }
 
 static LsStatus check_finite(

@@ -53,6 +53,19 @@ static LsStatus set_role(
     return LS_OK;
 }
 
+// What rows are partitioned by is no feature unless it was named as one.
+static LsStatus leave_partition(LsTransform *transform, const LsCsvTable *table, const char *name)
+{
+    if (!name)
+        return LS_OK;
+    size_t c = ls_csv_table_column(table, name);
+    if (c == table->columns)
+        return unknown_column(table, "partition-by", name);
+    if (transform->column[c].role == LS_ROLE_INFER)
+        transform->column[c].role = LS_ROLE_IGNORE;
+    return LS_OK;
+}
+
 static LsStatus set_roles(LsTransform *transform, const LsCsvTable *table, const LsImportOptions *options)
 {
     if (!options->label || !*options->label)
@@ -75,7 +88,7 @@ static LsStatus set_roles(LsTransform *transform, const LsCsvTable *table, const
         ls_text_list_free(&names);
         LS_TRY(status);
     }
-    return LS_OK;
+    return leave_partition(transform, table, options->partition_by);
 }
 
 static LsStatus fill_prepared(LsTransform *transform, const LsImportOptions *options, const LsCsvTable *table)

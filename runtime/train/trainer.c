@@ -92,8 +92,8 @@ LsStatus ls_train_open_data(const LsConfig *config, LsDataset **out)
     LsDataset *dataset = NULL;
     LS_TRY(ls_dataset_open(config->data.path, &dataset));
     const LsDatasetInfo *info = ls_dataset_info(dataset);
-    LsStatus status = LS_OK;
-    if (info->vocabulary > 0)
+    LsStatus status = ls_dataset_select(dataset, config->data.where);
+    if (status == LS_OK && info->vocabulary > 0)
         status = ls_dataset_set_window(dataset, (size_t)config->model.context);
     if (status == LS_OK && info->samples[LS_TRAIN] == 0)
         status = LS_FAIL(LS_BAD_DATA, "%s has no training samples", config->data.path);

@@ -1,7 +1,10 @@
 """Importing IDX and CSV, looking at the result, and the cache."""
 
 import gzip
+import json
 import unittest
+
+import h5py
 
 import harness
 from harness import Case
@@ -114,6 +117,36 @@ class Csv(Import):
                       self.import_(*marks, "--missing", "fill"))
         shown = self.run_lockstep("data", "inspect", "out.h5").stdout
         self.assertRegex(shown, r"(?i)missing")
+
+    def test_partitions(self):
+        """A run on a partition is one on a data set of nothing else, but for its means; it stays with its partition."""
+        rows = harness.table(300).splitlines()
+        self.write("table.csv", "\n".join([f"{rows[0]},place"] + [
+            f"{row},{'north' if i % 3 else 'south'}" for i, row in enumerate(rows[1:])]) + "\n")
+        self.import_("--partition-by", "place", "--test", "0.2")
+        self.assertIn("unchanged", self.import_("--partition-by", "place", "--test", "0.2"))
+        self.assertIn("imported", self.import_("--partition-by", "colour", "--test", "0.2", name="colours.h5"))
+        self.write("config.yaml", harness.CONFIG.replace("images.h5", "out.h5"))
+        where = ("--set", "data.where=place == 'south'")
+        train = ("train", "-c", "config.yaml", "--set", "train.max_steps=10", "--set", "checkpoint.every=5")
+        for ranks in (1, 3):
+            self.run_lockstep(*train, *where, "--run-dir", f"run-{ranks}", ranks=ranks)
+        self.assertEqual(self.hash("run-1"), self.hash("run-3"))
+        self.run_lockstep(*train, "--run-dir", "all", ranks=1)
+        self.assertNotEqual(self.hash("run-1"), self.hash("all"))
+        north = ("--set", "data.where=place == 'north'", "--set", "train.max_steps=12")
+        self.assert_refused(self.run_lockstep(*train, *north, "--run-dir", "run-1", ranks=1, code=76), "data.where")
+        evaluated = self.run_lockstep("eval", "--checkpoint", "run-1").stdout
+        with h5py.File(self.dir / "out.h5") as file:
+            south = json.loads(file["schema"][()])["partitions"]["values"][1]
+        self.assertEqual(json.loads(evaluated)["samples"], south["test"][1])
+        for text, words in (("place == 'west'", ("west", "north")), ("colour == 'red'", ("partitioned by",)),
+                            ("south", ("column == 'value'",))):
+            result = self.run_lockstep(*train, "--set", f"data.where={text}", "--run-dir", "refused", ranks=1, code=78)
+            self.assert_refused(result, "data.where", *words)
+        result = self.run_lockstep("data", "import", "csv", "table.csv", "-o", "no.h5", "--label", "label",
+                                   "--partition-by", "plaice", code=78)
+        self.assert_refused(result, "partition-by", "place")
 
     def test_regression(self):
         self.write("table.csv", harness.table(100, "regression"))

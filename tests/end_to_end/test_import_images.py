@@ -2,6 +2,7 @@
 
 import fcntl
 import io
+import json
 import os
 import pathlib
 import signal
@@ -93,7 +94,7 @@ class ImportImages(Case):
         self.import_("in")
         x = self.read()[0].astype(float)
         with h5py.File(self.dir / "out.h5") as file:
-            schema = harness.json.loads(file["schema"][()])
+            schema = json.loads(file["schema"][()])
         numpy.testing.assert_allclose(schema["shift"], x.mean((0, 1, 2)), rtol=1e-6)  # rounded to float32
         numpy.testing.assert_allclose(schema["scale"], 1 / x.std((0, 1, 2)), rtol=1e-6)
 
@@ -260,6 +261,21 @@ class ImportImages(Case):
         # Without --append the inputs are all there is; what is decoded is not decoded again.
         self.assertIn("8 of 8 images were decoded", self.import_("one").stderr)
         numpy.testing.assert_array_equal(self.read()[0], first["a"] + first["b"])
+
+    def test_partitions(self):
+        made = {name: self.write_classes(name, 3, first=first) for name, first in (("south", 0), ("north", 50))}
+        self.import_("south", "north", "--partition-by", "input")
+        expected = made["north"]["a"] + made["north"]["b"] + made["south"]["a"] + made["south"]["b"]
+        numpy.testing.assert_array_equal(self.read()[0], expected)
+        more = self.write_classes("east", 1, first=90)
+        self.import_("east", "--append", "--partition-by", "input")
+        numpy.testing.assert_array_equal(self.read()[0], more["a"] + more["b"] + expected)
+        with h5py.File(self.dir / "out.h5") as file:
+            partitions = json.loads(file["schema"][()])["partitions"]
+        self.assertEqual(partitions, {"column": "input", "values": [
+            {"value": "east", "train": [0, 2]}, {"value": "north", "train": [2, 6]}, {"value": "south", "train": [8, 6]}]})
+        self.assert_refused(self.import_("east", "--append", code=2), "has partitions by input")
+        self.assert_refused(self.import_("east", "--partition-by", "colour", code=2), "by class or by input")
 
     def test_train(self):
         """Channels of their own statistics, and augmentation: the same bits at any number of ranks."""

@@ -87,6 +87,7 @@ typedef struct LsConfig {
     } model;
     struct {
         char path[LS_CONFIG_TEXT];
+        char where[LS_CONFIG_TEXT];
         int64_t workers;
         int64_t prefetch;
         int64_t crop_padding; // pixels, 0: no crop

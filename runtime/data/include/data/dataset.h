@@ -80,6 +80,12 @@ const char *ls_dataset_path(const LsDataset *dataset);
 // LS_BAD_DATA when there are no tokens, or a split is shorter than a window and the token after it.
 LsStatus ls_dataset_set_window(LsDataset *dataset, size_t window);
 
+// Leaves of every split the rows of one partition, as if there were no others; "" leaves all. `where` is
+// "column == 'value'", a quote in the value written twice, a column that is no plain word in double quotes.
+// Before readers and loaders are made. LS_CONFIG for another text, and for a column or value that the data
+// lack.
+LsStatus ls_dataset_select(LsDataset *dataset, const char *where);
+
 // The tokenizer that made the tokens, from the schema; the caller frees it. LS_BAD_DATA when there is none
 // (tokens imported without one), or it is damaged.
 LsStatus ls_dataset_tokenizer(const LsDataset *dataset, LsTokenizer **out);

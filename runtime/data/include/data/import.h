@@ -14,10 +14,11 @@ typedef enum LsMissingPolicy {
 
 typedef struct LsImportOptions {
     const char *output;
-    uint64_t seed;           // of the split
-    double validation, test; // fractions of the rows; stratified by class
-    bool force;              // import again even when the output has the same inputs and options
-    bool compress;           // chunked with deflate
+    uint64_t seed;            // of the split
+    double validation, test;  // fractions of the rows; stratified by class
+    bool force;               // import again even when the output has the same inputs and options
+    bool compress;            // chunked with deflate
+    const char *partition_by; // csv: a column; images: "class" or "input"; NULL: no partitions
     // csv
     const char *label; // column name (or number when there is no header)
     bool regression;   // label is a number, not a class
