@@ -112,6 +112,20 @@ static const LsOption options[] = {
         "Black pixels on every side of a training image, of which a random part of the image's size is taken; 0: no crop."),
     BOOL("data.flip", data.flip, "false", NUMERIC,
         "Mirrors every other training image, by chance, from left to right."),
+    REAL("data.resized_crop", data.resized_crop, "0", 0, 1, NUMERIC,
+        "Takes a random part of a training image, of at least this share of its area and with sides of 3:4 to 4:3, and enlarges "
+        "it to the image's size; 0: off."),
+    REAL("data.brightness", data.brightness, "0", 0, 1, NUMERIC,
+        "How far from 1 the factor may be that a training image's brightness is multiplied by."),
+    REAL("data.contrast", data.contrast, "0", 0, 1, NUMERIC,
+        "The same for differences from the image's mean brightness."),
+    REAL("data.saturation", data.saturation, "0", 0, 1, NUMERIC,
+        "The same for differences of a pixel's colours from its brightness; of images with three channels."),
+    INT("data.cutout", data.cutout, "0", 0, 4096, NUMERIC,
+        "Side of a square, centred anywhere in a training image, in which its pixels become the mean colour; 0: none."),
+    REAL("data.mixup", data.mixup, "0", 0, 1, NUMERIC,
+        "Mixes every training image with another one, by weights from the beta distribution with this parameter twice; of two "
+        "classes one is drawn by the weights, numbers are mixed; 0: off."),
 
     CHOICE("train.loss", train.loss, "auto", losses, IDENTITY,
         "Loss; `auto` is cross-entropy for classes and mean squared error for other targets."),

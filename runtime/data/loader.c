@@ -29,7 +29,8 @@ typedef struct Slot {
 typedef struct Worker {
     LsLoader *loader;
     LsReader *reader;
-    LsAugmenter *augmenter; // NULL: images stay as they are
+    LsAugmenter *augmenter;      // NULL: images stay as they are
+    void *partner_x, *partner_y; // the sample that is mixed in; NULL: none is
     pthread_t thread;
     bool running;
 } Worker;
@@ -63,11 +64,20 @@ static uint64_t first_position(const LsLoader *loader, uint64_t number)
 }
 
 // Each image as its position makes it, whichever rank and worker it is that reads it.
-static void augment(LsAugmenter *augmenter, const LsDatasetInfo *info, const LsHostBatch *batch)
+static LsStatus augment(Worker *worker, const LsDatasetInfo *info, const LsHostBatch *batch)
 {
-    uint8_t *x = batch->x;
-    for (size_t i = 0; i < batch->rows; i++)
-        ls_augmenter_apply(augmenter, batch->positions[i], x + i * info->features);
+    size_t y_bytes = ls_dataset_y_bytes(info);
+    for (size_t i = 0; i < batch->rows; i++) {
+        uint64_t position = batch->positions[i];
+        uint8_t *x = (uint8_t *)batch->x + i * info->features, *y = (uint8_t *)batch->y + i * y_bytes;
+        ls_augmenter_apply(worker->augmenter, position, x);
+        if (worker->partner_x == NULL)
+            continue;
+        uint64_t partner = ls_augmenter_partner(worker->augmenter, position, info->samples[LS_TRAIN]);
+        LS_TRY(ls_reader_read(worker->reader, &partner, 1, worker->partner_x, worker->partner_y));
+        ls_augmenter_mix(worker->augmenter, position, worker->partner_x, worker->partner_y, x, y);
+    }
+    return LS_OK;
 }
 
 static LsStatus fill_slot(Worker *worker, Slot *slot, uint64_t number)
@@ -85,9 +95,7 @@ static LsStatus fill_slot(Worker *worker, Slot *slot, uint64_t number)
     LsStatus (*read)(LsReader *, const uint64_t *, size_t, void *, void *) =
         tokens ? ls_reader_read_windows : ls_reader_read;
     LS_TRY(read(worker->reader, slot->samples, loader->rows, slot->batch.x, slot->batch.y));
-    if (worker->augmenter != NULL)
-        augment(worker->augmenter, info, &slot->batch);
-    return LS_OK;
+    return worker->augmenter != NULL ? augment(worker, info, &slot->batch) : LS_OK;
 }
 
 static void *work(void *argument)
@@ -189,12 +197,18 @@ static LsStatus equip_worker(LsLoader *loader, Worker *worker)
     LS_TRY(ls_reader_create(loader->dataset, LS_TRAIN, &worker->reader));
     if (!ls_augmentation_any(augmentation))
         return LS_OK;
-    return ls_augmenter_create(
-        augmentation, &loader->dataset->info, loader->options.seed, &worker->augmenter);
+    const LsDatasetInfo *info = &loader->dataset->info;
+    LS_TRY(ls_augmenter_create(augmentation, info, loader->options.seed, &worker->augmenter));
+    if (augmentation->mixup == 0)
+        return LS_OK;
+    LS_TRY(ls_memory_allocate(ls_dataset_x_bytes(info), &worker->partner_x));
+    return ls_memory_allocate(ls_dataset_y_bytes(info), &worker->partner_y);
 }
 
 static void strip_worker(Worker *worker)
 {
+    free(worker->partner_x);
+    free(worker->partner_y);
     ls_augmenter_destroy(worker->augmenter);
     ls_reader_destroy(worker->reader);
 }

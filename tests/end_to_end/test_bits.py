@@ -98,6 +98,12 @@ class SameBits(Case):
             self.assertEqual((self.hash(f"ranks-{ranks}"), self.losses(f"ranks-{ranks}")), expected)
         self.train("ranks-3", 2, "--resume", "ranks-3/checkpoints/step-00000020")
         self.assertEqual((self.hash("ranks-3"), self.losses("ranks-3")), expected)
+        more = [word for option in ("crop_padding=0", "resized_crop=0.5", "brightness=0.3", "contrast=0.3", "cutout=3",
+                                    "mixup=0.4") for word in ("--set", f"data.{option}")]
+        for ranks in (1, 5):
+            self.train(f"more-{ranks}", ranks, *more, "--set", f"data.workers={ranks}")
+        self.assertEqual(self.hash("more-1"), self.hash("more-5"))
+        self.assertNotEqual(self.hash("more-1"), expected[0])
         self.train("plain", 1, "--set", "data.crop_padding=0", "--set", "data.flip=false")
         self.assertNotEqual(self.hash("plain"), expected[0])
 

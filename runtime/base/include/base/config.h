@@ -92,6 +92,12 @@ typedef struct LsConfig {
         int64_t prefetch;
         int64_t crop_padding; // pixels, 0: no crop
         bool flip;
+        double resized_crop; // smallest share of the area, 0: off
+        double brightness;
+        double contrast;
+        double saturation;
+        int64_t cutout; // pixels of a side, 0: off
+        double mixup;   // parameter of the beta distribution, 0: off
     } data;
     struct {
         int loss;
