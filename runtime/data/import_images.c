@@ -81,8 +81,12 @@ static size_t image_bytes(const LsImageForm *form)
     return form->height * form->width * form->channels;
 }
 
-static bool same_form(const json_t *schema, const LsImageForm *form)
+static bool same_form(const LsDataset *dataset, const LsImageForm *form)
 {
+    const json_t *schema = dataset->schema;
+    for (LsSplit split = LS_TRAIN; split < LS_SPLITS; split++)
+        if (ls_dataset_has(&dataset->info, split) && dataset->files[split].row_bytes == 0)
+            return false;
     const char *kind = json_string_value(json_object_get(schema, "kind"));
     const json_t *options = json_object_get(json_object_get(schema, "import"), "options");
     const char *resized = json_string_value(json_object_get(options, "filter"));
@@ -112,19 +116,19 @@ static LsStatus open_old(Work *work)
     if (!ls_file_exists(options->output) || (options->force && !options->append))
         return LS_OK;
     LsStatus status = ls_dataset_open(options->output, &old);
-    if (status != LS_OK)
-        return options->append ? status : LS_OK;
-    bool same = same_form(ls_dataset_info(old)->schema, &work->form) && old->files[LS_TRAIN].row_bytes > 0;
-    if (!same)
-        ls_dataset_close(old);
-    if (!same && options->append)
-        return LS_FAIL(LS_USAGE,
-            "data import: %s does not hold images of %zu x %zu with %zu channels; import into another file, "
-            "or "
-            "say the same",
+    if (status == LS_OK && !same_form(old, &work->form))
+        status = LS_FAIL(LS_USAGE,
+            "data import: %s does not hold images of %zu x %zu with %zu channels; say the same, or another "
+            "file",
             options->output, work->form.height, work->form.width, work->form.channels);
-    work->old = same ? old : NULL;
-    return same && options->append ? check_partitions(options, old) : LS_OK;
+    if (status == LS_OK) // what is damaged must not get hashes of its own
+        status = ls_dataset_verify(old);
+    if (status != LS_OK) {
+        ls_dataset_close(old);
+        return options->append ? status : LS_OK;
+    }
+    work->old = old;
+    return options->append ? check_partitions(options, old) : LS_OK;
 }
 
 static LsStatus remember_old(Work *work)
@@ -163,7 +167,7 @@ static LsStatus judge_corrupt(const Work *work)
             corrupt++;
             first = i;
         }
-    if ((double)corrupt > work->options->corrupt_share * (double)count)
+    if ((double)corrupt > work->options->corrupt_share * (double)count + 1e-6) // 0.29 · 100 is below 29
         return LS_FAIL(LS_BAD_DATA,
             "%zu of %zu images cannot be read, more than --corrupt-share %g allows; the first: %s", corrupt,
             count, work->options->corrupt_share, work->results[first].corrupt);
@@ -288,23 +292,32 @@ static const char *partition_of(const Work *work, const LsImageSource *source)
     return strcmp(column, "class") == 0 ? source->class_ : ls_import_base_name(work->inputs[source->input]);
 }
 
+static void keep_old_rows(Work *work, LsSplit split)
+{
+    const char *partition = NULL;
+    uint64_t end = 0; // of the partition
+    for (uint64_t r = 0; r < work->old->info.samples[split]; r++) {
+        if (r == end)
+            partition = ls_partition_of(work->old->schema, split, r, &end);
+        work->row[work->rows++] = (Row){.hash = work->old_files[split][r],
+            .place = LS_IMAGE_ELSEWHERE | (uint64_t)split << ROW_BITS | r,
+            .class_ = -1,
+            .split = split,
+            .partition = partition};
+    }
+}
+
 // Those of the old data set that stay, and then the inputs', without what is there already.
 static LsStatus collect_rows(Work *work)
 {
     size_t old = 0;
-    bool append = work->options->append && work->old != NULL;
-    for (LsSplit split = LS_TRAIN; append && split < LS_SPLITS; split++)
+    for (LsSplit split = LS_TRAIN; work->old != NULL && split < LS_SPLITS; split++)
         old += work->old->info.samples[split];
     work->row = calloc(old + work->sources.count, sizeof *work->row);
     if (work->row == NULL)
         return no_memory();
-    for (LsSplit split = LS_TRAIN; append && split < LS_SPLITS; split++)
-        for (uint64_t r = 0; r < work->old->info.samples[split]; r++)
-            work->row[work->rows++] = (Row){.hash = work->old_files[split][r],
-                .place = LS_IMAGE_ELSEWHERE | (uint64_t)split << ROW_BITS | r,
-                .class_ = -1,
-                .split = split,
-                .partition = ls_partition_of(work->old->schema, split, r)};
+    for (LsSplit split = LS_TRAIN; work->options->append && work->old != NULL && split < LS_SPLITS; split++)
+        keep_old_rows(work, split);
     work->old_kept = work->rows;
     const char *last = NULL;
     int32_t number = 0;

@@ -110,14 +110,16 @@ bool ls_partitions_sound(const json_t *schema, const size_t samples[LS_SPLITS])
            end[LS_TEST] == samples[LS_TEST];
 }
 
-const char *ls_partition_of(const json_t *schema, LsSplit split, uint64_t row)
+const char *ls_partition_of(const json_t *schema, LsSplit split, uint64_t row, uint64_t *end)
 {
     const json_t *values = json_object_get(json_object_get(schema, "partitions"), "values");
     for (size_t i = 0; i < json_array_size(values); i++) {
         uint64_t first, rows;
         const json_t *entry = json_array_get(values, i);
-        if (read_range(entry, split, &first, &rows) && row >= first && row - first < rows)
-            return json_string_value(json_object_get(entry, "value"));
+        if (!read_range(entry, split, &first, &rows) || row < first || row - first >= rows)
+            continue;
+        *end = first + rows;
+        return json_string_value(json_object_get(entry, "value"));
     }
     return NULL;
 }

@@ -24,7 +24,8 @@ LsStatus ls_partitions_order(const char *column, LsPartitionRow *rows, size_t co
 // `samples`.
 bool ls_partitions_sound(const json_t *schema, const size_t samples[LS_SPLITS]);
 
-// The value of the partition that a row lies in; NULL when the schema has none. Lent by the schema.
-const char *ls_partition_of(const json_t *schema, LsSplit split, uint64_t row);
+// The value of the partition that a row lies in, lent by the schema, and the row behind it; NULL when the
+// schema has none (*end is left alone).
+const char *ls_partition_of(const json_t *schema, LsSplit split, uint64_t row, uint64_t *end);
 
 #endif

@@ -137,9 +137,13 @@ static void test_all_of_it(void **state)
     LsDataset *dataset = imported(false);
     assert_ok(ls_dataset_select(dataset, ""));
     assert_int_equal(ls_dataset_info(dataset)->samples[LS_TRAIN], 72);
-    assert_string_equal(ls_partition_of(ls_dataset_info(dataset)->schema, LS_TRAIN, 0), "");
-    assert_string_equal(ls_partition_of(ls_dataset_info(dataset)->schema, LS_TRAIN, 71), "south");
-    assert_null(ls_partition_of(ls_dataset_info(dataset)->schema, LS_TRAIN, 72));
+    const json_t *schema = ls_dataset_info(dataset)->schema;
+    uint64_t end = 0;
+    assert_string_equal(ls_partition_of(schema, LS_TRAIN, 0, &end), "");
+    assert_string_equal(ls_partition_of(schema, LS_TRAIN, end, &end), "north");
+    assert_string_equal(ls_partition_of(schema, LS_TRAIN, 71, &end), "south");
+    assert_int_equal(end, 72);
+    assert_null(ls_partition_of(schema, LS_TRAIN, 72, &end));
     ls_dataset_close(dataset);
 }
 

@@ -262,6 +262,20 @@ class ImportImages(Case):
         self.assertIn("8 of 8 images were decoded", self.import_("one").stderr)
         numpy.testing.assert_array_equal(self.read()[0], first["a"] + first["b"])
 
+    def test_damaged_output(self):
+        """Rows of a damaged output are not taken over, and nothing is appended to it."""
+        made = self.write_classes("in", 3)
+        self.import_("in")
+        with h5py.File(self.dir / "out.h5") as file:
+            place = file["train/x"].id.get_offset()
+        with open(self.dir / "out.h5", "r+b") as file:
+            file.seek(place + 10)
+            file.write(b"damage")
+        self.assert_refused(self.import_("in", "--append", code=BAD_DATA), "block 0 of /train/x")
+        self.import_("in", "--validation", "0.34")
+        self.import_("in")
+        numpy.testing.assert_array_equal(self.read()[0], made["a"] + made["b"])
+
     def test_partitions(self):
         made = {name: self.write_classes(name, 3, first=first) for name, first in (("south", 0), ("north", 50))}
         self.import_("south", "north", "--partition-by", "input")
