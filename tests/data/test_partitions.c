@@ -201,6 +201,9 @@ static void test_sound(void **state)
         {"{\"column\":\"a\",\"values\":[{\"value\":\"x\",\"train\":[0,6]},{\"value\":\"y\",\"train\":[5,5],"
          "\"test\":[0,3]}]}",
             false},
+        {"{\"column\":\"a\",\"values\":[{\"value\":\"x\",\"train\":[0,6]},{\"value\":\"y\",\"train\":[5,4],"
+         "\"test\":[0,3]}]}",
+            false},
         {"{\"column\":\"a\",\"values\":[{\"value\":\"x\",\"train\":[0,9223372036854775807],\"test\":[0,3]}]}",
             false},
     };
