@@ -77,6 +77,7 @@ static LsStatus reserve_pool(LsResnet *resnet)
 typedef struct Shared {
     size_t gradient; // values of an image
     size_t scratch;  // bytes
+    size_t library;  // bytes, of a GPU's own
 } Shared;
 
 static void count_unit(const LsResnet *resnet, const LsResnetUnit *unit, Shared *shared)
@@ -86,6 +87,7 @@ static void count_unit(const LsResnet *resnet, const LsResnetUnit *unit, Shared 
     shared->gradient = larger(shared->gradient, larger(input, values_out(unit)));
     shared->scratch = larger(shared->scratch, ls_convolution_scratch(&unit->shape));
     shared->scratch = larger(shared->scratch, ls_batch_norm_scratch(places, unit->shape.out));
+    shared->library = larger(shared->library, ls_convolution_library_bytes(&unit->shape));
 }
 
 static LsStatus reserve_shared(LsResnet *resnet)
@@ -99,6 +101,7 @@ static LsStatus reserve_shared(LsResnet *resnet)
         if (block->projects)
             count_unit(resnet, &block->shortcut, &shared);
     }
+    resnet->base.library_bytes = shared.library;
     for (size_t g = 0; g < LS_RESNET_GRADIENTS; g++)
         LS_TRY(reserve(resnet, shared.gradient, resnet->type, &resnet->gradient[g]));
     return reserve_elements(resnet, 1, shared.scratch, 1, &resnet->scratch);

@@ -75,6 +75,9 @@ enum { LS_EMBEDDING_CHUNK = 32, LS_LAYER_NORM_SLICES = 256, LS_BATCH_NORM_SLICES
 // The most device memory that a GPU's library (cuDNN) may use for an op of attention.
 enum { LS_ATTENTION_WORKSPACE = 256 << 20 };
 
+// The same for a convolution.
+enum { LS_CONVOLUTION_WORKSPACE = 256 << 20 };
+
 // What of attention the library is asked to do: 16-bit types, and heads whose rows are whole groups of 16
 // bytes. Its backward pass is wrong for windows of one token, by its release notes.
 bool ls_attention_asks_library(size_t window, size_t size, LsDtype type);

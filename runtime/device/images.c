@@ -57,6 +57,12 @@ size_t ls_convolution_scratch(const LsConvolutionShape *shape)
     return shape->out * shape->window.kernel * shape->window.kernel * shape->in * sizeof(float);
 }
 
+// A workspace, or sums of slices of places in its place; and the gradient of filters before it is added.
+size_t ls_convolution_library_bytes(const LsConvolutionShape *shape)
+{
+    return LS_CONVOLUTION_WORKSPACE + ls_convolution_scratch(shape);
+}
+
 // Two sums of each channel, of each slice of places that a GPU works on by itself; a host needs two slices.
 size_t ls_batch_norm_scratch(size_t places, size_t channels)
 {

@@ -78,7 +78,7 @@ typedef struct LsOpCase {
     bool bias_gradient;    // matmul
     size_t pieces;         // block_squares, optimizer: that the vector is cut into
     LsOpDecision decision; // decide_step
-    bool rounded;          // tree_add: sums are BF16 numbers
+    bool rounded;          // tree_add: sums are BF16 numbers; gradients of filters: of the inputs' type
     bool in_place;         // the result replaces the first input
     size_t period;         // normalize
     bool momentum, nesterov;

@@ -374,7 +374,9 @@ double ls_op_tolerance(const LsOpCase *op, LsDtype type, double value, double sc
     // The value before an activation, or before the product with a derivative, may be rounded as well; slopes
     // are up to 1.13 and `scale` bounds its size. A GPU library's own GELU may be off by a quarter of that.
     bool attention = op->kind == LS_OP_ATTENTION || op->kind == LS_OP_ATTENTION_BACKWARD;
+    bool filters = op->kind == LS_OP_CONVOLUTION_BACKWARD_WEIGHTS;
     double before = attention                                 ? attention_rounding(op, type, scale)
+                    : filters && op->rounded                  ? rounding(op->type, scale)
                     : op->keep || op->backward != LS_IDENTITY ? 1.13 * rounding(type, scale)
                     : op->activation == LS_GELU               ? rounding(type, scale) / 4
                                                               : 0;

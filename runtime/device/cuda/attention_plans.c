@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "base/memory.h"
+#include "library.h"
 
 typedef struct Entry {
     LsAttentionKind kind;
@@ -16,7 +17,6 @@ typedef struct Entry {
 
 struct LsAttentionPlans {
     LsCudaDevice *cuda;
-    LsCudnn *library; // NULL until it is needed
     bool forbidden;
     Entry *entries;
     size_t count, capacity;
@@ -35,7 +35,6 @@ void ls_attention_plans_close(LsAttentionPlans *plans)
         return;
     for (size_t i = 0; i < plans->count; i++)
         ls_cudnn_forget(plans->entries[i].plan);
-    ls_cudnn_close(plans->library);
     free(plans->entries);
     free(plans);
 }
@@ -52,11 +51,11 @@ static LsStatus make_plan(LsAttentionPlans *plans, Entry *entry)
     LsAttentionKind part = entry->kind;
     part.windows = entry->at_once =
         part.backward ? ls_attention_windows_at_once(part.windows, part.window, part.heads) : part.windows;
-    if (part.windows == 0 || !ls_cudnn_is_there())
+    LsCudnn *library;
+    LS_TRY(ls_cuda_library(plans->cuda, &library));
+    if (part.windows == 0 || !library)
         return LS_OK;
-    if (!plans->library)
-        LS_TRY(ls_cudnn_open(plans->cuda->streams[LS_STREAM_COMPUTE], &plans->library));
-    return ls_cudnn_plan(plans->library, &part, LS_ATTENTION_WORKSPACE, &entry->plan);
+    return ls_cudnn_plan(library, &part, LS_ATTENTION_WORKSPACE, &entry->plan);
 }
 
 static void log_route(const Entry *entry)
@@ -106,76 +105,37 @@ static LsStatus find_entry(LsAttentionPlans *plans, const LsAttentionKind *kind,
 
 // ---- Running --------------------------------------------------------------------------------------------
 
-// What is made of groups of 16 bytes. The library relies on its alignment; what is less aligned, which is
-// nothing of our models, is moved through scratch memory, so that the shape alone decides who computes.
-enum { QKV, OUT, DOUT, DQKV, PIECES };
-typedef struct Piece {
-    void *memory; // NULL: none
-    size_t bytes;
-    bool read;   // by the library; else written
-    void *place; // where the library finds it
-} Piece;
+enum { QKV, OUT, DOUT, DQKV, OPERANDS };
 
-static void list_pieces(const LsAttentionKind *kind, const LsAttentionBuffers *buffers, Piece pieces[PIECES])
+static void list_operands(
+    const LsAttentionKind *kind, const LsAttentionBuffers *buffers, LsOperand operands[OPERANDS])
 {
     bool backward = kind->backward;
     size_t bytes = kind->windows * kind->window * kind->heads * kind->size * sizeof(uint16_t);
-    pieces[QKV] = (Piece){(void *)buffers->qkv, 3 * bytes, true, (void *)buffers->qkv};
-    pieces[OUT] = (Piece){buffers->out, bytes, backward, buffers->out};
-    pieces[DOUT] = (Piece){(void *)buffers->dout, bytes, true, (void *)buffers->dout};
-    pieces[DQKV] = (Piece){buffers->dqkv, 3 * bytes, false, buffers->dqkv};
+    operands[QKV] = (LsOperand){.memory = (void *)buffers->qkv, .bytes = 3 * bytes, .read = true};
+    operands[OUT] = (LsOperand){.memory = buffers->out, .bytes = bytes, .read = backward};
+    operands[DOUT] = (LsOperand){.memory = (void *)buffers->dout, .bytes = bytes, .read = true};
+    operands[DQKV] = (LsOperand){.memory = buffers->dqkv, .bytes = 3 * bytes};
 }
 
-static bool is_moved(const Piece *piece)
+// An operand from window `first` of `windows` on.
+static void *from_window(const LsOperand *operand, uint64_t first, uint64_t windows)
 {
-    return (uintptr_t)piece->memory % LS_CUDNN_ALIGNMENT != 0;
+    return operand->place ? (char *)operand->place + operand->bytes / windows * first : NULL;
 }
 
-// Places for what is moved, behind the workspace.
-static LsStatus place_pieces(
-    LsCudaDevice *cuda, size_t workspace_bytes, Piece pieces[PIECES], void **workspace)
-{
-    size_t bytes = ls_round_up(workspace_bytes, LS_ALIGNMENT);
-    for (int i = 0; i < PIECES; i++)
-        bytes += is_moved(&pieces[i]) ? ls_round_up(pieces[i].bytes, LS_ALIGNMENT) : 0;
-    LS_TRY(ls_cuda_scratch(cuda, bytes, workspace));
-    char *next = (char *)*workspace + ls_round_up(workspace_bytes, LS_ALIGNMENT);
-    for (int i = 0; i < PIECES; i++)
-        if (is_moved(&pieces[i])) {
-            pieces[i].place = next;
-            next += ls_round_up(pieces[i].bytes, LS_ALIGNMENT);
-            if (pieces[i].read)
-                LS_TRY(ls_cuda_copy(&cuda->base, pieces[i].place, pieces[i].memory, pieces[i].bytes));
-        }
-    return LS_OK;
-}
-
-static LsStatus return_pieces(LsCudaDevice *cuda, const Piece pieces[PIECES])
-{
-    for (int i = 0; i < PIECES; i++)
-        if (is_moved(&pieces[i]) && !pieces[i].read)
-            LS_TRY(ls_cuda_copy(&cuda->base, pieces[i].memory, pieces[i].place, pieces[i].bytes));
-    return LS_OK;
-}
-
-// One piece's bytes from window `first` of `windows` on.
-static void *from_window(const Piece *piece, uint64_t first, uint64_t windows)
-{
-    return piece->place ? (char *)piece->place + piece->bytes / windows * first : NULL;
-}
-
-static LsStatus run_parts(const LsAttentionPlans *plans, const Entry *entry, const Piece pieces[PIECES],
-    float *log_sum, void *workspace)
+static LsStatus run_parts(const LsAttentionPlans *plans, const Entry *entry,
+    const LsOperand operands[OPERANDS], float *log_sum, void *workspace)
 {
     const LsAttentionKind *kind = &entry->kind;
     for (uint64_t first = 0; first < kind->windows; first += entry->at_once) {
-        LsAttentionBuffers part = {.qkv = from_window(&pieces[QKV], first, kind->windows),
-            .out = from_window(&pieces[OUT], first, kind->windows),
+        LsAttentionBuffers part = {.qkv = from_window(&operands[QKV], first, kind->windows),
+            .out = from_window(&operands[OUT], first, kind->windows),
             .log_sum = log_sum + first * kind->heads * kind->window,
-            .dout = from_window(&pieces[DOUT], first, kind->windows),
-            .dqkv = from_window(&pieces[DQKV], first, kind->windows),
+            .dout = from_window(&operands[DOUT], first, kind->windows),
+            .dqkv = from_window(&operands[DQKV], first, kind->windows),
             .workspace = workspace};
-        LS_TRY(ls_cudnn_run(plans->library, entry->plan, &part));
+        LS_TRY(ls_cudnn_run(plans->cuda->library, entry->plan, &part));
     }
     return LS_OK;
 }
@@ -184,7 +144,7 @@ LsStatus ls_attention_by_library(
     LsAttentionPlans *plans, const LsAttentionKind *kind, const LsAttentionBuffers *buffers, bool *done)
 {
     Entry *entry;
-    Piece pieces[PIECES];
+    LsOperand operands[OPERANDS];
     void *workspace;
     *done = false;
     if (plans->forbidden || kind->windows == 0 ||
@@ -194,10 +154,10 @@ LsStatus ls_attention_by_library(
     LS_TRY(find_entry(plans, kind, &entry));
     if (!entry->plan)
         return LS_OK;
-    list_pieces(kind, buffers, pieces);
-    LS_TRY(place_pieces(plans->cuda, ls_cudnn_workspace(entry->plan), pieces, &workspace));
-    LS_TRY(run_parts(plans, entry, pieces, buffers->log_sum, workspace));
-    LS_TRY(return_pieces(plans->cuda, pieces));
+    list_operands(kind, buffers, operands);
+    LS_TRY(ls_operands_place(plans->cuda, ls_cudnn_workspace(entry->plan), operands, OPERANDS, &workspace));
+    LS_TRY(run_parts(plans, entry, operands, buffers->log_sum, workspace));
+    LS_TRY(ls_operands_return(plans->cuda, operands, OPERANDS));
     *done = true;
     return LS_OK;
 }

@@ -6,6 +6,8 @@
 
 #include "attention_plans.h"
 #include "base/memory.h"
+#include "convolution_plans.h"
+#include "cudnn_library.h"
 #include "kernels.h"
 #include "products.h"
 
@@ -172,6 +174,64 @@ static LsStatus cuda_attention_backward(LsDevice *device, const LsAttentionBackw
     return checked(device, ls_cuda_attention_backward(device, args));
 }
 
+// ---- Images ---------------------------------------------------------------------------------------------
+
+static LsStatus cuda_convolution(LsDevice *device, const LsConvolution *args)
+{
+    return checked(device, ls_cuda_convolution(device, args));
+}
+
+static LsStatus cuda_convolution_backward_data(LsDevice *device, const LsConvolutionBackwardData *args)
+{
+    return checked(device, ls_cuda_convolution_backward_data(device, args));
+}
+
+static LsStatus cuda_convolution_backward_weights(LsDevice *device, const LsConvolutionBackwardWeights *args)
+{
+    return checked(device, ls_cuda_convolution_backward_weights(device, args));
+}
+
+static LsStatus cuda_batch_norm(LsDevice *device, const LsBatchNorm *args)
+{
+    LS_TRY(checked(device,
+        ls_require_batch_norm("batch_norm", args->places, args->channels, args->activation, args->type)));
+    return launched(device, ls_kernel_batch_norm(ls_cuda_stream(ls_cuda(device)), args), "batch_norm");
+}
+
+static LsStatus cuda_batch_norm_backward(LsDevice *device, const LsBatchNormBackward *args)
+{
+    LS_TRY(checked(device, ls_require_batch_norm("batch_norm_backward", args->places, args->channels,
+                               args->activation, args->type)));
+    return launched(
+        device, ls_kernel_batch_norm_backward(ls_cuda_stream(ls_cuda(device)), args), "batch_norm_backward");
+}
+
+static LsStatus cuda_max_pool(LsDevice *device, const LsMaxPool *args)
+{
+    LS_TRY(checked(device, ls_require_max_pool("max_pool", &args->window, args->type)));
+    return launched(device, ls_kernel_max_pool(ls_cuda_stream(ls_cuda(device)), args), "max_pool");
+}
+
+static LsStatus cuda_max_pool_backward(LsDevice *device, const LsMaxPoolBackward *args)
+{
+    LS_TRY(checked(device, ls_require_max_pool("max_pool_backward", &args->window, args->type)));
+    return launched(
+        device, ls_kernel_max_pool_backward(ls_cuda_stream(ls_cuda(device)), args), "max_pool_backward");
+}
+
+static LsStatus cuda_average_pool(LsDevice *device, const LsAveragePool *args)
+{
+    LS_TRY(checked(device, ls_require_average_pool("average_pool", args->places, args->type)));
+    return launched(device, ls_kernel_average_pool(ls_cuda_stream(ls_cuda(device)), args), "average_pool");
+}
+
+static LsStatus cuda_average_pool_backward(LsDevice *device, const LsAveragePoolBackward *args)
+{
+    LS_TRY(checked(device, ls_require_average_pool("average_pool_backward", args->places, args->type)));
+    return launched(device, ls_kernel_average_pool_backward(ls_cuda_stream(ls_cuda(device)), args),
+        "average_pool_backward");
+}
+
 static void cuda_tune(LsDevice *device, bool on)
 {
     ls_cuda(device)->products->tuning = on;
@@ -196,6 +256,8 @@ static void cuda_close(LsDevice *device)
     if (cuda->streams[0])
         ls_cuda_synchronize(device);
     ls_attention_plans_close(cuda->attention);
+    ls_convolution_plans_close(cuda->convolutions);
+    ls_cudnn_close(cuda->library);
     ls_products_close(cuda->products);
     ls_cuda_release_all(cuda);
     ls_cuda_close_streams(cuda);
@@ -256,6 +318,15 @@ static const LsDeviceOps cuda_ops = {
     .layer_norm_backward = cuda_layer_norm_backward,
     .attention = cuda_attention,
     .attention_backward = cuda_attention_backward,
+    .convolution = cuda_convolution,
+    .convolution_backward_data = cuda_convolution_backward_data,
+    .convolution_backward_weights = cuda_convolution_backward_weights,
+    .batch_norm = cuda_batch_norm,
+    .batch_norm_backward = cuda_batch_norm_backward,
+    .max_pool = cuda_max_pool,
+    .max_pool_backward = cuda_max_pool_backward,
+    .average_pool = cuda_average_pool,
+    .average_pool_backward = cuda_average_pool_backward,
 };
 
 LsStatus ls_cuda_open(const LsDeviceOptions *options, LsDevice **out)
@@ -279,6 +350,8 @@ LsStatus ls_cuda_open(const LsDeviceOptions *options, LsDevice **out)
         status = ls_products_open(cuda, &cuda->products);
     if (status == LS_OK)
         status = ls_attention_plans_open(cuda, &cuda->attention);
+    if (status == LS_OK)
+        status = ls_convolution_plans_open(cuda, &cuda->convolutions);
     if (status != LS_OK) {
         cuda_close(&cuda->base);
         return status;

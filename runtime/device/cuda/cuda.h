@@ -6,8 +6,9 @@
 
 #include "../backend.h"
 
-typedef struct LsProducts LsProducts;             // plans of matrix products, see products.h
-typedef struct LsAttentionPlans LsAttentionPlans; // of attention, see attention_plans.h
+typedef struct LsProducts LsProducts;                 // plans of matrix products, see products.h
+typedef struct LsAttentionPlans LsAttentionPlans;     // of attention, see attention_plans.h
+typedef struct LsConvolutionPlans LsConvolutionPlans; // of convolutions, see convolution_plans.h
 
 // Host memory from allocate_host, in a list.
 typedef struct LsPinned {
@@ -35,6 +36,8 @@ typedef struct LsCudaDevice {
     LsScratch *scratch; // newest, and largest, first
     LsProducts *products;
     LsAttentionPlans *attention;
+    LsConvolutionPlans *convolutions;
+    struct LsCudnn *library; // NULL until it is needed; see library.h
     bool tf32;
 } LsCudaDevice;
 
@@ -124,5 +127,12 @@ LsStatus ls_cuda_bias_gradient(LsDevice *device, const LsBiasGradient *args);
 // the library's version alone.
 LsStatus ls_cuda_attention(LsDevice *device, const LsAttention *args);
 LsStatus ls_cuda_attention_backward(LsDevice *device, const LsAttentionBackward *args);
+
+// ---- convolution.c --------------------------------------------------------------------------------------
+
+// By cuDNN where it takes the shape, else by our own kernels, as attention.
+LsStatus ls_cuda_convolution(LsDevice *device, const LsConvolution *args);
+LsStatus ls_cuda_convolution_backward_data(LsDevice *device, const LsConvolutionBackwardData *args);
+LsStatus ls_cuda_convolution_backward_weights(LsDevice *device, const LsConvolutionBackwardWeights *args);
 
 #endif

@@ -9,88 +9,13 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "cudnn_operations.h"
-
-struct LsCudnn {
-    cudnnHandle_t handle;   // NULL: the GPU is described
-    LsCudnnGraph described; // holds `gpu`
-    LsCudnnDescriptor gpu;
-};
+#include "cudnn_search.h"
 
 struct LsCudnnPlan {
     LsAttentionKind kind;
-    LsCudnnGraph graph;  // tensors and operations
-    LsCudnnGraph search; // heuristics, their proposals, and the plan
-    LsCudnnDescriptor plan;
-    size_t library_bytes; // of the workspace; sums of rows are behind it
-    int64_t engine;
+    LsCudnnSearch search; // whose workspace sums of rows are behind
     float scale, masked, one;
 };
-
-enum { WORKSPACE_ALIGNMENT = 256 };
-
-// ---- Opening --------------------------------------------------------------------------------------------
-
-bool ls_cudnn_is_there(void)
-{
-    return ls_cudnn_load() == LS_OK;
-}
-
-void ls_cudnn_version(char *text, size_t size)
-{
-    if (ls_cudnn_load() != LS_OK) {
-        snprintf(text, size, "no cuDNN (%s)", ls_status_message());
-        return;
-    }
-    size_t version = ls_cudnn.GetVersion();
-    snprintf(text, size, "cuDNN %zu.%zu.%zu (NVRTC %d.%d)", version / 10000, version / 100 % 100,
-        version % 100, ls_cudnn_nvrtc[0], ls_cudnn_nvrtc[1]);
-}
-
-LsStatus ls_cudnn_open(cudaStream_t stream, LsCudnn **out)
-{
-    LsCudnn *library;
-    LS_TRY(ls_cudnn_load());
-    LS_TRY(ls_memory_allocate(sizeof *library, (void **)&library));
-    LsStatus status = ls_cudnn_check(ls_cudnn.Create(&library->handle), "opening it");
-    if (status == LS_OK)
-        status = ls_cudnn_check(ls_cudnn.SetStream(library->handle, stream), "giving it a stream");
-    if (status != LS_OK) {
-        ls_cudnn_close(library);
-        return status;
-    }
-    *out = library;
-    return LS_OK;
-}
-
-LsStatus ls_cudnn_open_described(const char *gpu, LsCudnn **out)
-{
-    LsCudnn *library;
-    LS_TRY(ls_cudnn_load());
-    LS_TRY(ls_memory_allocate(sizeof *library, (void **)&library));
-    LsCudnnGraph *graph = &library->described;
-    library->gpu = ls_cudnn_create(graph, CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR);
-    ls_cudnn_set(graph, library->gpu, CUDNN_ATTR_DEVICEPROP_JSON_REPRESENTATION, CUDNN_TYPE_CHAR,
-        (int64_t)strlen(gpu), gpu);
-    ls_cudnn_finalize(graph, library->gpu);
-    LsStatus status = ls_cudnn_check(graph->status, "reading the description of a GPU");
-    if (status != LS_OK) {
-        ls_cudnn_close(library);
-        return status;
-    }
-    *out = library;
-    return LS_OK;
-}
-
-void ls_cudnn_close(LsCudnn *library)
-{
-    if (!library)
-        return;
-    ls_cudnn_graph_release(&library->described);
-    if (library->handle)
-        ls_cudnn.Destroy(library->handle);
-    free(library);
-}
 
 // ---- The graphs -----------------------------------------------------------------------------------------
 
@@ -260,118 +185,25 @@ static void describe_backward(const Form *f)
 
 // ---- Plans ----------------------------------------------------------------------------------------------
 
-// The library, not we, decides what it has a kernel for; that its compiler fails on one is such an answer as
-// well.
-static bool is_refusal(cudnnStatus_t status)
+static size_t row_sum_bytes(const LsAttentionKind *kind)
 {
-    return status / 1000 == CUDNN_STATUS_NOT_SUPPORTED / 1000 ||
-           status == CUDNN_STATUS_INTERNAL_ERROR_COMPILATION_FAILED;
-}
-
-static void get(LsCudnnGraph *graph, LsCudnnDescriptor from, cudnnBackendAttributeName_t attribute,
-    cudnnBackendAttributeType_t type, int64_t most, int64_t *count, void *values)
-{
-    if (graph->status == CUDNN_STATUS_SUCCESS)
-        graph->status = ls_cudnn.BackendGetAttribute(from, attribute, type, most, count, values);
-}
-
-// No graph of ours should be given a kernel with this note; see describe_backward for what it does not cover.
-static bool is_deterministic(LsCudnnGraph *search, LsCudnnDescriptor engine)
-{
-    cudnnBackendNumericalNote_t notes[CUDNN_NUMERICAL_NOTE_TYPE_COUNT];
-    int64_t count = 0;
-    get(search, engine, CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_TYPE_NUMERICAL_NOTE,
-        CUDNN_NUMERICAL_NOTE_TYPE_COUNT, &count, notes);
-    for (int64_t i = 0; i < count && search->status == CUDNN_STATUS_SUCCESS; i++)
-        if (notes[i] == CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC)
-            return false;
-    return search->status == CUDNN_STATUS_SUCCESS;
-}
-
-// Makes a plan of a proposal and sets plan->plan if it will do. search->status says what went wrong.
-static void try_proposal(LsCudnnPlan *plan, LsCudnnDescriptor proposal, size_t most_workspace)
-{
-    LsCudnnGraph *search = &plan->search;
-    LsCudnnDescriptor engine = ls_cudnn_create(search, CUDNN_BACKEND_ENGINE_DESCRIPTOR);
-    int64_t count = 0, bytes = 0;
-    get(search, proposal, CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &count, &engine);
-    get(search, engine, CUDNN_ATTR_ENGINE_GLOBAL_INDEX, CUDNN_TYPE_INT64, 1, &count, &plan->engine);
-    if (!is_deterministic(search, engine))
-        return;
-    LsCudnnDescriptor made = ls_cudnn_create(search, CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
-    ls_cudnn_set_descriptor(search, made, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, proposal);
-    ls_cudnn_finalize(search, made);
-    get(search, made, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &count, &bytes);
-    if (search->status != CUDNN_STATUS_SUCCESS)
-        return;
-    plan->library_bytes = ls_round_up((size_t)bytes, WORKSPACE_ALIGNMENT);
-    if (ls_cudnn_workspace(plan) <= most_workspace)
-        plan->plan = made;
-}
-
-enum { MOST_PROPOSALS = 16 };
-
-// What the heuristics propose in one of their modes, the best first.
-static int64_t propose(LsCudnn *library, LsCudnnDescriptor graph, cudnnBackendHeurMode_t mode,
-    LsCudnnGraph *search, LsCudnnDescriptor *proposals)
-{
-    int64_t count = 0;
-    LsCudnnDescriptor heuristics = ls_cudnn_create(search, CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR);
-    ls_cudnn_set_descriptor(search, heuristics, CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, graph);
-    ls_cudnn_set(search, heuristics, CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, 1, &mode);
-    if (library->gpu)
-        ls_cudnn_set_descriptor(search, heuristics, CUDNN_ATTR_ENGINEHEUR_DEVICEPROP, library->gpu);
-    ls_cudnn_finalize(search, heuristics);
-    for (int i = 0; i < MOST_PROPOSALS; i++)
-        proposals[i] = ls_cudnn_create(search, CUDNN_BACKEND_ENGINECFG_DESCRIPTOR);
-    get(search, heuristics, CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_TYPE_BACKEND_DESCRIPTOR, MOST_PROPOSALS,
-        &count, proposals);
-    return search->status != CUDNN_STATUS_SUCCESS ? 0 : count < MOST_PROPOSALS ? count : MOST_PROPOSALS;
-}
-
-// The first proposal that will do. The heuristics are a function of the graph, the GPU and the library's
-// version, and nothing is measured: every rank, and every resume with the same fingerprint, gets the same.
-static LsStatus search_plan(
-    LsCudnn *library, LsCudnnPlan *plan, LsCudnnDescriptor graph, size_t most_workspace)
-{
-    static const cudnnBackendHeurMode_t modes[] = {
-        CUDNN_HEUR_MODE_A, CUDNN_HEUR_MODE_B, CUDNN_HEUR_MODE_FALLBACK};
-    LsCudnnDescriptor proposals[MOST_PROPOSALS];
-    for (size_t m = 0; m < sizeof modes / sizeof *modes; m++) {
-        int64_t count = propose(library, graph, modes[m], &plan->search, proposals);
-        for (int64_t i = 0; i < count && !plan->plan; i++) {
-            try_proposal(plan, proposals[i], most_workspace);
-            if (is_refusal(plan->search.status))
-                plan->search.status = CUDNN_STATUS_SUCCESS;
-        }
-        if (plan->plan)
-            return LS_OK;
-        if (!is_refusal(plan->search.status))
-            LS_TRY(ls_cudnn_check(plan->search.status, "planning attention"));
-        ls_cudnn_graph_release(&plan->search);
-        plan->search = (LsCudnnGraph){.status = CUDNN_STATUS_SUCCESS};
-    }
-    return LS_OK;
+    return kind->backward ? kind->windows * kind->heads * kind->window * sizeof(float) : 0;
 }
 
 static LsStatus make_plan(LsCudnn *library, LsCudnnPlan *plan, size_t most_workspace)
 {
-    LsCudnnGraph *graph = &plan->graph;
-    Form form = form_of(&plan->kind, graph);
+    size_t sums = row_sum_bytes(&plan->kind);
+    if (sums > most_workspace)
+        return LS_OK;
+    Form form = form_of(&plan->kind, &plan->search.graph);
     if (plan->kind.backward)
         describe_backward(&form);
     else
         describe_forward(&form);
-    LsCudnnDescriptor whole = ls_cudnn_create(graph, CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR);
-    ls_cudnn_set(graph, whole, CUDNN_ATTR_OPERATIONGRAPH_OPS, CUDNN_TYPE_BACKEND_DESCRIPTOR,
-        (int64_t)graph->operation_count, graph->operations);
-    if (library->handle)
-        ls_cudnn_set(graph, whole, CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, 1, &library->handle);
-    ls_cudnn_finalize(graph, whole);
-    if (is_refusal(graph->status))
-        return LS_OK;
-    LS_TRY(ls_cudnn_check(graph->status, "describing attention"));
-    return search_plan(library, plan, whole, most_workspace);
+    // No graph of ours should be given a kernel that is noted as nondeterministic; see describe_backward for
+    // what the note does not cover.
+    return ls_cudnn_search(library, &plan->search,
+        &(LsCudnnLimits){.workspace = most_workspace - sums, .what = "planning attention"});
 }
 
 LsStatus ls_cudnn_plan(
@@ -385,7 +217,7 @@ LsStatus ls_cudnn_plan(
     plan->masked = -INFINITY;
     plan->one = 1;
     LsStatus status = make_plan(library, plan, most_workspace);
-    if (status == LS_OK && plan->plan)
+    if (status == LS_OK && plan->search.plan)
         *out = plan;
     else
         ls_cudnn_forget(plan);
@@ -396,21 +228,18 @@ void ls_cudnn_forget(LsCudnnPlan *plan)
 {
     if (!plan)
         return;
-    ls_cudnn_graph_release(&plan->search);
-    ls_cudnn_graph_release(&plan->graph);
+    ls_cudnn_search_release(&plan->search);
     free(plan);
 }
 
 size_t ls_cudnn_workspace(const LsCudnnPlan *plan)
 {
-    const LsAttentionKind *kind = &plan->kind;
-    size_t sums = kind->backward ? kind->windows * kind->heads * kind->window * sizeof(float) : 0;
-    return plan->library_bytes + sums;
+    return plan->search.bytes + row_sum_bytes(&plan->kind);
 }
 
 void ls_cudnn_describe(const LsCudnnPlan *plan, char *text, size_t size)
 {
-    snprintf(text, size, "engine %d", (int)plan->engine);
+    snprintf(text, size, "engine %d", (int)plan->search.engine);
 }
 
 // ---- Running --------------------------------------------------------------------------------------------
@@ -433,7 +262,7 @@ static int64_t find_places(const LsCudnnPlan *plan, const LsAttentionBuffers *bu
         all[ID_DQUERIES] = dqkv;
         all[ID_DKEYS] = dqkv + width;
         all[ID_DVALUES] = dqkv + 2 * width;
-        all[ID_ROW_SUMS] = (char *)buffers->workspace + plan->library_bytes;
+        all[ID_ROW_SUMS] = (char *)buffers->workspace + plan->search.bytes;
     }
     memcpy(places, all + 1, (IDS - 1) * sizeof *places);
     return plan->kind.backward ? IDS - 1 : ID_MASKED;
@@ -441,21 +270,8 @@ static int64_t find_places(const LsCudnnPlan *plan, const LsAttentionBuffers *bu
 
 LsStatus ls_cudnn_run(LsCudnn *library, LsCudnnPlan *plan, const LsAttentionBuffers *buffers)
 {
-    LsCudnnGraph pack = {.status = CUDNN_STATUS_SUCCESS};
-    int64_t ids[IDS];
     void *places[IDS];
     int64_t count = find_places(plan, buffers, places);
-    for (int64_t i = 0; i < count; i++)
-        ids[i] = i + 1;
-    LsCudnnDescriptor memory = ls_cudnn_create(&pack, CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR);
-    ls_cudnn_set(&pack, memory, CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, count, ids);
-    ls_cudnn_set(&pack, memory, CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, count, places);
-    ls_cudnn_set(
-        &pack, memory, CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, 1, &buffers->workspace);
-    ls_cudnn_finalize(&pack, memory);
-    if (pack.status == CUDNN_STATUS_SUCCESS)
-        pack.status = ls_cudnn.BackendExecute(library->handle, plan->plan, memory);
-    LsStatus status = ls_cudnn_check(pack.status, plan->kind.backward ? "attention_backward" : "attention");
-    ls_cudnn_graph_release(&pack);
-    return status;
+    return ls_cudnn_execute(library, &plan->search, count, places, buffers->workspace,
+        plan->kind.backward ? "attention_backward" : "attention");
 }

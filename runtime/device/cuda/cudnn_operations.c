@@ -238,3 +238,55 @@ LsCudnnDescriptor ls_cudnn_reshape(LsCudnnGraph *graph, LsCudnnDescriptor a, LsC
     end_operation(graph, operation);
     return out;
 }
+
+// ---- Convolutions ---------------------------------------------------------------------------------------
+
+static LsCudnnDescriptor window_of(LsCudnnGraph *graph, const LsCudnnFilter *filter)
+{
+    const cudnnConvolutionMode_t mode = CUDNN_CROSS_CORRELATION;
+    const int64_t sides = 2, ones[2] = {1, 1}, strides[2] = {filter->stride, filter->stride};
+    const int64_t paddings[2] = {filter->padding, filter->padding};
+    LsCudnnDescriptor window = ls_cudnn_create(graph, CUDNN_BACKEND_CONVOLUTION_DESCRIPTOR);
+    ls_cudnn_set(graph, window, CUDNN_ATTR_CONVOLUTION_COMP_TYPE, CUDNN_TYPE_DATA_TYPE, 1, &float_type);
+    ls_cudnn_set(graph, window, CUDNN_ATTR_CONVOLUTION_CONV_MODE, CUDNN_TYPE_CONVOLUTION_MODE, 1, &mode);
+    ls_cudnn_set(graph, window, CUDNN_ATTR_CONVOLUTION_SPATIAL_DIMS, CUDNN_TYPE_INT64, 1, &sides);
+    ls_cudnn_set(graph, window, CUDNN_ATTR_CONVOLUTION_DILATIONS, CUDNN_TYPE_INT64, 2, ones);
+    ls_cudnn_set(graph, window, CUDNN_ATTR_CONVOLUTION_FILTER_STRIDES, CUDNN_TYPE_INT64, 2, strides);
+    ls_cudnn_set(graph, window, CUDNN_ATTR_CONVOLUTION_PRE_PADDINGS, CUDNN_TYPE_INT64, 2, paddings);
+    ls_cudnn_set(graph, window, CUDNN_ATTR_CONVOLUTION_POST_PADDINGS, CUDNN_TYPE_INT64, 2, paddings);
+    ls_cudnn_finalize(graph, window);
+    return window;
+}
+
+void ls_cudnn_convolve(LsCudnnGraph *graph, const LsCudnnFilter *filter)
+{
+    // The library has names of its own for the same attributes of each direction.
+    static const struct {
+        cudnnBackendDescriptorType_t type;
+        cudnnBackendAttributeName_t window, x, weight, y, factor, before;
+    } names[] = {
+        [LS_CUDNN_CONVOLUTION] = {CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR,
+            CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_CONV_DESC, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X,
+            CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_W, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_Y,
+            CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_ALPHA, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_BETA},
+        [LS_CUDNN_BACKWARD_DATA] = {CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_DATA_DESCRIPTOR,
+            CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_CONV_DESC, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DX,
+            CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_W, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DY,
+            CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_ALPHA, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_BETA},
+        [LS_CUDNN_BACKWARD_WEIGHTS] = {CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_FILTER_DESCRIPTOR,
+            CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_CONV_DESC,
+            CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_X, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_DW,
+            CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_DY, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_ALPHA,
+            CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_BETA},
+    };
+    const float one = 1, zero = 0;
+    LsCudnnDescriptor window = window_of(graph, filter);
+    LsCudnnDescriptor operation = ls_cudnn_create(graph, names[filter->direction].type);
+    ls_cudnn_set_descriptor(graph, operation, names[filter->direction].window, window);
+    ls_cudnn_set_descriptor(graph, operation, names[filter->direction].x, filter->x);
+    ls_cudnn_set_descriptor(graph, operation, names[filter->direction].weight, filter->weight);
+    ls_cudnn_set_descriptor(graph, operation, names[filter->direction].y, filter->y);
+    ls_cudnn_set(graph, operation, names[filter->direction].factor, CUDNN_TYPE_FLOAT, 1, &one);
+    ls_cudnn_set(graph, operation, names[filter->direction].before, CUDNN_TYPE_FLOAT, 1, &zero);
+    end_operation(graph, operation);
+}

@@ -67,7 +67,7 @@ void ls_cudnn_set_descriptor(LsCudnnGraph *graph, LsCudnnDescriptor descriptor,
     cudnnBackendAttributeName_t attribute, LsCudnnDescriptor value);
 void ls_cudnn_finalize(LsCudnnGraph *graph, LsCudnnDescriptor descriptor);
 
-// Four dimensions each: windows, heads, and a matrix.
+// Four dimensions each: windows, heads, and a matrix; or images, channels, and their sides.
 typedef struct LsCudnnLayout {
     int64_t sizes[4], strides[4];
 } LsCudnnLayout;
@@ -91,5 +91,21 @@ LsCudnnDescriptor ls_cudnn_select(LsCudnnGraph *graph, LsCudnnDescriptor conditi
 LsCudnnDescriptor ls_cudnn_reduce(
     LsCudnnGraph *graph, cudnnReduceTensorOp_t mode, LsCudnnDescriptor a, LsCudnnDescriptor out);
 LsCudnnDescriptor ls_cudnn_reshape(LsCudnnGraph *graph, LsCudnnDescriptor a, LsCudnnDescriptor out);
+
+// A convolution without flipped filters, or one of its gradients: which of the three tensors the operation
+// computes of the other two. x and y have the sizes [rows, channels, height, width], filters [out, in,
+// kernel, kernel], whatever their order in memory.
+typedef enum LsCudnnConvolution {
+    LS_CUDNN_CONVOLUTION,      // y
+    LS_CUDNN_BACKWARD_DATA,    // x
+    LS_CUDNN_BACKWARD_WEIGHTS, // filters
+} LsCudnnConvolution;
+
+typedef struct LsCudnnFilter {
+    LsCudnnConvolution direction;
+    int64_t stride, padding;
+    LsCudnnDescriptor x, weight, y;
+} LsCudnnFilter;
+void ls_cudnn_convolve(LsCudnnGraph *graph, const LsCudnnFilter *filter);
 
 #endif

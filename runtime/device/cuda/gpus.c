@@ -6,7 +6,7 @@
 
 #include "base/text.h"
 #include "cublaslt.h"
-#include "cudnn_attention.h"
+#include "cudnn_library.h"
 
 enum { OLDEST_MAJOR = 8 }; // compute capability 8.0: bfloat16 products
 

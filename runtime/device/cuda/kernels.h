@@ -9,15 +9,16 @@
 // by rows, are aligned to that, and for elementwise ops and tree_add's common trees also where all buffers
 // are equally far from it, up to their ends; else of one element.
 //
-// The comments give the bytes moved; every kernel here but attention is bound by memory bandwidth, so its
-// least time is that number divided by the bandwidth (H200: 4.8 TB/s by data sheet). s, t: bytes of an
-// element of the types. Dropout in 16 bits needs about 22 instructions an element, most of them Philox, and
-// is near the bound of instructions as well.
+// The comments give the bytes moved; every kernel here but attention and convolutions is bound by memory
+// bandwidth, so its least time is that number divided by the bandwidth (H200: 4.8 TB/s by data sheet). s, t:
+// bytes of an element of the types. Dropout in 16 bits needs about 22 instructions an element, most of them
+// Philox, and is near the bound of instructions as well.
 #ifndef LOCKSTEP_DEVICE_CUDA_KERNELS_H
 #define LOCKSTEP_DEVICE_CUDA_KERNELS_H
 
 #include <cuda_runtime_api.h>
 
+#include "device/image_operations.h"
 #include "device/operations.h"
 
 #ifdef __cplusplus
@@ -93,6 +94,42 @@ cudaError_t ls_kernel_table_gradient(cudaStream_t stream, const LsEmbeddingGradi
 // than 2^31 - 1 blocks of threads are cudaErrorInvalidConfiguration.
 cudaError_t ls_kernel_attention(cudaStream_t stream, const LsAttention *args);
 cudaError_t ls_kernel_attention_backward(cudaStream_t stream, const LsAttentionBackward *args);
+
+// Convolutions as products of matrices that are gathered on the way, in tiles of 64 × 64: F32 sums of fused
+// multiply-adds, for builds without cuDNN and shapes that it has no plan for. 2 · places · kernel² · in · out
+// FLOPs each. The gradient of filters is summed over slices of places, which `scratch` holds
+// (ls_kernel_convolution_scratch bytes, at most LS_CONVOLUTION_WORKSPACE unless one slice is larger).
+cudaError_t ls_kernel_convolution(cudaStream_t stream, const LsConvolution *args);
+cudaError_t ls_kernel_convolution_backward_data(cudaStream_t stream, const LsConvolutionBackwardData *args);
+size_t ls_kernel_convolution_scratch(const LsConvolutionShape *shape);
+cudaError_t ls_kernel_convolution_backward_weights(
+    cudaStream_t stream, const LsConvolutionBackwardWeights *args, void *scratch);
+
+// to (+)= from, what a library left in a narrower type, or could not add: n (s + 4), accumulated n (s + 8).
+typedef struct LsWiden {
+    size_t n;
+    const void *from;
+    LsDtype type;
+    float *to;
+    bool accumulate;
+} LsWiden;
+cudaError_t ls_kernel_widen(cudaStream_t stream, const LsWiden *args);
+
+// Of n = places · channels elements. Forward: x is read for mean and variance (joined as moments, so that
+// nothing cancels) and once more for y: 3 n s, with a residual 4 n s, with given mean and variance n s less.
+// Backward: x, dy, for ReLU y, and the second gradient are read for the sums, and then x and either what the
+// first pass left in dresidual or the same again: 5 n s to 9 n s. Both: 2 · 8 channels for each of at most
+// LS_BATCH_NORM_SLICES slices of places.
+cudaError_t ls_kernel_batch_norm(cudaStream_t stream, const LsBatchNorm *args);
+cudaError_t ls_kernel_batch_norm_backward(cudaStream_t stream, const LsBatchNormBackward *args);
+
+// A value of x is read by each window that it is in, all but the first time mostly from the L2 cache: n s
+// read and, of the smaller result, s + 1 bytes for each value written; backward the same the other way.
+// Images of more than 2^32 - 1 places are cudaErrorInvalidConfiguration.
+cudaError_t ls_kernel_max_pool(cudaStream_t stream, const LsMaxPool *args);
+cudaError_t ls_kernel_max_pool_backward(cudaStream_t stream, const LsMaxPoolBackward *args);
+cudaError_t ls_kernel_average_pool(cudaStream_t stream, const LsAveragePool *args);                  // n s
+cudaError_t ls_kernel_average_pool_backward(cudaStream_t stream, const LsAveragePoolBackward *args); // n s
 
 #ifdef __cplusplus
 }

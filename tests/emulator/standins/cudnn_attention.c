@@ -1,10 +1,7 @@
 // Stands in for cuDNN behind runtime/device/cuda/cudnn_attention.h: plain arithmetic on the emulated GPU's
 // memory, done when the stream gets there. As with the library, the bits are not those of our own kernels:
 // weights are rounded after they are divided by their sum forward, before it backward, and sums are taken in
-// float64. The environment says what it has when a device is opened:
-//   EMULATED_CUDNN=missing  the library is not there
-//   EMULATED_CUDNN=none     it has no kernel for any shape
-//   EMULATED_CUDNN=forward  it has none for backward
+// float64. What it has is cudnn_library.c's to say.
 #include "cudnn_attention.h"
 
 #include <math.h>
@@ -13,53 +10,14 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "cudnn.h"
 #include "emulator.h"
 
 enum { TILE = 128, OWN_BYTES = 256, GROUP = 8, LARGEST = 128 };
 
-struct LsCudnn {
-    cudaStream_t stream;
-};
-
 struct LsCudnnPlan {
     LsAttentionKind kind;
 };
-
-static bool setting_is(const char *value)
-{
-    const char *text = getenv("EMULATED_CUDNN");
-    return text && strcmp(text, value) == 0;
-}
-
-bool ls_cudnn_is_there(void)
-{
-    return !setting_is("missing");
-}
-
-void ls_cudnn_version(char *text, size_t size)
-{
-    snprintf(text, size, "%s", ls_cudnn_is_there() ? "emulated cuDNN 1" : "no cuDNN (EMULATED_CUDNN)");
-}
-
-LsStatus ls_cudnn_open(cudaStream_t stream, LsCudnn **out)
-{
-    if (!ls_cudnn_is_there())
-        return LS_FAIL(LS_UNAVAILABLE, "emulated cuDNN is missing, and was opened all the same");
-    LS_TRY(ls_memory_allocate(sizeof **out, (void **)out));
-    (*out)->stream = stream;
-    return LS_OK;
-}
-
-LsStatus ls_cudnn_open_described(const char *gpu, LsCudnn **out)
-{
-    (void)out;
-    return LS_FAIL(LS_UNSUPPORTED, "emulated cuDNN makes no plans for a GPU that is described: %s", gpu);
-}
-
-void ls_cudnn_close(LsCudnn *library)
-{
-    free(library);
-}
 
 // The gradients of scores of the deterministic backward pass, and the sums of rows.
 size_t ls_cudnn_workspace(const LsCudnnPlan *plan)
@@ -77,8 +35,8 @@ LsStatus ls_cudnn_plan(
     (void)library;
     LsCudnnPlan plan = {*kind};
     *out = NULL;
-    if (setting_is("none") || (setting_is("forward") && kind->backward) || kind->size % GROUP ||
-        kind->size > LARGEST || ls_cudnn_workspace(&plan) > most_workspace)
+    if (ls_emulated_cudnn_is("none") || (ls_emulated_cudnn_is("forward") && kind->backward) ||
+        kind->size % GROUP || kind->size > LARGEST || ls_cudnn_workspace(&plan) > most_workspace)
         return LS_OK;
     LS_TRY(ls_memory_allocate(sizeof **out, (void **)out));
     **out = plan;
@@ -224,28 +182,18 @@ static void compute_head(const Head *h)
 
 // ---- Running --------------------------------------------------------------------------------------------
 
-// The library relies on what its caller promised, and so faults otherwise.
-static void require(const char *what, const void *memory, size_t bytes, size_t alignment)
-{
-    if ((uintptr_t)memory % alignment)
-        ls_emulator_fault(
-            "cuDNN's %s at %p is not aligned to %zu bytes, as promised", what, memory, alignment);
-    if (!ls_emulator_owns(memory, bytes))
-        ls_emulator_fault("cuDNN's %s at %p is not %zu bytes of device memory", what, memory, bytes);
-}
-
 static void require_buffers(const Work *work)
 {
     const LsAttentionKind *kind = &work->kind;
     const LsAttentionBuffers *b = &work->buffers;
     size_t rows = kind->windows * kind->window, bytes = rows * kind->heads * kind->size * sizeof(uint16_t);
-    require("qkv", b->qkv, 3 * bytes, LS_CUDNN_ALIGNMENT);
-    require("out", b->out, bytes, LS_CUDNN_ALIGNMENT);
-    require("log_sum", b->log_sum, rows * kind->heads * sizeof(float), sizeof(float));
-    require("workspace", b->workspace, work->workspace_bytes, LS_CUDNN_ALIGNMENT);
+    ls_emulated_cudnn_require("qkv", b->qkv, 3 * bytes, LS_CUDNN_ALIGNMENT);
+    ls_emulated_cudnn_require("out", b->out, bytes, LS_CUDNN_ALIGNMENT);
+    ls_emulated_cudnn_require("log_sum", b->log_sum, rows * kind->heads * sizeof(float), sizeof(float));
+    ls_emulated_cudnn_require("workspace", b->workspace, work->workspace_bytes, LS_CUDNN_ALIGNMENT);
     if (kind->backward) {
-        require("dout", b->dout, bytes, LS_CUDNN_ALIGNMENT);
-        require("dqkv", b->dqkv, 3 * bytes, LS_CUDNN_ALIGNMENT);
+        ls_emulated_cudnn_require("dout", b->dout, bytes, LS_CUDNN_ALIGNMENT);
+        ls_emulated_cudnn_require("dqkv", b->dqkv, 3 * bytes, LS_CUDNN_ALIGNMENT);
     }
 }
 

@@ -63,6 +63,9 @@ typedef struct LsConvolutionBackwardWeights {
 } LsConvolutionBackwardWeights;
 size_t ls_convolution_scratch(const LsConvolutionShape *shape);
 
+// The most device memory that a GPU may take by itself for one of the three, by a library or our own kernels.
+size_t ls_convolution_library_bytes(const LsConvolutionShape *shape);
+
 // ---- Batch normalisation --------------------------------------------------------------------------------
 
 // What is added to a variance.
