@@ -42,15 +42,16 @@ if(NOT LOCKSTEP_GPU STREQUAL "none")
   set_tests_properties(device/test_cuda_peaks PROPERTIES TIMEOUT 60 LABELS "unit;device")
 endif()
 
-# Who computes attention, with the private hook that forbids cuDNN.
+# Who computes attention and convolutions, with the private hooks that forbid cuDNN.
 if(NOT LOCKSTEP_GPU STREQUAL "none")
-  add_executable(test_cuda_attention device/cuda/test_cuda_attention.c device/cuda/cuda_fixture.c)
-  target_include_directories(test_cuda_attention PRIVATE ${PROJECT_SOURCE_DIR}/runtime/device/cuda)
-  target_link_libraries(test_cuda_attention PRIVATE lockstep_flags lockstep_op_cases lockstep_device
-                        PkgConfig::CMOCKA m
-                        $<IF:$<STREQUAL:${LOCKSTEP_GPU},cuda>,CUDA::cudart_static,lockstep_emulator>)
-  add_test(NAME device/test_cuda_attention COMMAND test_cuda_attention)
-  set_tests_properties(device/test_cuda_attention PROPERTIES TIMEOUT 120 SKIP_RETURN_CODE 77 LABELS "unit;device")
+  foreach(name IN ITEMS test_cuda_attention test_cuda_convolution)
+    add_executable(${name} device/cuda/${name}.c device/cuda/cuda_fixture.c)
+    target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/runtime/device/cuda)
+    target_link_libraries(${name} PRIVATE lockstep_flags lockstep_op_cases lockstep_device PkgConfig::CMOCKA m
+                          $<IF:$<STREQUAL:${LOCKSTEP_GPU},cuda>,CUDA::cudart_static,lockstep_emulator>)
+    add_test(NAME device/${name} COMMAND ${name})
+    set_tests_properties(device/${name} PROPERTIES TIMEOUT 120 SKIP_RETURN_CODE 77 LABELS "unit;device")
+  endforeach()
 endif()
 
 # Plans of the real cuDNN, for GPUs that need not be here. One that is must not be asked either: a stand-in for the

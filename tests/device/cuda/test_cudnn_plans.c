@@ -1,5 +1,6 @@
-// What the real cuDNN makes of our graphs of attention, on GPUs that need not be here: for the shapes that
-// models have there is a plan, forward and backward, whose kernel is compiled. Nothing is run.
+// What the real cuDNN makes of our graphs of attention and convolutions, on GPUs that need not be here: for
+// the shapes that models have there is a plan, forward and backward, whose kernel is there or compiled.
+// Nothing is run.
 //
 // The library takes a GPU's description in place of the GPU. Where there is no driver, driver/cuda_driver.c
 // stands in for it.
@@ -12,7 +13,9 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "cuda.h"
 #include "cudnn_attention.h"
+#include "cudnn_convolution.h"
 
 typedef struct Gpu {
     const char *name;
@@ -115,6 +118,126 @@ static void what_does_not_fit_has_none(void **unused)
     ls_cudnn_close(library);
 }
 
+// ---- Convolutions ---------------------------------------------------------------------------------------
+
+static LsCudnnConvolutionPlan *convolution_of(
+    LsCudnn *library, const LsConvolutionKind *kind, size_t most_workspace)
+{
+    LsCudnnConvolutionPlan *plan = NULL;
+    if (ls_cudnn_convolution_plan(library, kind, most_workspace, &plan) != LS_OK)
+        fail_msg("%s", ls_status_message());
+    return plan;
+}
+
+// "engine 6", or "none"; within the workspace.
+static void engine_of(
+    LsCudnn *library, const LsConvolutionKind *kind, size_t most_workspace, char *text, size_t size)
+{
+    LsCudnnConvolutionPlan *plan = convolution_of(library, kind, most_workspace);
+    snprintf(text, size, "none");
+    if (plan) {
+        ls_cudnn_convolution_describe(plan, text, size);
+        assert_true(ls_cudnn_convolution_workspace(plan) <= most_workspace);
+    }
+    ls_cudnn_convolution_forget(plan);
+}
+
+// All passes: without padding channels to a multiple of 8, which the library does itself where it must.
+static void expect_convolution(LsCudnn *library, const Gpu *gpu, LsConvolutionKind kind)
+{
+    static const char *const passes[] = {"forward", "data", "weights"};
+    for (kind.pass = 0; kind.pass < 3; kind.pass++) {
+        char text[64];
+        engine_of(library, &kind, LS_CONVOLUTION_WORKSPACE, text, sizeof text);
+        printf("%s, %u images of %ux%u, %u to %u channels, window %u, stride %u, %s, %s: %s\n", gpu->name,
+            (unsigned)kind.rows, (unsigned)kind.height, (unsigned)kind.width, (unsigned)kind.in,
+            (unsigned)kind.out, (unsigned)kind.kernel, (unsigned)kind.stride,
+            ls_dtype_name((LsDtype)kind.type), passes[kind.pass], text);
+        assert_string_not_equal(text, "none");
+    }
+}
+
+static LsConvolutionKind convolution(
+    uint64_t rows, uint64_t side, uint64_t in, uint64_t out, uint64_t kernel, uint64_t stride, LsDtype type)
+{
+    return (LsConvolutionKind){.rows = rows,
+        .height = side,
+        .width = side,
+        .in = in,
+        .out = out,
+        .kernel = kernel,
+        .stride = stride,
+        .padding = kernel / 2,
+        .type = (uint32_t)type};
+}
+
+// The convolutions of ResNet-50 v1.5, whose blocks reduce sides in their windows of 3.
+static void expect_resnet50(LsCudnn *library, const Gpu *gpu, uint64_t rows, LsDtype type)
+{
+    expect_convolution(library, gpu, convolution(rows, 224, 3, 64, 7, 2, type));
+    uint64_t side = 56, in = 64;
+    for (uint64_t stage = 0; stage < 4; stage++) {
+        uint64_t width = 64u << stage, stride = stage ? 2 : 1, out = 4 * width;
+        expect_convolution(library, gpu, convolution(rows, side, in, width, 1, 1, type));
+        expect_convolution(library, gpu, convolution(rows, side, width, width, 3, stride, type));
+        expect_convolution(library, gpu, convolution(rows, side, in, out, 1, stride, type));
+        side /= stride, in = out;
+        expect_convolution(library, gpu, convolution(rows, side, width, out, 1, 1, type));
+        expect_convolution(library, gpu, convolution(rows, side, out, width, 1, 1, type));
+        expect_convolution(library, gpu, convolution(rows, side, width, width, 3, 1, type));
+    }
+}
+
+static void resnets_have_plans(void **unused)
+{
+    (void)unused;
+    LsCudnn *library = open_for(&h200);
+    expect_resnet50(library, &h200, 256, LS_BF16);
+    expect_resnet50(library, &h200, 32, LS_F16);
+    expect_resnet50(library, &h200, 32, LS_F32);
+    ls_cudnn_close(library);
+    library = open_for(&a100);
+    expect_resnet50(library, &a100, 64, LS_BF16);
+    ls_cudnn_close(library);
+}
+
+static void stems_of_small_images_have_plans(void **unused)
+{
+    (void)unused;
+    LsCudnn *library = open_for(&h200);
+    for (int type = LS_F32; type <= LS_F16; type++) {
+        expect_convolution(library, &h200, convolution(16, 28, 1, 16, 3, 1, (LsDtype)type));
+        expect_convolution(library, &h200, convolution(64, 32, 3, 64, 3, 1, (LsDtype)type));
+    }
+    ls_cudnn_close(library);
+}
+
+static void fp32_is_not_rounded_to_tf32_unasked(void **unused)
+{
+    (void)unused;
+    LsCudnn *library = open_for(&h200);
+    LsConvolutionKind kind = convolution(32, 28, 128, 128, 3, 1, LS_F32);
+    char without[64], with[64];
+    engine_of(library, &kind, LS_CONVOLUTION_WORKSPACE, without, sizeof without);
+    kind.tf32 = true; // for which the library has faster kernels
+    engine_of(library, &kind, LS_CONVOLUTION_WORKSPACE, with, sizeof with);
+    assert_string_not_equal(without, with);
+    ls_cudnn_close(library);
+}
+
+// What is proposed first in FP32 gathers the windows; there is something else.
+static void convolutions_keep_to_their_workspace(void **unused)
+{
+    (void)unused;
+    LsCudnn *library = open_for(&h200);
+    LsConvolutionKind kind = convolution(32, 28, 128, 128, 3, 1, LS_F32);
+    char much[64], little[64];
+    engine_of(library, &kind, LS_CONVOLUTION_WORKSPACE, much, sizeof much);
+    engine_of(library, &kind, 4096, little, sizeof little);
+    assert_string_not_equal(much, little);
+    ls_cudnn_close(library);
+}
+
 static void a_text_that_describes_no_gpu_is_told(void **unused)
 {
     (void)unused;
@@ -136,6 +259,10 @@ int main(void)
         cmocka_unit_test(models_have_plans),
         cmocka_unit_test(odd_windows_have_plans),
         cmocka_unit_test(what_does_not_fit_has_none),
+        cmocka_unit_test(resnets_have_plans),
+        cmocka_unit_test(stems_of_small_images_have_plans),
+        cmocka_unit_test(fp32_is_not_rounded_to_tf32_unasked),
+        cmocka_unit_test(convolutions_keep_to_their_workspace),
         cmocka_unit_test(a_text_that_describes_no_gpu_is_told),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
