@@ -27,8 +27,8 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL GNU AND NOT LOCKSTEP_SANITIZE MATCHES thread)
   target_link_libraries(kernel_races PRIVATE lockstep_flags lockstep_op_cases lockstep_device lockstep_emulator
                         PkgConfig::CMOCKA)
   add_test(NAME emulator/kernel_races COMMAND kernel_races)
-  # Attention is our own kernels' here.
-  set_tests_properties(emulator/kernel_races PROPERTIES TIMEOUT 120 LABELS "unit;emulator"
+  # Attention and convolutions are our own kernels' here.
+  set_tests_properties(emulator/kernel_races PROPERTIES TIMEOUT 300 LABELS "unit;emulator"
                        ENVIRONMENT "EMULATED_CUDNN=missing")
 endif()
 
@@ -36,6 +36,6 @@ endif()
 # nothing new in it.
 if(NOT LOCKSTEP_SANITIZE)
   add_test(NAME emulator/ops_shuffled COMMAND test_ops)
-  set_tests_properties(emulator/ops_shuffled PROPERTIES TIMEOUT 120 LABELS "unit;emulator"
+  set_tests_properties(emulator/ops_shuffled PROPERTIES TIMEOUT 300 LABELS "unit;emulator"
                        ENVIRONMENT "EMULATED_GPU_SEED=20177;EMULATED_CUDNN=missing")
 endif()
