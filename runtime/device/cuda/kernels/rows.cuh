@@ -31,7 +31,8 @@ struct RowTiles {
 //   bool aligned(columns)     on the host: whether all groups of all buffers are aligned
 // Element by element, a group takes more registers.
 template <bool VECTOR, typename Op>
-__global__ __launch_bounds__(THREADS, VECTOR ? MIN_BLOCKS : MIN_BLOCKS - 1) void row_kernel(Op op, RowTiles tiles)
+__global__ __launch_bounds__(THREADS, VECTOR ? MIN_BLOCKS : MIN_BLOCKS - 1) void row_kernel(
+    Op op, RowTiles tiles)
 {
     constexpr int N = Op::N;
     RowPlace place = {0, ((size_t)blockIdx.x * blockDim.x + threadIdx.x) * N, tiles.columns};
