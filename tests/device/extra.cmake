@@ -13,6 +13,8 @@ target_link_libraries(lockstep_op_cases PUBLIC lockstep_device PRIVATE lockstep_
 target_link_libraries(test_ops PRIVATE lockstep_op_cases lockstep_strict_device)
 target_link_libraries(test_strict_device PRIVATE lockstep_strict_device)
 target_link_libraries(test_isa PRIVATE lockstep_op_cases)
+# Every case on every device, which on a busy machine, with sanitizers besides, takes its time.
+set_tests_properties(device/test_ops PROPERTIES TIMEOUT 300)
 
 # The cuda device; its tests say that they are skipped where there is none.
 foreach(name IN ITEMS test_cuda test_cuda_products)
