@@ -30,14 +30,19 @@ static void note_signal(int number)
     stop_signal.number = number;
 }
 
+// On a stack of its own: oneDNN's generated AVX2 products use the stack pointer as a pointer into their operands,
+// and what a signal that comes then puts on "the stack" would overwrite the heap.
 static void catch_signals(void)
 {
     static const int caught[] = {SIGUSR1, SIGUSR2, SIGTERM, SIGINT, SIGCONT};
+    static _Alignas(64) char memory[64 << 10]; // the largest register file (AMX) takes 11 KiB
+    const stack_t stack = {.ss_sp = memory, .ss_size = sizeof memory};
+    sigaltstack(&stack, NULL);
     struct sigaction action = {.sa_handler = note_signal};
     sigemptyset(&action.sa_mask);
     for (size_t i = 0; i < sizeof caught / sizeof caught[0]; i++) {
         // A second Ctrl-C ends the process at once.
-        action.sa_flags = SA_RESTART | (caught[i] == SIGINT ? (int)SA_RESETHAND : 0);
+        action.sa_flags = SA_ONSTACK | SA_RESTART | (caught[i] == SIGINT ? (int)SA_RESETHAND : 0);
         sigaction(caught[i], &action, NULL);
     }
     // A reader of the progress that goes away, or a limit on file sizes, is an error of a write; it must not

@@ -293,7 +293,7 @@ class Refused(Gpu):
     @only_emulated
     def test_estimate_bounds_what_is_allocated(self):
         """With the estimate and a little for the device itself it fits, with half of that it does not."""
-        settings = ["model.hidden=[2000,2000]", "train.lanes=2", "train.max_steps=6", "schedule.warmup_steps=1"]
+        settings = ["model.hidden=[1200,1200]", "train.lanes=2", "train.max_steps=4", "schedule.warmup_steps=1"]
         options = [part for setting in settings for part in ("--set", setting)]
         output = self.run_lockstep("train", "-c", "config.yaml", "--dry-run", *options).stdout
         estimate = float(re.search(r"(?m)^ +0 +0-1.*$", output).group(0).split()[-2])

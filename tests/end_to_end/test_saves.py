@@ -139,6 +139,22 @@ class Interrupted(Saves):
         self.assertEqual(harness.finish(process).code, STOPPED)
         self.assertEqual(len(self.events("run", "checkpoint")), 2)
 
+    def test_signals_in_mid_product(self):
+        """They come at any instruction, also where a library's generated code uses the stack pointer for other things."""
+        settings = "train.max_steps=300", "checkpoint.every=0"
+        self.train("undisturbed", *settings)
+        process = harness.start(self.arguments("run", *settings), 0, self.dir)
+        self.addCleanup(harness.kill_family, process.pid)
+        harness.wait_for_step(self, process, "run", 5)
+        sent = 0
+        while process.poll() is None:
+            process.send_signal(signal.SIGCONT)
+            sent += 1
+            time.sleep(0.0002)
+        self.assertEqual(harness.finish(process).code, 0)
+        self.assertGreater(sent, 100, "the run was over too soon")
+        self.assertEqual((self.hash("run"), self.losses("run")), (self.hash("undisturbed"), self.losses("undisturbed")))
+
 
 class BadDisk(Saves):
     config = BUSY
