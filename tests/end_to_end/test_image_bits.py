@@ -81,6 +81,20 @@ class SameBits(Case):
             with self.subTest(shard=shard, ranks=ranks):
                 self.assertEqual(self.train(f"{shard}-{ranks}", ranks, *settings, f"optimizer.shard={shard}"), expected)
 
+    def test_lars(self):
+        """Trust ratios of filters, which are long vectors cut over ranks, and none of normalisations."""
+        settings = ("optimizer.kind=lars", "optimizer.trust=0.02", "optimizer.lr=1", "train.max_steps=8")
+        expected = self.train("lars-1", 1, *settings)
+        self.assertLess(float(expected[1][8]), float(expected[1][1]))
+        for ranks in (2, 5):
+            with self.subTest(ranks=ranks):
+                self.assertEqual(self.train(f"lars-{ranks}", ranks, *settings), expected)
+        resumed = self.train("lars-5", 2, *settings, arguments=("--resume", "lars-5/checkpoints/step-00000004"))
+        self.assertEqual(resumed[:2], expected[:2])
+        hashes = [self.train(name, 2, *settings, *more)[0] for name, more in (
+            ("sgd", ("optimizer.kind=sgd",)), ("trust", ("optimizer.trust=0.01",)))]
+        self.assertEqual(len({expected[0], *hashes}), 3)
+
     def test_resumed_on_other_numbers(self):
         expected = self.train("run", 3)
         for step, ranks in ((8, 7), (4, 1), (8, 5)):
