@@ -1,71 +1,9 @@
-// Gradients of the ops against finite differences of float64 functions.
-//
-// A central difference with step h = 2^-17 has a truncation error of h^2 f'''/6, about 1e-11 here, and a
-// rounding error of 2^-53 |f| / h, about 1e-11 for |f| up to 10^4: both far below the float32 results.
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
+// Gradients of the ops of MLPs and language models against finite differences.
+#include "finite_differences.h"
 
-#include <cmocka.h>
-
-#include <math.h>
 #include <stdio.h>
-#include <string.h>
 
-#include "device_group.h"
-
-enum { ROWS = 7, INNER = 19, COLUMNS = 11, MOST = ROWS * INNER + INNER * COLUMNS + ROWS * COLUMNS };
-static const double STEP = 0x1p-17;
-
-static void random_numbers(float *x, size_t n, uint32_t purpose)
-{
-    LsRngKey key = ls_rng_key(5, purpose);
-    for (size_t i = 0; i < n; i++)
-        x[i] = ls_rng_normal(key, 0, i);
-}
-
-// The derivative of f, a function of n numbers, in number i.
-static double difference(double (*f)(const double *x), const float *at, size_t n, size_t i)
-{
-    double x[MOST];
-    for (size_t j = 0; j < n; j++)
-        x[j] = at[j];
-    x[i] = at[i] + STEP;
-    double above = f(x);
-    x[i] = at[i] - STEP;
-    return (above - f(x)) / (2 * STEP);
-}
-
-// `tolerance` is relative to 1, the size of the inputs and of the weights of the sum.
-static void check_gradient(double (*f)(const double *x), const float *at, size_t n, size_t first,
-    size_t count, const float *gradient, double tolerance, const char *device)
-{
-    for (size_t i = 0; i < count; i++) {
-        double expected = difference(f, at, n, first + i);
-        if (!(fabs(gradient[i] - expected) <= tolerance * (1 + fabs(expected))))
-            fail_msg("%s: gradient %zu is %.9g, the difference is %.9g", device, i, gradient[i], expected);
-    }
-}
-
-static void copy_in(LsDevice *device, void *to, const void *from, size_t bytes)
-{
-    assert_int_equal(device->ops->copy_in(device, to, from, bytes), LS_OK);
-    assert_int_equal(device->ops->synchronize(device), LS_OK);
-}
-
-static void copy_out(LsDevice *device, void *to, const void *from, size_t bytes)
-{
-    assert_int_equal(device->ops->copy_out(device, to, from, bytes), LS_OK);
-    assert_int_equal(device->ops->synchronize(device), LS_OK);
-}
-
-static float *allocate(LsDevice *device, size_t count)
-{
-    void *memory;
-    assert_int_equal(device->ops->allocate(device, count * sizeof(float), &memory), LS_OK);
-    return memory;
-}
+enum { ROWS = 7, INNER = 19, COLUMNS = 11 };
 
 // ---- One layer: sum of weights × activation(x w^T + bias) -----------------------------------------------
 
