@@ -13,6 +13,8 @@ target_link_libraries(lockstep_op_cases PUBLIC lockstep_device PRIVATE lockstep_
 target_link_libraries(test_ops PRIVATE lockstep_op_cases lockstep_strict_device)
 target_link_libraries(test_strict_device PRIVATE lockstep_strict_device)
 target_link_libraries(test_isa PRIVATE lockstep_op_cases)
+target_link_libraries(test_scratchpads PRIVATE lockstep_op_cases -Wl,--wrap=ls_cpu_memory_grow)
+target_include_directories(test_scratchpads PRIVATE ${PROJECT_SOURCE_DIR}/runtime/device)
 # Every case on every device, which on a busy machine, with sanitizers besides, takes its time.
 set_tests_properties(device/test_ops PROPERTIES TIMEOUT 300)
 
