@@ -175,8 +175,63 @@ static void the_first_maximum_and_the_first_nan_win(void **unused)
     }
 }
 
+// ---- Running variances ----------------------------------------------------------------------------------
+
+enum { WIDE = 4 };
+
+// y of one place of channels with x 512, gamma 1, beta 0 and the running mean 256.
+static void normalize(LsDevice *device, LsDtype type, const float variances[WIDE], float y[WIDE])
+{
+    float numbers[5 * WIDE] = {0}, raw[5 * WIDE]; // x, gamma, beta, running
+    size_t element = ls_dtype_size(type);
+    void *scratch;
+    for (size_t c = 0; c < WIDE; c++) {
+        numbers[c] = 512, numbers[WIDE + c] = 1;
+        numbers[3 * WIDE + 2 * c] = 256, numbers[3 * WIDE + 2 * c + 1] = variances[c];
+    }
+    encode(numbers, 5 * WIDE, type, raw);
+    char *memory = on_device(device, raw, 5 * WIDE * element);
+    assert_int_equal(device->ops->allocate(device, ls_batch_norm_scratch(1, WIDE), &scratch), LS_OK);
+    LsBatchNorm args = {.places = 1,
+        .channels = WIDE,
+        .x = memory,
+        .gamma = memory + WIDE * element,
+        .beta = memory + 2 * WIDE * element,
+        .running = memory + 3 * WIDE * element,
+        .activation = LS_IDENTITY,
+        .y = memory,
+        .type = type,
+        .scratch = scratch};
+    assert_int_equal(device->ops->batch_norm(device, &args), LS_OK);
+    read_back(device, raw, memory, WIDE * element);
+    for (size_t c = 0; c < WIDE; c++)
+        y[c] = decode(raw, c, type);
+    device->ops->release(device, scratch);
+    device->ops->release(device, memory);
+}
+
+static void running_variances_beyond_f16_count_as_its_largest_number(void **unused)
+{
+    (void)unused;
+    static const float variances[WIDE] = {1, 131072, 1e9f, NAN};
+    for (size_t t = 0; t < TYPES; t++)
+        for (int d = 0; d < device_count; d++) {
+            float y[WIDE];
+            normalize(devices[d], types[t], variances, y);
+            for (size_t c = 0; c < WIDE; c++) {
+                double taken = types[t] == LS_F16 ? fmin(variances[c], 65504) : (double)variances[c];
+                double expected = isnan(variances[c]) ? NAN : 256 / sqrt(taken + 1e-5);
+                // Variance and y are rounded, to 2^-9 of them at the coarsest.
+                if (isnan(expected) ? !isnan(y[c]) : !(fabs(y[c] - expected) <= expected * 0x1p-8))
+                    fail_msg("%s, %s: %g, not %g, with the running variance %g", devices[d]->ops->name,
+                        ls_dtype_name(types[t]), (double)y[c], expected, (double)variances[c]);
+            }
+        }
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(the_first_maximum_and_the_first_nan_win)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(the_first_maximum_and_the_first_nan_win),
+        cmocka_unit_test(running_variances_beyond_f16_count_as_its_largest_number)};
     return cmocka_run_group_tests(tests, open_devices, close_devices);
 }

@@ -32,7 +32,7 @@ static void normalize_channel(const LsBatchNorm *args, size_t c)
     double mean, variance;
     if (args->running) {
         mean = ls_ref_load(args->running, type, 2 * c);
-        variance = ls_ref_load(args->running, type, 2 * c + 1);
+        variance = ls_running_variance(ls_ref_load(args->running, type, 2 * c + 1));
     } else {
         measure(args, c, &mean, &variance);
         args->mean[c] = (float)mean;

@@ -79,7 +79,8 @@ ALWAYS_INLINE void measure(const LsBatchNorm *args, LsDtype type)
 ALWAYS_INLINE void prepare(const LsBatchNorm *args, float *mean, float *scale, LsDtype type)
 {
     for (size_t c = 0; c < args->channels; c++) {
-        float variance = args->running ? load(args->running, type, 2 * c + 1) : args->variance[c];
+        float variance =
+            args->running ? ls_running_variance(load(args->running, type, 2 * c + 1)) : args->variance[c];
         float rstd = 1.0f / __builtin_sqrtf(variance + LS_BATCH_NORM_EPSILON);
         mean[c] = args->running ? load(args->running, type, 2 * c) : args->mean[c];
         scale[c] = rstd * load(args->gamma, type, c);

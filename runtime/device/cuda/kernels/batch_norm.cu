@@ -259,7 +259,7 @@ template <typename T> struct Normalization {
             if (c >= columns)
                 continue;
             const T *running = (const T *)args.running;
-            float variance = running ? to_float(running[2 * c + 1]) : args.variance[c];
+            float variance = running ? ls_running_variance(to_float(running[2 * c + 1])) : args.variance[c];
             column.mean[j] = running ? to_float(running[2 * c]) : args.mean[c];
             column.factor[j] = rstd_of(variance) * to_float(((const T *)args.gamma)[c]);
             column.beta[j] = to_float(((const T *)args.beta)[c]);

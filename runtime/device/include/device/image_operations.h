@@ -71,6 +71,14 @@ size_t ls_convolution_library_bytes(const LsConvolutionShape *shape);
 // What is added to a variance.
 #define LS_BATCH_NORM_EPSILON 1e-5f
 
+// A running variance as normalisation uses it. F16 ends at 65504: as a working weight, a variance beyond
+// that, of a deviation above 256, is infinite, and would make a constant of its channel. It counts as 65504
+// instead, which normalises by too little (by a deviation of 256) but keeps the channel. NaN stays NaN.
+static inline LS_HOST_DEVICE float ls_running_variance(float value)
+{
+    return value > 0x1.fffffep127f ? 65504.0f : value;
+}
+
 // y = activation((x - mean) · rstd · gamma + beta + residual), rstd = 1 / sqrt(variance + epsilon) (Ioffe and
 // Szegedy, ICML 2015). Without `running`, mean and variance (over all places, not one less) are those of x
 // and are kept for backward; the variance comes from distances from the mean, or as exactly. With `running`
@@ -79,7 +87,7 @@ typedef struct LsBatchNorm {
     size_t places, channels;
     const void *x;            // [places][channels]
     const void *gamma, *beta; // [channels]
-    const void *running;      // [channels][2]: mean, variance; NULL: those of x
+    const void *running;      // [channels][2]: mean, variance (see above); NULL: those of x
     const void *residual;     // [places][channels]; NULL: none
     LsActivation activation;  // IDENTITY or RELU
     void *y;
