@@ -100,10 +100,25 @@ static void probabilities(const float *scores, size_t outputs, size_t classes, d
         out[c] /= sum;
 }
 
+// Where a row is in the input: the first field of its line.
+static void write_place_name(const Predictor *p, FILE *out)
+{
+    fputs(p->rows.names ? "file" : "line", out);
+}
+
+static void write_place(const Predictor *p, size_t row, FILE *out)
+{
+    if (p->rows.names)
+        write_field(p->rows.names[row], out);
+    else
+        fprintf(out, "%llu", (unsigned long long)p->rows.lines[row]);
+}
+
 static void write_classes(const Predictor *p, const json_t *names, double *row, FILE *out)
 {
     size_t outputs = p->inference.shape.outputs, classes = json_array_size(names);
-    fputs("line,prediction", out);
+    write_place_name(p, out);
+    fputs(",prediction", out);
     for (size_t c = 0; c < classes; c++) {
         fputc(',', out);
         write_field(json_string_value(json_array_get(names, c)), out);
@@ -114,7 +129,8 @@ static void write_classes(const Predictor *p, const json_t *names, double *row, 
         size_t best = 0;
         for (size_t c = 1; c < classes; c++)
             best = row[c] > row[best] ? c : best;
-        fprintf(out, "%llu,", (unsigned long long)p->rows.lines[r]);
+        write_place(p, r, out);
+        fputc(',', out);
         write_field(json_string_value(json_array_get(names, best)), out);
         for (size_t c = 0; c < classes; c++)
             fprintf(out, ",%.9g", row[c]);
@@ -125,12 +141,12 @@ static void write_classes(const Predictor *p, const json_t *names, double *row, 
 static void write_values(const Predictor *p, FILE *out)
 {
     size_t outputs = p->inference.shape.outputs;
-    fputs("line", out);
+    write_place_name(p, out);
     for (size_t c = 0; c < outputs; c++)
         outputs > 1 ? fprintf(out, ",prediction_%zu", c) : fprintf(out, ",prediction");
     fputc('\n', out);
     for (size_t r = 0; r < p->rows.rows; r++) {
-        fprintf(out, "%llu", (unsigned long long)p->rows.lines[r]);
+        write_place(p, r, out);
         for (size_t c = 0; c < outputs; c++)
             fprintf(out, ",%.9g", (double)p->scores[r * outputs + c]);
         fputc('\n', out);
@@ -225,12 +241,12 @@ static LsStatus run(LsInvocation *invocation)
 const LsCommand ls_command_predict = {
     .name = "predict",
     .arguments = "--checkpoint DIR INPUT [-o OUT]",
-    .summary = "predicts for new data, CSV or IDX",
+    .summary = "predicts for new data, CSV or images",
     .about =
-        "Predicts for every row of INPUT, a CSV file or IDX images (plain or .gz), after the preprocessing "
-        "that\n"
-        "the checkpoint keeps from the import. Writes CSV: where the row is in the input (a line of CSV, or "
-        "an\n"
-        "image's number), the predicted class and the probability of each class, or the predicted values.",
+        "Predicts for every row of INPUT after the preprocessing that the checkpoint keeps from the\n"
+        "import. INPUT is a CSV file; or, for a model of images, IDX (plain or .gz), a JPEG or PNG file, a\n"
+        "directory of such, or, for a model of CIFAR, a file of its binary version. Writes CSV: where the\n"
+        "row is in the input (a line of CSV, an image's number or its file), the predicted class and the\n"
+        "probability of each class, or the predicted values.",
     .run = run,
 };

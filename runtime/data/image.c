@@ -32,17 +32,33 @@ void ls_image_spread(const uint8_t *grey, size_t pixels, uint8_t *out)
         out[3 * i] = out[3 * i + 1] = out[3 * i + 2] = grey[i];
 }
 
+static bool is_jpeg(const uint8_t *data, size_t size)
+{
+    static const uint8_t magic[3] = {0xff, 0xd8, 0xff};
+    return size >= sizeof magic && memcmp(data, magic, sizeof magic) == 0;
+}
+
+static bool is_png(const uint8_t *data, size_t size)
+{
+    static const uint8_t magic[LS_IMAGE_MAGIC] = {0x89, 'P', 'N', 'G', '\r', '\n', 0x1a, '\n'};
+    return size >= sizeof magic && memcmp(data, magic, sizeof magic) == 0;
+}
+
+bool ls_image_recognize(const uint8_t *data, size_t size)
+{
+    return is_jpeg(data, size) || is_png(data, size);
+}
+
 LsStatus ls_image_decode(const uint8_t *data, size_t size, const char *name, size_t channels, LsImage *out)
 {
-    static const uint8_t jpeg[3] = {0xff, 0xd8, 0xff}, png[8] = {0x89, 'P', 'N', 'G', '\r', '\n', 0x1a, '\n'};
     if (size == 0)
         return LS_FAIL(LS_BAD_DATA, "%s: the file is empty", name);
     if (size > LS_IMAGE_FILE_MAX)
         return LS_FAIL(
             LS_BAD_DATA, "%s: the file has %zu bytes, more than %d", name, size, LS_IMAGE_FILE_MAX);
-    if (size >= sizeof jpeg && memcmp(data, jpeg, sizeof jpeg) == 0)
+    if (is_jpeg(data, size))
         return ls_jpeg_decode(data, size, name, channels, out);
-    if (size >= sizeof png && memcmp(data, png, sizeof png) == 0)
+    if (is_png(data, size))
         return ls_png_decode(data, size, name, channels, out);
     return LS_FAIL(LS_BAD_DATA, "%s: the file begins neither as JPEG nor as PNG does", name);
 }

@@ -13,6 +13,15 @@ enum {
     LS_IMAGE_PIXELS_MAX = 64 << 20, // height × width
 };
 
+// Whether a file that begins with these bytes is JPEG or PNG; LS_IMAGE_MAGIC of them are enough.
+enum { LS_IMAGE_MAGIC = 8 };
+bool ls_image_recognize(const uint8_t *data, size_t size);
+
+// What the images of a data set are.
+typedef struct LsImageForm {
+    size_t height, width, channels;
+} LsImageForm;
+
 typedef struct LsImage {
     size_t height, width, channels;
     uint8_t *pixels; // [height][width][channels], freed by the caller

@@ -13,7 +13,6 @@
 #include <unistd.h>
 
 #include "base/file.h"
-#include "image.h"
 
 enum { MESSAGE_SIZE = 2048 };
 

@@ -2,13 +2,9 @@
 #ifndef LOCKSTEP_DATA_IMAGE_POOL_H
 #define LOCKSTEP_DATA_IMAGE_POOL_H
 
+#include "image.h"
 #include "image_sources.h"
 #include "image_store.h"
-
-// What the images of a data set are.
-typedef struct LsImageForm {
-    size_t height, width, channels;
-} LsImageForm;
 
 // What became of a source.
 typedef struct LsImageResult {

@@ -99,6 +99,19 @@ typedef struct Place {
 
 static LsStatus list_files(const Place *place, const char *directory, int depth);
 
+static LsStatus add_file(const Place *place, const char *path)
+{
+    char *copy = strdup(path);
+    if (copy == NULL)
+        return no_memory();
+    return add(place->sources, (LsImageSource){.name = copy,
+                                   .file = copy,
+                                   .size = UINT64_MAX,
+                                   .class_ = place->class_,
+                                   .split = place->split,
+                                   .input = place->input});
+}
+
 static LsStatus list_entry(const Place *place, const char *directory, const char *name, int depth)
 {
     char path[LS_PATH_MAX];
@@ -117,15 +130,7 @@ static LsStatus list_entry(const Place *place, const char *directory, const char
         place->sources->ignored++;
         return LS_OK;
     }
-    char *copy = strdup(path);
-    if (copy == NULL)
-        return no_memory();
-    return add(place->sources, (LsImageSource){.name = copy,
-                                   .file = copy,
-                                   .size = UINT64_MAX,
-                                   .class_ = place->class_,
-                                   .split = place->split,
-                                   .input = place->input});
+    return add_file(place, path);
 }
 
 static LsStatus list_files(const Place *place, const char *directory, int depth)
@@ -375,6 +380,21 @@ LsStatus ls_image_sources_list(const char *const *inputs, size_t count, LsImageS
             "%s: there are no images in it: directories of classes with .jpg, .jpeg or .png files, or tar "
             "shards",
             inputs[0]);
+    if (status != LS_OK) {
+        ls_image_sources_free(&sources);
+        return status;
+    }
+    *out = sources;
+    return LS_OK;
+}
+
+LsStatus ls_image_sources_find(const char *path, LsImageSources *out)
+{
+    LsImageSources sources = {0};
+    const Place place = {.sources = &sources};
+    LsStatus status = ls_directory_exists(path) ? list_files(&place, path, 0) : add_file(&place, path);
+    if (status == LS_OK && sources.count == 0)
+        status = LS_FAIL(LS_BAD_DATA, "%s: there are no .jpg, .jpeg or .png files in it", path);
     if (status != LS_OK) {
         ls_image_sources_free(&sources);
         return status;

@@ -10,7 +10,7 @@ typedef struct LsImageSource {
     const char *file;   // to read; `name` itself, or the shard's path (lent by the caller of the listing)
     uint64_t offset;    // in the file
     uint64_t size;      // UINT64_MAX: the whole file
-    const char *class_; // name
+    const char *class_; // name; NULL: none
     LsSplit split;
     size_t input; // number of the input that it comes from
 } LsImageSource;
@@ -28,6 +28,11 @@ typedef struct LsImageSources {
 // shard (WebDataset): members KEY.jpg, .jpeg or .png beside KEY.cls or KEY.json with a "label", the split by
 // its name. LS_NO_INPUT, LS_IO, LS_BAD_DATA.
 LsStatus ls_image_sources_list(const char *const *inputs, size_t count, LsImageSources *out);
+
+// An image file, or all below a directory at any depth, by path, of no class. LS_NO_INPUT, LS_IO,
+// LS_BAD_DATA.
+LsStatus ls_image_sources_find(const char *path, LsImageSources *out);
+
 void ls_image_sources_free(LsImageSources *sources);
 
 #endif

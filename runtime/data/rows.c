@@ -3,16 +3,21 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/text.h"
 #include "data/import.h"
 #include "import_common.h"
 #include "import_idx.h"
+#include "rows_images.h"
 #include "transform.h"
 
 void ls_rows_free(LsRows *rows)
 {
+    for (size_t r = 0; rows->names && r < rows->rows; r++)
+        free(rows->names[r]);
+    free(rows->names);
     free(rows->x);
     free(rows->y);
     free(rows->lines);
@@ -216,14 +221,40 @@ static LsStatus read_csv(const json_t *schema, const char *path, LsRows *out)
     return LS_OK;
 }
 
+// ---- Any ----
+
+typedef enum Input { INPUT_CSV, INPUT_IDX, INPUT_IMAGES, INPUT_CIFAR } Input;
+
+static LsStatus recognize(const char *kind, const char *path, Input *out)
+{
+    bool idx, image = ls_directory_exists(path);
+    if (!image)
+        LS_TRY(ls_rows_recognize_image(path, &image));
+    *out = INPUT_IMAGES;
+    if (image)
+        return LS_OK;
+    LS_TRY(ls_idx_recognize(path, &idx));
+    *out = idx ? INPUT_IDX : strcmp(kind, "cifar") == 0 ? INPUT_CIFAR : INPUT_CSV;
+    return LS_OK;
+}
+
 LsStatus ls_rows_read(const json_t *schema, const char *path, LsRows *out)
 {
+    static const char *const names[] = {"CSV", "IDX", "images", "CIFAR"};
     const char *kind = json_string_value(json_object_get(schema, "kind"));
-    bool idx;
-    LS_TRY(ls_idx_recognize(path, &idx));
-    // Images of any kind are predicted from IDX.
-    if (!kind || idx != (strcmp(kind, "csv") != 0))
+    Input input;
+    LS_TRY(recognize(kind ? kind : "", path, &input));
+    if (!kind || (input == INPUT_CSV) != (strcmp(kind, "csv") == 0))
         return LS_FAIL(LS_BAD_DATA, "%s: the file looks like %s, the training data was %s", path,
-            idx ? "IDX" : "CSV", kind ? kind : "of no known kind");
-    return idx ? read_idx(schema, path, out) : read_csv(schema, path, out);
+            names[input], kind ? kind : "of no known kind");
+    switch (input) {
+    case INPUT_IDX:
+        return read_idx(schema, path, out);
+    case INPUT_IMAGES:
+        return ls_rows_read_images(schema, path, out);
+    case INPUT_CIFAR:
+        return ls_rows_read_cifar(path, out);
+    default:
+        return read_csv(schema, path, out);
+    }
 }

@@ -10,6 +10,7 @@
 
 #include "data/import.h"
 #include "dataset_fixture.h"
+#include "import_cifar.h"
 
 static void write_bytes(const char *path, const void *data, size_t size)
 {
@@ -242,6 +243,32 @@ static void test_images(void **state)
     json_decref(schema);
 }
 
+// Two records of CIFAR-10's files, whose labels are not read.
+static void test_cifar(void **state)
+{
+    (void)state;
+    static uint8_t records[2][1 + LS_CIFAR_BYTES];
+    for (size_t r = 0; r < 2; r++)
+        for (size_t i = 0; i < LS_CIFAR_BYTES; i++)
+            records[r][1 + i] = (uint8_t)(r + i / 1024 * 50 + i % 31);
+    write_bytes(in_directory("batch.bin"), records, sizeof records);
+    json_t *schema = json_pack("{s:s, s:s, s:[i, i, i]}", "kind", "cifar", "feature_type", "u8",
+        "feature_shape", LS_CIFAR_SIDE, LS_CIFAR_SIDE, LS_CIFAR_CHANNELS);
+    LsRows rows;
+    assert_ok(ls_rows_read(schema, in_directory("batch.bin"), &rows));
+    assert_int_equal(rows.rows, 2);
+    assert_null(rows.names);
+    assert_int_equal(rows.lines[1], 2);
+    const uint8_t *x = rows.x;
+    for (size_t i = 0; i < 2 * LS_CIFAR_BYTES; i++)
+        assert_int_equal(x[i], records[i / LS_CIFAR_BYTES][1 + i % 3 * 1024 + i % LS_CIFAR_BYTES / 3]);
+    ls_rows_free(&rows);
+    write_bytes(in_directory("cut.bin"), records, sizeof records - 1);
+    assert_fails(
+        ls_rows_read(schema, in_directory("cut.bin"), &rows), LS_BAD_DATA, "no whole number of records");
+    json_decref(schema);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -250,6 +277,7 @@ int main(void)
         cmocka_unit_test(test_columns_by_position),
         cmocka_unit_test(test_unseen_and_bad),
         cmocka_unit_test(test_images),
+        cmocka_unit_test(test_cifar),
     };
     return cmocka_run_group_tests(tests, make_directory, remove_directory);
 }

@@ -1,5 +1,6 @@
 """Importing JPEG and PNG: directories and shards, what is left out, going on after a kill, appending, training."""
 
+import csv
 import fcntl
 import io
 import json
@@ -301,6 +302,36 @@ class ImportImages(Case):
         for ranks in (1, 3):
             self.run_lockstep("train", "-c", "config.yaml", "--run-dir", f"run-{ranks}", ranks=ranks)
         self.assertEqual(self.hash("run-1"), self.hash("run-3"))
+        self.predict()
+
+    def predictions(self, given):
+        """Rows without their first field, by it."""
+        lines = self.run_lockstep("predict", "--checkpoint", "run-1", given).stdout.splitlines()
+        rows = csv.reader(lines[1:])
+        return lines[0].split(",")[0], {row[0]: row[1:] for row in rows}
+
+    def predict(self):
+        """Files are what the import made of them: the test split's directory, one file, and one of another size."""
+        kind, rows = self.predictions("in/test")
+        self.assertEqual(kind, "file")
+        right = sum(pathlib.Path(name).parts[2] == row[0] for name, row in rows.items())
+        self.assertEqual(right / len(rows), self.status("run-1")["eval"]["accuracy"])
+        self.write("more/deep/large, wide.png", png(picture(7, height=31, width=40)))
+        self.write("more/notes.txt", "no image")
+        self.assertEqual(self.predictions("in/test/b/0103.png"), ("file", {"in/test/b/0103.png": rows["in/test/b/0103.png"]}))
+        large = self.predictions("more")[1]
+        self.assertEqual(list(large), ["more/deep/large, wide.png"])
+        # The same through the data set that an import makes of them.
+        for label in "ab":
+            self.write(f"again/{label}/one.png", (self.dir / "more/deep/large, wide.png").read_bytes())
+        self.import_("again", name="again.h5")
+        pixels = self.read(name="again.h5")[0][:1]
+        self.write("large-idx", harness.idx(pixels.shape, pixels.tobytes()))
+        self.assertEqual(self.predictions("large-idx"), ("line", {"1": large["more/deep/large, wide.png"]}))
+        self.write("more/broken.png", png(picture(8))[:60])
+        for given, word in (("more", "more/broken.png"), ("again.h5", "looks like CSV"), ("none.png", "none.png")):
+            code = 66 if given == "none.png" else BAD_DATA
+            self.assert_refused(self.run_lockstep("predict", "--checkpoint", "run-1", given, code=code), word)
 
 
 if __name__ == "__main__":
