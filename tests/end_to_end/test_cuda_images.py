@@ -7,10 +7,9 @@ Skips (77) where runtime.device=cuda says that there is no GPU. Small, for the e
 import json
 import random
 import re
-import sys
 
 import harness
-from test_cuda import EMULATED, Gpu, only_emulated, unavailable
+from test_cuda import EMULATED, Gpu, main, only_emulated
 from test_image_bits import write_split
 
 # Augmentation, averaged weights, a maximum pool (12 x 12 pixels are 3 x 3 behind it); 4 channels at first.
@@ -114,8 +113,4 @@ class Images(Gpu):
 
 
 if __name__ == "__main__":
-    reason = unavailable()
-    if reason:
-        print(reason)
-        sys.exit(77)
-    harness.main()
+    main()

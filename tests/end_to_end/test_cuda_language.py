@@ -5,10 +5,9 @@ What they generate and evaluate is what a CPU does. Skips (77) where runtime.dev
 
 import json
 import struct
-import sys
 
 import harness
-from test_cuda import EMULATED, Gpu, unavailable
+from test_cuda import EMULATED, Gpu, main
 from test_language import text
 
 # Dropout, clipping and a tied head; tokens are bytes, so that some come in many rows of a microbatch.
@@ -85,8 +84,4 @@ class Language(Gpu):
 
 
 if __name__ == "__main__":
-    reason = unavailable()
-    if reason:
-        print(reason)
-        sys.exit(77)
-    harness.main()
+    main()

@@ -141,7 +141,7 @@ class Interrupted(Saves):
 
     def test_signals_in_mid_product(self):
         """They come at any instruction, also where a library's generated code uses the stack pointer for other things."""
-        settings = "train.max_steps=300", "checkpoint.every=0"
+        settings = "train.max_steps=120", "checkpoint.every=0"
         self.train("undisturbed", *settings)
         process = harness.start(self.arguments("run", *settings), 0, self.dir)
         self.addCleanup(harness.kill_family, process.pid)
