@@ -5,6 +5,19 @@
 
 #include "base/memory.h"
 
+LsStatus ls_image_bytes_reserve(LsImageBytes *bytes, size_t size, const char *name)
+{
+    if (size > bytes->capacity) {
+        uint8_t *grown = realloc(bytes->data, size);
+        if (grown == NULL)
+            return LS_FAIL(LS_INTERNAL, "%s: no memory for %zu bytes", name, size);
+        bytes->data = grown;
+        bytes->capacity = size;
+    }
+    bytes->size = size;
+    return LS_OK;
+}
+
 LsStatus ls_image_check(const char *name, size_t height, size_t width, size_t channels, size_t wanted)
 {
     size_t pixels;

@@ -27,6 +27,15 @@ typedef struct LsImage {
     uint8_t *pixels; // [height][width][channels], freed by the caller
 } LsImage;
 
+// Memory for the bytes of an image's file, kept from one to the next; data is freed by the owner.
+typedef struct LsImageBytes {
+    uint8_t *data;
+    size_t size, capacity;
+} LsImageBytes;
+
+// Makes room for `size` bytes, whatever there was before. LS_INTERNAL, with `name`, when memory is short.
+LsStatus ls_image_bytes_reserve(LsImageBytes *bytes, size_t size, const char *name);
+
 // Decodes an image to `channels`, 1 or 3: grey becomes colour, colour never grey. Transparency is left out,
 // CMYK becomes RGB. An orientation noted beside the pixels (EXIF) is not applied. LS_BAD_DATA with `name` and
 // the reason, for a decoder's warning about a JPEG as well: its pixels are not those that were encoded.
@@ -36,6 +45,18 @@ LsStatus ls_image_decode(const uint8_t *data, size_t size, const char *name, siz
 // filter that is as wide as two output pixels where the image becomes smaller (antialiased), and two source
 // pixels where it becomes larger. LS_INTERNAL when memory is short.
 LsStatus ls_image_resize(const LsImage *image, size_t height, size_t width, uint8_t *out);
+
+// The same for a part of any shape, in whole pixels within the image, which is stretched where it has not the
+// wanted one. The filter looks beyond its edges where there is more of the image.
+typedef struct LsImagePart {
+    size_t top, left, height, width;
+} LsImagePart;
+LsStatus ls_image_resize_part(
+    const LsImage *image, const LsImagePart *part, size_t height, size_t width, uint8_t *out);
+
+// A hash of the pixels that this machine's JPEG library makes of a picture, which is another one where its
+// decoder rounds otherwise. (PNG has no two ways to be decoded.) LS_INTERNAL.
+LsStatus ls_jpeg_probe(uint64_t *out);
 
 // ---- For the decoders (image_jpeg.c, image_png.c) -------------------------------------------------------
 

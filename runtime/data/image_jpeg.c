@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <turbojpeg.h>
 
+#include "base/hash.h"
 #include "image.h"
 
 // One result on every processor: the accurate transform has the same bits in all of its versions. A limit for
@@ -73,4 +74,29 @@ LsStatus ls_jpeg_decode(const uint8_t *data, size_t size, const char *name, size
     }
     *out = image;
     return LS_OK;
+}
+
+// Colours in steps and slopes, at a fourth of the resolution and with sides that fill no whole blocks: what
+// is rounded in the transform, in the enlarging of colours and in their change to RGB is all there.
+LsStatus ls_jpeg_probe(uint64_t *out)
+{
+    enum { HEIGHT = 43, WIDTH = 61, QUALITY = 75 };
+    uint8_t pixels[HEIGHT * WIDTH * 3], *file = NULL;
+    unsigned long size = 0;
+    LsImage image = {0};
+    for (size_t i = 0; i < sizeof pixels; i++)
+        pixels[i] = (uint8_t)(i * 5 / 3 + i / WIDTH * (i % 3 + 1) + (i / 64 % 2) * 90);
+    tjhandle encoder = tjInitCompress();
+    bool made = encoder != NULL && tjCompress2(encoder, pixels, WIDTH, 0, HEIGHT, TJPF_RGB, &file, &size,
+                                       TJSAMP_420, QUALITY, FLAGS) == 0;
+    LsStatus status =
+        made ? ls_jpeg_decode(file, size, "the JPEG library's test", 3, &image)
+             : LS_FAIL(LS_INTERNAL, "the JPEG library cannot encode: %s", tjGetErrorStr2(encoder));
+    if (status == LS_OK)
+        *out = ls_hash64(image.pixels, sizeof pixels);
+    free(image.pixels);
+    tjFree(file);
+    if (encoder != NULL)
+        tjDestroy(encoder);
+    return status == LS_OK ? LS_OK : ls_status_adopt(LS_INTERNAL, ls_status_message());
 }

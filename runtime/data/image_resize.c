@@ -112,6 +112,21 @@ static LsStatus resample(const LsImage *image, const Axis *down, const Axis *acr
     return LS_OK;
 }
 
+// `down` and `across`: source pixels for one, from `top` and `left` on.
+static LsStatus resize_from(const LsImage *image, double top, double down, double left, double across,
+    size_t height, size_t width, uint8_t *out)
+{
+    Axis rows = {0}, columns = {0};
+    LsStatus status = plan_axis(image->height, height, top, down, &rows);
+    if (status == LS_OK)
+        status = plan_axis(image->width, width, left, across, &columns);
+    if (status == LS_OK)
+        status = resample(image, &rows, &columns, out);
+    release_axis(&rows);
+    release_axis(&columns);
+    return status;
+}
+
 LsStatus ls_image_resize(const LsImage *image, size_t height, size_t width, uint8_t *out)
 {
     if (image->height == height && image->width == width) {
@@ -120,13 +135,13 @@ LsStatus ls_image_resize(const LsImage *image, size_t height, size_t width, uint
     }
     double rows = (double)image->height, columns = (double)image->width;
     double scale = fmin(rows / (double)height, columns / (double)width);
-    Axis down = {0}, across = {0};
-    LsStatus status = plan_axis(image->height, height, (rows - scale * (double)height) / 2, scale, &down);
-    if (status == LS_OK)
-        status = plan_axis(image->width, width, (columns - scale * (double)width) / 2, scale, &across);
-    if (status == LS_OK)
-        status = resample(image, &down, &across, out);
-    release_axis(&down);
-    release_axis(&across);
-    return status;
+    return resize_from(image, (rows - scale * (double)height) / 2, scale,
+        (columns - scale * (double)width) / 2, scale, height, width, out);
+}
+
+LsStatus ls_image_resize_part(
+    const LsImage *image, const LsImagePart *part, size_t height, size_t width, uint8_t *out)
+{
+    return resize_from(image, (double)part->top, (double)part->height / (double)height, (double)part->left,
+        (double)part->width / (double)width, height, width, out);
 }

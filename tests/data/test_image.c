@@ -182,19 +182,25 @@ static double weight_at(double i, double centre, double scale)
     return fmax(0, 1 - fabs(i + 0.5 - centre) / fmax(scale, 1));
 }
 
+// The value around (top, left), of source pixels, where one is made of `down` × `across` of them.
+static double sample_at(const LsImage *image, double top, double left, double down, double across, size_t c)
+{
+    double sum = 0, total = 0;
+    for (size_t r = 0; r < image->height; r++)
+        for (size_t k = 0; k < image->width; k++) {
+            double weight = weight_at((double)r, top, down) * weight_at((double)k, left, across);
+            sum += weight * image->pixels[(r * image->width + k) * image->channels + c];
+            total += weight;
+        }
+    return sum / total;
+}
+
 static double reference(const LsImage *image, size_t height, size_t width, size_t y, size_t x, size_t c)
 {
     double scale = fmin((double)image->height / (double)height, (double)image->width / (double)width);
     double top = ((double)image->height - scale * (double)height) / 2 + ((double)y + 0.5) * scale;
     double left = ((double)image->width - scale * (double)width) / 2 + ((double)x + 0.5) * scale;
-    double sum = 0, total = 0;
-    for (size_t r = 0; r < image->height; r++)
-        for (size_t k = 0; k < image->width; k++) {
-            double weight = weight_at((double)r, top, scale) * weight_at((double)k, left, scale);
-            sum += weight * image->pixels[(r * image->width + k) * image->channels + c];
-            total += weight;
-        }
-    return sum / total;
+    return sample_at(image, top, left, scale, scale, c);
 }
 
 static void test_resize(void **state)
@@ -216,6 +222,34 @@ static void test_resize(void **state)
                 assert_true(fabs(out[p] - reference(&image, height, width, p / channels / width,
                                               p / channels % width, p % channels)) < 1.1);
         }
+}
+
+// Parts that become smaller, larger, both, and all of an image.
+static void test_resize_part(void **state)
+{
+    (void)state;
+    enum { ROWS = 37, COLUMNS = 50 };
+    static const LsImagePart parts[] = {
+        {0, 0, ROWS, COLUMNS}, {3, 11, 30, 22}, {20, 40, 3, 5}, {0, 25, ROWS, 4}, {36, 49, 1, 1}};
+    uint8_t pixels[ROWS * COLUMNS * 3], out[13 * 9 * 3];
+    LsImage image = {.height = ROWS, .width = COLUMNS, .channels = 3, .pixels = pixels};
+    for (size_t p = 0; p < sizeof pixels; p++)
+        pixels[p] = (uint8_t)(p * 89 + p / 7 * 31);
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        const LsImagePart *part = &parts[i];
+        double down = (double)part->height / 13, across = (double)part->width / 9;
+        assert_ok(ls_image_resize_part(&image, part, 13, 9, out));
+        for (size_t p = 0; p < sizeof out; p++) {
+            double top = (double)part->top + ((double)(p / 27) + 0.5) * down;
+            double left = (double)part->left + ((double)(p / 3 % 9) + 0.5) * across;
+            assert_true(fabs(out[p] - sample_at(&image, top, left, down, across, p % 3)) < 1.1); // as above
+        }
+    }
+    uint8_t same[13 * 9 * 3];
+    LsImagePart cut = {.top = 7, .left = 21, .height = 13, .width = 9};
+    assert_ok(ls_image_resize_part(&image, &cut, 13, 9, same)); // of the size already: untouched
+    for (size_t r = 0; r < 13; r++)
+        assert_memory_equal(same + r * 27, pixels + ((7 + r) * COLUMNS + 21) * 3, 27);
 }
 
 static void test_resize_keeps(void **state)
@@ -240,6 +274,7 @@ int main(void)
         cmocka_unit_test(test_cmyk),
         cmocka_unit_test(test_limits),
         cmocka_unit_test(test_resize),
+        cmocka_unit_test(test_resize_part),
         cmocka_unit_test(test_resize_keeps),
     };
     return cmocka_run_group_tests(tests, make_directory, remove_directory);
