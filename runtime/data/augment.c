@@ -6,6 +6,7 @@
 
 #include "base/memory.h"
 #include "base/rng.h"
+#include "image.h"
 
 enum { CHANNELS_MAX = 4 };
 
@@ -33,6 +34,7 @@ typedef struct Between {
 struct LsAugmenter {
     LsAugmentation options;
     size_t height, width, channels;
+    bool encoded;   // the images have another size before
     size_t targets; // values of y; 0: a class
     uint8_t fill[CHANNELS_MAX];
     LsRngKey keys[2][DRAWS]; // of the sample, of its partner
@@ -118,6 +120,7 @@ LsStatus ls_augmenter_create(
     augmenter->height = info->feature_shape[0];
     augmenter->width = info->feature_shape[1];
     augmenter->channels = info->feature_dimensions == 3 ? info->feature_shape[2] : 1;
+    augmenter->encoded = info->encoded;
     augmenter->targets = info->classes ? 0 : info->outputs;
     for (uint32_t draw = 0; draw < DRAWS; draw++) {
         augmenter->keys[0][draw] = ls_rng_key(seed, LS_RNG_AUGMENT + draw);
@@ -210,33 +213,30 @@ static void flip(const LsAugmenter *augmenter, const LsRngKey *keys, uint64_t po
 
 // ---- A part enlarged ------------------------------------------------------------------------------------
 
-typedef struct Part {
-    size_t top, left, height, width;
-} Part;
-
-// A share of the area and a ratio of the sides, both as likely below as above their middle, until one fits;
-// else the whole image. Roots and products alone, so that every processor finds the same.
-static Part draw_part(const LsAugmenter *augmenter, const LsRngKey *keys, uint64_t position)
+// A share of the area and a ratio of the sides, both as likely below as above their middle, until one fits.
+// False, with the whole image, when none does. Roots and products alone, so that every processor finds the
+// same.
+static bool draw_part(
+    double least, const LsRngKey *keys, uint64_t position, size_t rows, size_t columns, LsImagePart *part)
 {
     enum { ATTEMPTS = 10 };
-    Part part = {.height = augmenter->height, .width = augmenter->width};
-    double least = augmenter->options.resized_crop,
-           all = (double)augmenter->height * (double)augmenter->width;
+    double all = (double)rows * (double)columns;
+    *part = (LsImagePart){.height = rows, .width = columns};
     for (uint64_t i = 0; i < ATTEMPTS; i++) {
         double share = least + (1 - least) * (double)ls_rng_uniform(keys[DRAW_SHAPE], position, 2 * i);
         double turn = 2 * (double)ls_rng_uniform(keys[DRAW_SHAPE], position, 2 * i + 1) - 1;
         double ratio = turn < 0 ? 1 / (1 - turn / 3) : 1 + turn / 3; // 3:4 to 4:3
         double height = floor(sqrt(share * all / ratio) + 0.5),
                width = floor(sqrt(share * all * ratio) + 0.5);
-        if (height < 1 || width < 1 || height > (double)part.height || width > (double)part.width)
+        if (height < 1 || width < 1 || height > (double)rows || width > (double)columns)
             continue;
-        part.top = ls_rng_below(keys[DRAW_PLACE], position, 0, part.height - (size_t)height + 1);
-        part.left = ls_rng_below(keys[DRAW_PLACE], position, 1, part.width - (size_t)width + 1);
-        part.height = (size_t)height;
-        part.width = (size_t)width;
-        break;
+        part->top = ls_rng_below(keys[DRAW_PLACE], position, 0, rows - (size_t)height + 1);
+        part->left = ls_rng_below(keys[DRAW_PLACE], position, 1, columns - (size_t)width + 1);
+        part->height = (size_t)height;
+        part->width = (size_t)width;
+        return true;
     }
-    return part;
+    return false;
 }
 
 // Pixel i of `size` that show `part` ones from `first` on; the centres of both grids' ends have the same
@@ -250,7 +250,7 @@ static Between between(size_t i, size_t size, size_t first, size_t part)
         .behind = at < 0 ? 0 : (uint32_t)at % 256};
 }
 
-static void enlarge(LsAugmenter *augmenter, const Part *part, const uint8_t *from, uint8_t *to)
+static void enlarge(LsAugmenter *augmenter, const LsImagePart *part, const uint8_t *from, uint8_t *to)
 {
     size_t channels = augmenter->channels, row_bytes = augmenter->width * channels;
     for (size_t x = 0; x < augmenter->width; x++)
@@ -272,11 +272,29 @@ static void enlarge(LsAugmenter *augmenter, const Part *part, const uint8_t *fro
 
 static void resized_crop(LsAugmenter *augmenter, const LsRngKey *keys, uint64_t position, uint8_t *x)
 {
-    if (augmenter->options.resized_crop == 0)
+    LsImagePart part;
+    if (augmenter->options.resized_crop == 0 || augmenter->encoded)
         return;
-    Part part = draw_part(augmenter, keys, position);
+    draw_part(augmenter->options.resized_crop, keys, position, augmenter->height, augmenter->width, &part);
     memcpy(augmenter->image, x, image_bytes(augmenter));
     enlarge(augmenter, &part, augmenter->image, x);
+}
+
+bool ls_augmenter_takes_parts(const LsAugmenter *augmenter)
+{
+    return augmenter->options.resized_crop > 0 && augmenter->encoded;
+}
+
+// Of an image so long that no part fits, the middle is taken.
+LsStatus ls_augmenter_take_part(
+    const LsAugmenter *augmenter, uint64_t position, bool partner, const struct LsImage *image, uint8_t *x)
+{
+    LsImagePart part;
+    const LsRngKey *keys = augmenter->keys[partner];
+    double least = augmenter->options.resized_crop;
+    if (!draw_part(least, keys, position, image->height, image->width, &part))
+        return ls_image_resize(image, augmenter->height, augmenter->width, x);
+    return ls_image_resize_part(image, &part, augmenter->height, augmenter->width, x);
 }
 
 // ---- Colours --------------------------------------------------------------------------------------------

@@ -126,35 +126,60 @@ static LsStatus locate_tokens(LsHdf5 *file, LsDataset *dataset, LsSplit split)
     return locate(file, dataset, type, shape, 1, stored);
 }
 
+// One that is never compressed.
+static LsStatus locate_contiguous(LsHdf5 *file, LsDataset *dataset, LsHdf5Type type, const uint64_t *shape,
+    int dimensions, LsStored *stored)
+{
+    LS_TRY(locate(file, dataset, type, shape, dimensions, stored));
+    if (stored->chunk_rows != 0)
+        return LS_FAIL(LS_BAD_DATA, "%s: %s is chunked; it is contiguous", dataset->path, stored->name);
+    return LS_OK;
+}
+
 static LsStatus locate_files(LsHdf5 *file, LsDataset *dataset, LsSplit split)
 {
     LsStored *files = &dataset->files[split];
     snprintf(files->name, sizeof files->name, "/%s/files", ls_split_name(split));
     uint64_t shape[2] = {dataset->info.samples[split], sizeof(LsHash128)};
-    LS_TRY(locate(file, dataset, LS_HDF5_U8, shape, 2, files));
-    if (files->chunk_rows != 0)
-        return LS_FAIL(LS_BAD_DATA, "%s: %s is chunked; it is contiguous", dataset->path, files->name);
-    return LS_OK;
+    return locate_contiguous(file, dataset, LS_HDF5_U8, shape, 2, files);
+}
+
+// How many bytes there are is from the schema.
+static LsStatus locate_encoded(LsHdf5 *file, LsDataset *dataset, LsSplit split)
+{
+    LsStored *x = &dataset->x[split], *offsets = &dataset->offsets[split];
+    snprintf(x->name, sizeof x->name, "/%s/encoded", ls_split_name(split));
+    snprintf(offsets->name, sizeof offsets->name, "/%s/offsets", ls_split_name(split));
+    x->row_bytes = 1;
+    offsets->row_bytes = sizeof(uint64_t);
+    uint64_t bytes[1] = {x->rows}, places[1] = {dataset->info.samples[split] + 1};
+    LS_TRY(locate_contiguous(file, dataset, LS_HDF5_U8, bytes, 1, x));
+    return locate_contiguous(file, dataset, LS_HDF5_U64, places, 1, offsets);
+}
+
+static LsStatus locate_x(LsHdf5 *file, LsDataset *dataset, LsSplit split)
+{
+    const LsDatasetInfo *info = &dataset->info;
+    LsStored *x = &dataset->x[split];
+    snprintf(x->name, sizeof x->name, "/%s/x", ls_split_name(split));
+    x->row_bytes = ls_dataset_x_bytes(info);
+    uint64_t shape[LS_HDF5_DIMENSIONS] = {info->samples[split]};
+    for (int i = 0; i < info->feature_dimensions; i++)
+        shape[i + 1] = info->feature_shape[i];
+    LsHdf5Type type = info->feature_type == LS_COLUMN_U8 ? LS_HDF5_U8 : LS_HDF5_F32;
+    return locate(file, dataset, type, shape, info->feature_dimensions + 1, x);
 }
 
 static LsStatus locate_split(LsHdf5 *file, LsDataset *dataset, LsSplit split)
 {
     const LsDatasetInfo *info = &dataset->info;
-    LsStored *x = &dataset->x[split], *y = &dataset->y[split];
-    snprintf(x->name, sizeof x->name, "/%s/x", ls_split_name(split));
+    LsStored *y = &dataset->y[split];
     snprintf(y->name, sizeof y->name, "/%s/y", ls_split_name(split));
-    x->row_bytes = ls_dataset_x_bytes(info);
     y->row_bytes = ls_dataset_y_bytes(info);
-    uint64_t shape[LS_HDF5_DIMENSIONS] = {info->samples[split]};
-    for (int i = 0; i < info->feature_dimensions; i++)
-        shape[i + 1] = info->feature_shape[i];
-    LsHdf5Type type = info->feature_type == LS_COLUMN_U8 ? LS_HDF5_U8 : LS_HDF5_F32;
-    LS_TRY(locate(file, dataset, type, shape, info->feature_dimensions + 1, x));
+    LS_TRY(info->encoded ? locate_encoded(file, dataset, split) : locate_x(file, dataset, split));
     uint64_t targets[2] = {info->samples[split], info->outputs};
-    LS_TRY(
-        locate(file, dataset, info->classes ? LS_HDF5_I32 : LS_HDF5_F32, targets, info->classes ? 1 : 2, y));
-    if (y->chunk_rows != 0)
-        return LS_FAIL(LS_BAD_DATA, "%s: %s is chunked; labels are contiguous", dataset->path, y->name);
+    LS_TRY(locate_contiguous(
+        file, dataset, info->classes ? LS_HDF5_I32 : LS_HDF5_F32, targets, info->classes ? 1 : 2, y));
     return dataset->files[split].row_bytes > 0 ? locate_files(file, dataset, split) : LS_OK;
 }
 
@@ -223,7 +248,7 @@ LsStatus ls_dataset_open_cached(const char *path, size_t cache_limit, LsDataset 
     ls_hdf5_close(file);
     if (status == LS_OK) // labels first: they are few bytes a row, and a system call saved
         status = create_caches(dataset->y, &cache_limit, dataset->y_cache);
-    if (status == LS_OK)
+    if (status == LS_OK && !dataset->info.encoded) // decoding takes a thousand times as long as the call
         status = create_caches(dataset->x, &cache_limit, dataset->x_cache);
     if (status != LS_OK) {
         ls_dataset_close(dataset);

@@ -20,7 +20,8 @@ typedef struct LsChunkEntry {
     uint8_t hash[16];       // XXH3-128 of the deflated bytes
 } LsChunkEntry;
 
-// Where the rows of x or y of one split lie. Tokens are an x whose rows are single tokens.
+// Where the rows of x or y of one split lie. Tokens are an x whose rows are single tokens, encoded images one
+// whose rows are single bytes.
 typedef struct LsStored {
     char name[32]; // "/train/x"
     uint64_t rows;
@@ -42,8 +43,9 @@ struct LsDataset {
     json_t *schema;
     float *normalize; // shift, then scale
     LsStored x[LS_SPLITS], y[LS_SPLITS];
-    LsStored files[LS_SPLITS]; // of images: the hash of each one's file; row_bytes 0: there are none
-    uint64_t first[LS_SPLITS]; // row of the file that is sample 0: of the partition that was chosen
+    LsStored files[LS_SPLITS];   // of images: the hash of each one's file; row_bytes 0: there are none
+    LsStored offsets[LS_SPLITS]; // of encoded images: [samples + 1], where each begins in x
+    uint64_t first[LS_SPLITS];   // row of the file that is sample 0: of the partition that was chosen
     LsCache *x_cache[LS_SPLITS], *y_cache[LS_SPLITS]; // NULL: not kept in memory
     uint64_t *counts[LS_SPLITS];                      // per class, from the schema; NULL when not classes
 };
@@ -76,7 +78,7 @@ static inline size_t ls_token_bytes(const LsDatasetInfo *info)
     return info->feature_type == LS_COLUMN_U16 ? sizeof(uint16_t) : sizeof(uint32_t);
 }
 
-// Bytes of one sample as it is read: those of its row in the file, but for tokens.
+// Bytes of one sample as it is read: those of its row in the file, but for tokens and encoded images.
 size_t ls_dataset_x_bytes(const LsDatasetInfo *info);
 size_t ls_dataset_y_bytes(const LsDatasetInfo *info);
 

@@ -55,6 +55,8 @@ static hid_t create_type(LsHdf5Type type, uint64_t text_bytes)
         return H5Tcopy(H5T_STD_U16LE);
     case LS_HDF5_U32:
         return H5Tcopy(H5T_STD_U32LE);
+    case LS_HDF5_U64:
+        return H5Tcopy(H5T_STD_U64LE);
     case LS_HDF5_CHUNK: {
         hid_t hash = H5Tarray_create2(H5T_STD_U8LE, 1, (hsize_t[]){16});
         made = H5Tcreate(H5T_COMPOUND, 32);
@@ -81,6 +83,7 @@ static size_t type_bytes(LsHdf5Type type)
         [LS_HDF5_I32] = 4,
         [LS_HDF5_U16] = 2,
         [LS_HDF5_U32] = 4,
+        [LS_HDF5_U64] = 8,
         [LS_HDF5_CHUNK] = 32,
         [LS_HDF5_TEXT] = 1};
     return bytes[type];

@@ -20,6 +20,7 @@ typedef enum LsHdf5Type {
     LS_HDF5_I32,
     LS_HDF5_U16,
     LS_HDF5_U32,
+    LS_HDF5_U64,
     LS_HDF5_CHUNK, // {offset u64, bytes u64, hash u8[16]}
     LS_HDF5_TEXT   // one string of shape[0] bytes; the set itself is scalar
 } LsHdf5Type;

@@ -180,6 +180,33 @@ static LsStatus read_counts(const char *name, const json_t *counts, LsSplit spli
     return LS_OK;
 }
 
+// Images that are kept encoded: the shape says how they are decoded.
+static LsStatus read_encoded(const char *name, const json_t *schema, LsDatasetInfo *info)
+{
+    const json_t *encoded = json_object_get(schema, "encoded");
+    if (encoded == NULL)
+        return LS_OK;
+    bool grey = info->feature_dimensions == 2,
+         colour = info->feature_dimensions == 3 && info->feature_shape[2] == 3;
+    if (!json_is_true(encoded) || info->feature_type != LS_COLUMN_U8 || !(grey || colour))
+        return fail(name, "has an impossible encoded");
+    info->encoded = true;
+    return LS_OK;
+}
+
+// The hashes of a split's values.
+static bool read_hashes(const json_t *entry, LsSplit split, LsDataset *dataset)
+{
+    bool files = read_hash(entry, "files_hash", &dataset->files[split].hashes_hash);
+    dataset->files[split].row_bytes = files ? sizeof(LsHash128) : 0;
+    if (!read_hash(entry, "y_hash", &dataset->y[split].hashes_hash))
+        return false;
+    if (!dataset->info.encoded)
+        return read_hash(entry, "x_hash", &dataset->x[split].hashes_hash);
+    return files && read_hash(entry, "encoded_hash", &dataset->x[split].hashes_hash) &&
+           read_hash(entry, "offsets_hash", &dataset->offsets[split].hashes_hash);
+}
+
 static LsStatus read_splits(const char *name, const json_t *schema, LsDataset *dataset)
 {
     const json_t *splits = json_object_get(schema, "splits");
@@ -190,12 +217,12 @@ static LsStatus read_splits(const char *name, const json_t *schema, LsDataset *d
         uint64_t samples;
         if (!read_count(json_object_get(entry, "samples"), 1, (uint64_t)1 << 48, &samples))
             return fail(name, "has an impossible number of samples");
-        if (!read_hash(entry, "x_hash", &dataset->x[split].hashes_hash) ||
-            !read_hash(entry, "y_hash", &dataset->y[split].hashes_hash))
+        if (!read_hashes(entry, split, dataset))
             return fail(name, "lacks the hash of a split");
+        if (dataset->info.encoded && !read_count(json_object_get(entry, "encoded_bytes"), samples,
+                                         (uint64_t)1 << 60, &dataset->x[split].rows))
+            return fail(name, "has an impossible number of encoded bytes");
         dataset->info.samples[split] = samples;
-        if (read_hash(entry, "files_hash", &dataset->files[split].hashes_hash))
-            dataset->files[split].row_bytes = sizeof(LsHash128);
         if (dataset->info.classes)
             LS_TRY(read_counts(name, json_object_get(entry, "counts"), split, dataset));
     }
@@ -261,6 +288,7 @@ LsStatus ls_schema_read(const char *text, size_t size, const char *name, LsDatas
     if (is_tokens(dataset->schema))
         return read_tokens(name, dataset->schema, dataset);
     LS_TRY(read_features(name, dataset->schema, &dataset->info));
+    LS_TRY(read_encoded(name, dataset->schema, &dataset->info));
     LS_TRY(read_outputs(name, dataset->schema, &dataset->info));
     LS_TRY(read_normalization(name, dataset->schema, dataset));
     LS_TRY(read_splits(name, dataset->schema, dataset));

@@ -51,14 +51,34 @@ static void print_values(const json_t *schema, FILE *out)
     fprintf(out, " (training split)\n");
 }
 
+static const char *layout_of(const LsDataset *dataset)
+{
+    if (dataset->info.encoded)
+        return "decoded when read";
+    return dataset->x[LS_TRAIN].chunk_rows > 0 ? "in deflated chunks" : "contiguous";
+}
+
+// How much the files of encoded images take, and a file in the mean.
+static void print_encoded(const LsDataset *dataset, FILE *out)
+{
+    uint64_t bytes = 0, images = 0;
+    for (LsSplit split = LS_TRAIN; split < LS_SPLITS; split++) {
+        bytes += dataset->x[split].rows;
+        images += dataset->info.samples[split];
+    }
+    fprintf(
+        out, "encoded     %" PRIu64 " bytes of JPEG and PNG, %" PRIu64 " an image\n", bytes, bytes / images);
+}
+
 static void print_shapes(const LsDataset *dataset, FILE *out)
 {
     const LsDatasetInfo *info = &dataset->info;
     fprintf(out, "features    ");
     for (int i = 0; i < info->feature_dimensions; i++)
         fprintf(out, "%s%zu", i == 0 ? "" : " x ", info->feature_shape[i]);
-    fprintf(out, " %s, %s\n", info->feature_type == LS_COLUMN_U8 ? "uint8" : "float32",
-        dataset->x[LS_TRAIN].chunk_rows > 0 ? "in deflated chunks" : "contiguous");
+    fprintf(out, " %s, %s\n", info->feature_type == LS_COLUMN_U8 ? "uint8" : "float32", layout_of(dataset));
+    if (info->encoded)
+        print_encoded(dataset, out);
     fprintf(out, "labels      %zu %s\n", info->outputs,
         info->classes ? (info->outputs == 1 ? "class" : "classes")
                       : (info->outputs == 1 ? "target" : "targets"));
@@ -147,7 +167,7 @@ static void print_tokens(const LsDataset *dataset, FILE *out)
     const LsDatasetInfo *info = &dataset->info;
     const json_t *tokenizer = json_object_get(info->schema, "tokenizer");
     fprintf(out, "tokens      %s, %s\n", info->feature_type == LS_COLUMN_U16 ? "uint16" : "uint32",
-        dataset->x[LS_TRAIN].chunk_rows > 0 ? "in deflated chunks" : "contiguous");
+        layout_of(dataset));
     fprintf(out, "vocabulary  %zu, tokenizer ", info->vocabulary);
     print_text(out, json_object_get(tokenizer, "kind"), 0);
     fprintf(out, "\ndocuments  ");

@@ -12,7 +12,7 @@
 #include "base/clock.h"
 #include "base/memory.h"
 #include "base/thread.h"
-#include "dataset_format.h"
+#include "encoded.h"
 
 enum { MESSAGE_SIZE = 2048, WORKERS_LIMIT = 256, SLOTS_LIMIT = 1 << 16 };
 
@@ -63,6 +63,30 @@ static uint64_t first_position(const LsLoader *loader, uint64_t number)
     return o->cursor + step * o->batch + lane * (o->batch / o->lanes) + part * loader->rows;
 }
 
+// A sample whose part is taken before it has its size.
+static LsStatus read_part(
+    Worker *worker, uint64_t sample, uint64_t position, bool partner, uint8_t *x, uint8_t *y)
+{
+    LsImage image = {0};
+    LS_TRY(ls_reader_read(worker->reader, &sample, 1, NULL, y));
+    LS_TRY(ls_reader_image(worker->reader, sample, &image));
+    LsStatus status = ls_augmenter_take_part(worker->augmenter, position, partner, &image, x);
+    free(image.pixels);
+    return status;
+}
+
+static bool takes_parts(const Worker *worker)
+{
+    return worker->augmenter != NULL && ls_augmenter_takes_parts(worker->augmenter);
+}
+
+static LsStatus read_partner(Worker *worker, uint64_t sample, uint64_t position)
+{
+    if (takes_parts(worker))
+        return read_part(worker, sample, position, true, worker->partner_x, worker->partner_y);
+    return ls_reader_read(worker->reader, &sample, 1, worker->partner_x, worker->partner_y);
+}
+
 // Each image as its position makes it, whichever rank and worker it is that reads it.
 static LsStatus augment(Worker *worker, const LsDatasetInfo *info, const LsHostBatch *batch)
 {
@@ -74,9 +98,23 @@ static LsStatus augment(Worker *worker, const LsDatasetInfo *info, const LsHostB
         if (worker->partner_x == NULL)
             continue;
         uint64_t partner = ls_augmenter_partner(worker->augmenter, position, info->samples[LS_TRAIN]);
-        LS_TRY(ls_reader_read(worker->reader, &partner, 1, worker->partner_x, worker->partner_y));
+        LS_TRY(read_partner(worker, partner, position));
         ls_augmenter_mix(worker->augmenter, position, worker->partner_x, worker->partner_y, x, y);
     }
+    return LS_OK;
+}
+
+static LsStatus read_samples(Worker *worker, const LsDatasetInfo *info, const Slot *slot)
+{
+    const LsHostBatch *batch = &slot->batch;
+    if (ls_dataset_tokens(info))
+        return ls_reader_read_windows(worker->reader, slot->samples, batch->rows, batch->x, batch->y);
+    if (!takes_parts(worker))
+        return ls_reader_read(worker->reader, slot->samples, batch->rows, batch->x, batch->y);
+    size_t y_bytes = ls_dataset_y_bytes(info);
+    for (size_t i = 0; i < batch->rows; i++)
+        LS_TRY(read_part(worker, slot->samples[i], batch->positions[i], false,
+            (uint8_t *)batch->x + i * info->features, (uint8_t *)batch->y + i * y_bytes));
     return LS_OK;
 }
 
@@ -92,9 +130,7 @@ static LsStatus fill_slot(Worker *worker, Slot *slot, uint64_t number)
                                ? ls_stream_window(seed, info->token_counts[LS_TRAIN], info->window, first + i)
                                : ls_stream_sample(seed, info->samples[LS_TRAIN], first + i);
     }
-    LsStatus (*read)(LsReader *, const uint64_t *, size_t, void *, void *) =
-        tokens ? ls_reader_read_windows : ls_reader_read;
-    LS_TRY(read(worker->reader, slot->samples, loader->rows, slot->batch.x, slot->batch.y));
+    LS_TRY(read_samples(worker, info, slot));
     return worker->augmenter != NULL ? augment(worker, info, &slot->batch) : LS_OK;
 }
 

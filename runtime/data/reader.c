@@ -7,6 +7,7 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "dataset_cache.h"
+#include "encoded.h"
 
 struct LsReader {
     const LsDataset *dataset;
@@ -14,6 +15,7 @@ struct LsReader {
     uint8_t *deflated, *rows; // of one chunk; NULL when x is contiguous
     uint64_t chunk;           // that `rows` holds; UINT64_MAX: none
     uint8_t *window;          // a sample's tokens as stored, and the one that follows; NULL when not tokens
+    LsImageBytes encoded;     // of the last encoded image
 };
 
 size_t ls_stored_deflated_bytes(const LsStored *stored)
@@ -93,6 +95,7 @@ void ls_reader_destroy(LsReader *reader)
     free(reader->deflated);
     free(reader->rows);
     free(reader->window);
+    free(reader->encoded.data);
     free(reader);
 }
 
@@ -211,15 +214,63 @@ LsStatus ls_reader_read_windows(LsReader *reader, const uint64_t *firsts, size_t
     return LS_OK;
 }
 
+static LsStatus check_samples(const LsReader *reader, const uint64_t *samples, size_t count)
+{
+    const LsDataset *dataset = reader->dataset;
+    size_t all = dataset->info.samples[reader->split];
+    for (size_t i = 0; i < count; i++)
+        if (samples[i] >= all)
+            return LS_FAIL(LS_INTERNAL, "%s: sample %llu of %zu in split %s", dataset->path,
+                (unsigned long long)samples[i], all, ls_split_name(reader->split));
+    return LS_OK;
+}
+
+LsStatus ls_reader_encoded(LsReader *reader, uint64_t sample, const LsImageBytes **out)
+{
+    const LsDataset *dataset = reader->dataset;
+    LS_TRY(check_samples(reader, &sample, 1));
+    LS_TRY(ls_encoded_read(dataset, reader->split, dataset->first[reader->split] + sample, &reader->encoded));
+    *out = &reader->encoded;
+    return LS_OK;
+}
+
+LsStatus ls_reader_image(LsReader *reader, uint64_t sample, LsImage *out)
+{
+    const LsDataset *dataset = reader->dataset;
+    LS_TRY(check_samples(reader, &sample, 1));
+    return ls_encoded_decode(
+        dataset, reader->split, dataset->first[reader->split] + sample, &reader->encoded, out);
+}
+
+static LsStatus read_encoded(LsReader *reader, const uint64_t *samples, size_t count, uint8_t *out)
+{
+    const LsDatasetInfo *info = &reader->dataset->info;
+    for (size_t i = 0; i < count; i++, out += info->features) {
+        LsImage image = {0};
+        LS_TRY(ls_reader_image(reader, samples[i], &image));
+        LsStatus status = ls_image_resize(&image, info->feature_shape[0], info->feature_shape[1], out);
+        free(image.pixels);
+        LS_TRY(status);
+    }
+    return LS_OK;
+}
+
+static LsStatus read_x(LsReader *reader, const LsRowNames *names, size_t count, void *x)
+{
+    const LsDataset *dataset = reader->dataset;
+    LsSplit split = reader->split;
+    if (dataset->info.encoded)
+        return read_encoded(reader, names->samples, count, x);
+    LS_TRY(read_rows(reader, &dataset->x[split], dataset->x_cache[split], names->samples, count, x));
+    return ls_rows_check_x(&dataset->info, names, x, count);
+}
+
 LsStatus ls_reader_read(LsReader *reader, const uint64_t *samples, size_t count, void *x, void *y)
 {
     const LsDataset *dataset = reader->dataset;
     const LsDatasetInfo *info = &dataset->info;
     LsSplit split = reader->split;
-    for (size_t i = 0; i < count; i++)
-        if (samples[i] >= info->samples[split])
-            return LS_FAIL(LS_INTERNAL, "%s: sample %llu of %zu in split %s", dataset->path,
-                (unsigned long long)samples[i], info->samples[split], ls_split_name(split));
+    LS_TRY(check_samples(reader, samples, count));
     if (ls_dataset_tokens(info)) {
         for (size_t i = 0; i < count; i++)
             LS_TRY(read_window(reader, samples[i] * info->window, i, x, y));
@@ -227,8 +278,8 @@ LsStatus ls_reader_read(LsReader *reader, const uint64_t *samples, size_t count,
     }
     LsRowNames names = {
         .path = dataset->path, .split = split, .samples = samples, .first = dataset->first[split]};
-    LS_TRY(read_rows(reader, &dataset->x[split], dataset->x_cache[split], samples, count, x));
-    LS_TRY(ls_rows_check_x(info, &names, x, count));
+    if (x != NULL)
+        LS_TRY(read_x(reader, &names, count, x));
     if (y == NULL)
         return LS_OK;
     LS_TRY(read_rows(reader, &dataset->y[split], dataset->y_cache[split], samples, count, y));

@@ -4,8 +4,9 @@
 
 #include "base/file.h"
 #include "dataset_format.h"
+#include "image.h"
 
-typedef enum Part { PART_X, PART_Y, PART_FILES } Part;
+typedef enum Part { PART_X, PART_Y, PART_FILES, PART_OFFSETS } Part;
 
 // Values arrive in pieces of any length and leave in blocks that are hashed, and in whole rows that are
 // checked.
@@ -23,6 +24,7 @@ typedef struct Check {
     uint64_t blocks;    // done
     uint64_t chunk_end; // where the last chunk ended in the file
     uint64_t *counts;   // per class
+    uint64_t place;     // of encoded images: where the last one began
 } Check;
 
 static LsStatus check_block(Check *check)
@@ -49,12 +51,33 @@ static LsStatus hash_bytes(Check *check, const uint8_t *data, size_t bytes)
     return LS_OK;
 }
 
+// Images lie one after the other, from the first byte to the last.
+static LsStatus check_offsets(Check *check, uint64_t first, size_t rows)
+{
+    const LsDataset *dataset = check->dataset;
+    uint64_t bytes = dataset->x[check->split].rows;
+    const uint64_t *offset = (const uint64_t *)check->rows;
+    for (size_t i = 0; i < rows; i++) {
+        uint64_t row = first + i;
+        bool good = row == 0 ? offset[i] == 0
+                             : offset[i] > check->place && offset[i] - check->place <= LS_IMAGE_FILE_MAX;
+        if (!good || offset[i] > bytes || (row + 1 == check->stored->rows && offset[i] != bytes))
+            return LS_FAIL(LS_BAD_DATA,
+                "%s: entry %llu of %s is %llu, which is no place; import the data again", dataset->path,
+                (unsigned long long)row, check->stored->name, (unsigned long long)offset[i]);
+        check->place = offset[i];
+    }
+    return LS_OK;
+}
+
 static LsStatus check_rows(Check *check, uint64_t first, size_t rows)
 {
     const LsDatasetInfo *info = &check->dataset->info;
     LsRowNames names = {.path = check->dataset->path, .split = check->split, .first = first};
     if (check->part == PART_FILES)
         return LS_OK;
+    if (check->part == PART_OFFSETS)
+        return check_offsets(check, first, rows);
     if (check->part == PART_X)
         return ls_rows_check_x(info, &names, check->rows, rows);
     LS_TRY(ls_rows_check_y(info, &names, check->rows, rows));
@@ -123,9 +146,11 @@ static LsStatus compare_counts(const Check *check)
 
 static LsStatus verify_stored(const LsDataset *dataset, LsSplit split, Part part)
 {
-    const LsStored *stored = part == PART_X   ? &dataset->x[split]
-                             : part == PART_Y ? &dataset->y[split]
-                                              : &dataset->files[split];
+    const LsStored *parts[] = {[PART_X] = &dataset->x[split],
+        [PART_Y] = &dataset->y[split],
+        [PART_FILES] = &dataset->files[split],
+        [PART_OFFSETS] = &dataset->offsets[split]};
+    const LsStored *stored = parts[part];
     bool count = part == PART_Y && dataset->info.classes;
     Check check = {.dataset = dataset, .stored = stored, .split = split, .part = part};
     check.rows_count = stored->chunk_rows > 0                ? stored->chunk_rows
@@ -164,6 +189,8 @@ LsStatus ls_dataset_verify(const LsDataset *dataset)
             LS_TRY(verify_stored(dataset, split, PART_Y));
         if (dataset->files[split].row_bytes > 0)
             LS_TRY(verify_stored(dataset, split, PART_FILES));
+        if (dataset->info.encoded)
+            LS_TRY(verify_stored(dataset, split, PART_OFFSETS));
     }
     return LS_OK;
 }

@@ -40,7 +40,8 @@ struct LsWriter {
     uint64_t appended[LS_SPLITS];
     uint64_t *counts[LS_SPLITS];
     Stream x[LS_SPLITS], y[LS_SPLITS];
-    Stream files[LS_SPLITS]; // no rows where the shape has none
+    Stream files[LS_SPLITS];   // no rows where the shape has none
+    Stream offsets[LS_SPLITS]; // no rows where images are not encoded
     bool committed;
 };
 
@@ -63,6 +64,11 @@ static LsStatus check_shape(const char *path, const LsWriterShape *shape, LsData
                bytes <= SIZE_MAX / 4;
     if (!good)
         return LS_FAIL(LS_BAD_DATA, "%s: samples have an impossible shape", path);
+    bool grey = shape->feature_dimensions == 2,
+         colour = shape->feature_dimensions == 3 && shape->feature_shape[2] == 3;
+    if (shape->encoded &&
+        (shape->feature_type != LS_COLUMN_U8 || !(grey || colour) || shape->compress || !shape->files))
+        return LS_FAIL(LS_INTERNAL, "%s: samples of this shape cannot be encoded images", path);
     if (shape->outputs < 1 || shape->outputs > LS_OUTPUTS_LIMIT)
         return LS_FAIL(LS_BAD_DATA, "%s: %zu %s; there must be 1 to %d", path, shape->outputs,
             shape->classes ? "classes" : "targets", LS_OUTPUTS_LIMIT);
@@ -71,6 +77,7 @@ static LsStatus check_shape(const char *path, const LsWriterShape *shape, LsData
     *info = (LsDatasetInfo){.features = features,
         .feature_dimensions = shape->feature_dimensions,
         .feature_type = shape->feature_type,
+        .encoded = shape->encoded,
         .classes = shape->classes,
         .outputs = shape->outputs};
     memcpy(info->feature_shape, shape->feature_shape, sizeof info->feature_shape);
@@ -183,13 +190,22 @@ static LsStatus open_files(LsWriter *writer, LsSplit split)
     return open_stream(writer, &set, sizeof(LsHash128), files);
 }
 
-static LsStatus open_split(LsWriter *writer, LsSplit split, const LsWriterShape *shape)
+static LsStatus open_encoded(LsWriter *writer, LsSplit split, uint64_t bytes)
 {
-    bool compress = shape->compress;
+    Stream *x = &writer->x[split], *offsets = &writer->offsets[split];
+    snprintf(x->stored.name, sizeof x->stored.name, "/%s/encoded", ls_split_name(split));
+    snprintf(offsets->stored.name, sizeof offsets->stored.name, "/%s/offsets", ls_split_name(split));
+    LsHdf5Set set = {.type = LS_HDF5_U8, .dimensions = 1, .shape = {bytes}};
+    LsHdf5Set places = {.type = LS_HDF5_U64, .dimensions = 1, .shape = {writer->info.samples[split] + 1}};
+    LS_TRY(open_stream(writer, &set, 1, x));
+    return open_stream(writer, &places, sizeof(uint64_t), offsets);
+}
+
+static LsStatus open_x(LsWriter *writer, LsSplit split, bool compress)
+{
     const LsDatasetInfo *info = &writer->info;
-    Stream *x = &writer->x[split], *y = &writer->y[split];
+    Stream *x = &writer->x[split];
     snprintf(x->stored.name, sizeof x->stored.name, "/%s/x", ls_split_name(split));
-    snprintf(y->stored.name, sizeof y->stored.name, "/%s/y", ls_split_name(split));
     size_t row_bytes = ls_dataset_x_bytes(info);
     LsHdf5Set set = {.type = info->feature_type == LS_COLUMN_U8 ? LS_HDF5_U8 : LS_HDF5_F32,
         .dimensions = info->feature_dimensions + 1,
@@ -199,7 +215,16 @@ static LsStatus open_split(LsWriter *writer, LsSplit split, const LsWriterShape 
         set.chunk_rows = info->samples[split]; // HDF5 wants no chunk larger than its set
     for (int i = 0; i < info->feature_dimensions; i++)
         set.shape[i + 1] = info->feature_shape[i];
-    LS_TRY(open_stream(writer, &set, row_bytes, x));
+    return open_stream(writer, &set, row_bytes, x);
+}
+
+static LsStatus open_split(LsWriter *writer, LsSplit split, const LsWriterShape *shape)
+{
+    const LsDatasetInfo *info = &writer->info;
+    Stream *y = &writer->y[split];
+    LS_TRY(shape->encoded ? open_encoded(writer, split, shape->encoded_bytes[split])
+                          : open_x(writer, split, shape->compress));
+    snprintf(y->stored.name, sizeof y->stored.name, "/%s/y", ls_split_name(split));
     LsHdf5Set targets = {.type = info->classes ? LS_HDF5_I32 : LS_HDF5_F32,
         .dimensions = info->classes ? 1 : 2,
         .shape = {info->samples[split], info->outputs}};
@@ -217,10 +242,10 @@ static LsStatus reserve(const LsWriter *writer)
 {
     uint64_t end = 0;
     for (LsSplit split = LS_TRAIN; split < LS_SPLITS; split++)
-        for (int i = 0; i < 3; i++) {
-            const Stream *stream = i == 0   ? &writer->x[split]
-                                   : i == 1 ? &writer->y[split]
-                                            : &writer->files[split];
+        for (int i = 0; i < 4; i++) {
+            const Stream *all[4] = {
+                &writer->x[split], &writer->y[split], &writer->files[split], &writer->offsets[split]};
+            const Stream *stream = all[i];
             uint64_t stream_end =
                 stream->stored.chunk_rows > 0 ? 0 : stream->stored.offset + stream->expected;
             end = stream_end > end ? stream_end : end;
@@ -318,12 +343,32 @@ static LsStatus append(LsWriter *writer, Stream *stream, const uint8_t *data, si
     return LS_OK;
 }
 
+static LsStatus check_room(const LsWriter *writer, LsSplit split, size_t rows)
+{
+    size_t all = writer->info.samples[split];
+    if (rows > all - writer->appended[split])
+        return LS_FAIL(
+            LS_INTERNAL, "%s: more than %zu rows for split %s", writer->path, all, ls_split_name(split));
+    return LS_OK;
+}
+
+// The labels or targets of rows whose x is there.
+static LsStatus append_y(LsWriter *writer, LsSplit split, const void *y, size_t rows)
+{
+    const LsDatasetInfo *info = &writer->info;
+    LsRowNames names = {.path = writer->path, .split = split, .first = writer->appended[split]};
+    LS_TRY(ls_rows_check_y(info, &names, y, rows));
+    for (size_t i = 0; info->classes && i < rows; i++)
+        writer->counts[split][((const int32_t *)y)[i]]++;
+    LS_TRY(append(writer, &writer->y[split], y, rows * ls_dataset_y_bytes(info)));
+    writer->appended[split] += rows;
+    return LS_OK;
+}
+
 LsStatus ls_writer_append(LsWriter *writer, LsSplit split, const void *x, const void *y, size_t rows)
 {
     const LsDatasetInfo *info = &writer->info;
-    if (rows > info->samples[split] - writer->appended[split])
-        return LS_FAIL(LS_INTERNAL, "%s: more than %zu rows for split %s", writer->path, info->samples[split],
-            ls_split_name(split));
+    LS_TRY(check_room(writer, split, rows));
     if (rows == 0)
         return LS_OK;
     LsRowNames names = {.path = writer->path, .split = split, .first = writer->appended[split]};
@@ -333,19 +378,33 @@ LsStatus ls_writer_append(LsWriter *writer, LsSplit split, const void *x, const 
         writer->appended[split] += rows;
         return LS_OK;
     }
-    LS_TRY(ls_rows_check_y(info, &names, y, rows));
-    for (size_t i = 0; info->classes && i < rows; i++)
-        writer->counts[split][((const int32_t *)y)[i]]++;
     LS_TRY(append(writer, &writer->x[split], x, rows * ls_dataset_x_bytes(info)));
-    LS_TRY(append(writer, &writer->y[split], y, rows * ls_dataset_y_bytes(info)));
-    writer->appended[split] += rows;
-    return LS_OK;
+    return append_y(writer, split, y, rows);
+}
+
+static uint64_t filled(const Stream *stream)
+{
+    return stream->done + stream->block_filled;
+}
+
+LsStatus ls_writer_append_encoded(
+    LsWriter *writer, LsSplit split, const uint8_t *image, size_t size, const void *y)
+{
+    Stream *x = &writer->x[split];
+    uint64_t place = filled(x);
+    LS_TRY(check_room(writer, split, 1));
+    if (!writer->info.encoded || size == 0 || size > x->expected - place)
+        return LS_FAIL(LS_INTERNAL, "%s: %zu encoded bytes behind %llu of %llu in split %s", writer->path,
+            size, (unsigned long long)place, (unsigned long long)x->expected, ls_split_name(split));
+    LS_TRY(append(writer, &writer->offsets[split], (const uint8_t *)&place, sizeof place));
+    LS_TRY(append(writer, x, image, size));
+    return append_y(writer, split, y, 1);
 }
 
 LsStatus ls_writer_append_files(LsWriter *writer, LsSplit split, const LsHash128 *hashes, size_t count)
 {
     Stream *files = &writer->files[split];
-    if (count * sizeof *hashes > files->expected - files->done - files->block_filled)
+    if (count * sizeof *hashes > files->expected - filled(files))
         return LS_FAIL(LS_INTERNAL, "%s: more hashes of files than rows in split %s", writer->path,
             ls_split_name(split));
     return append(writer, files, (const uint8_t *)hashes, count * sizeof *hashes);
@@ -371,14 +430,21 @@ static LsStatus end_stream(LsWriter *writer, Stream *stream)
 // One split's entry of the schema; NULL when memory is short.
 static json_t *describe_split(const LsWriter *writer, LsSplit split)
 {
+    const Stream *x = &writer->x[split], *offsets = &writer->offsets[split];
+    bool encoded = writer->info.encoded;
     char x_hash[LS_HASH128_TEXT], y_hash[LS_HASH128_TEXT];
-    ls_hash128_text(writer->x[split].stored.hashes_hash, x_hash);
+    ls_hash128_text(x->stored.hashes_hash, x_hash);
     if (ls_dataset_tokens(&writer->info))
         return json_pack(
             "{s:I, s:s}", "tokens", (json_int_t)writer->info.samples[split], "tokens_hash", x_hash);
     ls_hash128_text(writer->y[split].stored.hashes_hash, y_hash);
-    json_t *entry = json_pack("{s:I, s:s, s:s}", "samples", (json_int_t)writer->info.samples[split], "x_hash",
-        x_hash, "y_hash", y_hash);
+    json_t *entry = json_pack("{s:I, s:s, s:s}", "samples", (json_int_t)writer->info.samples[split],
+        encoded ? "encoded_hash" : "x_hash", x_hash, "y_hash", y_hash);
+    if (entry != NULL && encoded) {
+        ls_hash128_text(offsets->stored.hashes_hash, x_hash);
+        json_object_set_new(entry, "offsets_hash", json_string(x_hash));
+        json_object_set_new(entry, "encoded_bytes", json_integer((json_int_t)x->expected));
+    }
     if (entry != NULL && writer->files[split].stored.rows > 0) {
         ls_hash128_text(writer->files[split].stored.hashes_hash, x_hash);
         json_object_set_new(entry, "files_hash", json_string(x_hash));
@@ -400,6 +466,8 @@ static void describe_rows(const LsDatasetInfo *info, json_t *schema)
     json_object_set_new(
         schema, "feature_type", json_string(info->feature_type == LS_COLUMN_U8 ? "u8" : "f32"));
     json_object_set_new(schema, "feature_shape", shape);
+    if (info->encoded)
+        json_object_set_new(schema, "encoded", json_true());
     json_object_set_new(schema, "outputs", json_integer((json_int_t)info->outputs));
 }
 
@@ -481,6 +549,17 @@ static LsStatus publish(LsWriter *writer)
     return sync_directory(writer->path);
 }
 
+// The offsets end with the end of the last image.
+static LsStatus end_offsets(LsWriter *writer, LsSplit split)
+{
+    const Stream *x = &writer->x[split];
+    if (x->done != x->expected)
+        return LS_FAIL(LS_INTERNAL, "%s: %llu of %llu encoded bytes of split %s", writer->path,
+            (unsigned long long)x->done, (unsigned long long)x->expected, ls_split_name(split));
+    LS_TRY(append(writer, &writer->offsets[split], (const uint8_t *)&x->done, sizeof x->done));
+    return end_stream(writer, &writer->offsets[split]);
+}
+
 LsStatus ls_writer_commit(LsWriter *writer, json_t *schema)
 {
     for (LsSplit split = LS_TRAIN; split < LS_SPLITS; split++) {
@@ -495,6 +574,8 @@ LsStatus ls_writer_commit(LsWriter *writer, json_t *schema)
             LS_TRY(end_stream(writer, &writer->y[split]));
         if (writer->files[split].stored.rows > 0)
             LS_TRY(end_stream(writer, &writer->files[split]));
+        if (writer->info.encoded)
+            LS_TRY(end_offsets(writer, split));
     }
     LS_TRY(write_schema(writer, schema));
     return publish(writer);
@@ -520,6 +601,7 @@ void ls_writer_destroy(LsWriter *writer)
         release_stream(&writer->x[split]);
         release_stream(&writer->y[split]);
         release_stream(&writer->files[split]);
+        release_stream(&writer->offsets[split]);
         free(writer->counts[split]);
     }
     free(writer->temporary);

@@ -26,6 +26,8 @@ typedef struct LsWriterShape {
                        // tokens, and of the rest only `compress` counts
     bool compress;     // x in deflated chunks
     bool files;        // each row has the hash of the file that it was made of
+    bool encoded;      // images are kept as their files' bytes: u8, not compressed, with `files`
+    uint64_t encoded_bytes[LS_SPLITS]; // how many these are
 } LsWriterShape;
 
 typedef struct LsWriter LsWriter;
@@ -39,13 +41,18 @@ LsStatus ls_writer_begin(const char *path, const LsWriterShape *shape, LsWriter 
 // vocabulary, a NaN or an infinity is LS_BAD_DATA. LS_IO.
 LsStatus ls_writer_append(LsWriter *writer, LsSplit split, const void *x, const void *y, size_t rows);
 
+// The same of one encoded image, `size` bytes of its file, and its label or targets. What cannot be decoded
+// to the shape is found when it is read.
+LsStatus ls_writer_append_encoded(
+    LsWriter *writer, LsSplit split, const uint8_t *image, size_t size, const void *y);
+
 // Appends the hashes of as many files of a split; of every row, when the shape says so.
 LsStatus ls_writer_append_files(LsWriter *writer, LsSplit split, const LsHash128 *hashes, size_t count);
 
 // Ends the file, makes it durable and gives it its name. `schema` is the importer's part of the schema (the
-// keys of import_common.h); the writer adds its own keys (format, feature_type, feature_shape, outputs,
-// splits, root_hash; of tokens format, kind, token_type, vocabulary, splits, root_hash) to the object. Every
-// split must be complete.
+// keys of import_common.h); the writer adds its own keys (format, feature_type, feature_shape, encoded,
+// outputs, splits, root_hash; of tokens format, kind, token_type, vocabulary, splits, root_hash) to the
+// object. Every split must be complete.
 LsStatus ls_writer_commit(LsWriter *writer, json_t *schema);
 
 // Frees; removes the temporary file unless it was committed. Accepts NULL.

@@ -18,23 +18,16 @@ static int ascending(const void *a, const void *b)
 static LsStatus read_labels(const LsDataset *dataset, LsSplit split, int32_t *labels)
 {
     const LsDatasetInfo *info = ls_dataset_info(dataset);
-    size_t samples = info->samples[split], bytes;
+    size_t samples = info->samples[split];
     uint64_t index[CHUNK];
-    if (!ls_size_multiply(info->features, CHUNK * sizeof(float), &bytes))
-        return LS_FAIL(LS_BAD_DATA, "%s has samples of %zu features, too many to read",
-            ls_dataset_path(dataset), info->features);
     LsReader *reader = NULL;
-    void *x = NULL;
     LsStatus status = ls_reader_create(dataset, split, &reader);
-    if (status == LS_OK)
-        status = ls_memory_allocate(bytes, &x);
     for (size_t first = 0; status == LS_OK && first < samples; first += CHUNK) {
         size_t count = samples - first < CHUNK ? samples - first : CHUNK;
         for (size_t i = 0; i < count; i++)
             index[i] = first + i;
-        status = ls_reader_read(reader, index, count, x, labels + first);
+        status = ls_reader_read(reader, index, count, NULL, labels + first);
     }
-    free(x);
     ls_reader_destroy(reader);
     return status;
 }

@@ -177,6 +177,18 @@ static LsStatus plan_memory(LsTrainer *t, LsPrecision precision, bool discrete)
     return status;
 }
 
+// Of all that decides bits: the device, and what decodes the data.
+static LsStatus take_fingerprint(LsTrainer *t)
+{
+    char decoder[LS_DECODER_TEXT];
+    ls_device_fingerprint(t->device, t->fingerprint, sizeof t->fingerprint);
+    LS_TRY(ls_dataset_decoder(t->dataset, decoder));
+    size_t length = strlen(t->fingerprint);
+    if (decoder[0] != '\0')
+        snprintf(t->fingerprint + length, sizeof t->fingerprint - length, ", %s", decoder);
+    return LS_OK;
+}
+
 // The estimate is made as for a GPU, which alone asks for it while it is opened, and again for the device
 // that it has become.
 static LsStatus open_device(LsTrainer *t)
@@ -187,7 +199,7 @@ static LsStatus open_device(LsTrainer *t)
     if (!t->device)
         LS_TRY(
             ls_device_open_configured(t->config, ls_comm_local_rank(t->comm), t->memory.device, &t->device));
-    ls_device_fingerprint(t->device, t->fingerprint, sizeof t->fingerprint);
+    LS_TRY(take_fingerprint(t));
     LS_TRY(plan_memory(t, t->device->precision, t->device->discrete));
     t->device->expected_bytes = t->memory.device;
     return LS_OK;

@@ -6,6 +6,7 @@ foreach(source IN LISTS data_tests)
   target_link_libraries(${name} PRIVATE PkgConfig::ZLIB)
 endforeach()
 target_link_libraries(test_image PRIVATE PkgConfig::TURBOJPEG PkgConfig::PNG) # which encode
+target_link_libraries(test_encoded PRIVATE PkgConfig::TURBOJPEG)
 
 # What we write is what h5py reads.
 add_executable(write_example_dataset data/write_example_dataset.c)

@@ -85,6 +85,7 @@ static void try_schema(const char *text, size_t size)
     } else {
         const LsDatasetInfo *info = &dataset.info;
         require(info->features > 0 && info->outputs > 0 && info->samples[LS_TRAIN] > 0);
+        require(!info->encoded || (info->feature_type == LS_COLUMN_U8 && info->feature_dimensions >= 2));
         require(info->period >= 1 && info->features % info->period == 0);
         for (size_t i = 0; i < info->period; i++)
             require(info->scale[i] != 0.0f && info->shift[i] - info->shift[i] == 0.0f);

@@ -10,6 +10,8 @@
 #include "base/config.h"
 #include "data/dataset.h"
 
+struct LsImage; // image.h
+
 typedef struct LsAugmentation {
     size_t crop_padding; // black pixels on every side of which a random part of the image's size is taken
     bool flip;           // mirrors left and right, every other time
@@ -36,6 +38,13 @@ typedef struct LsAugmenter LsAugmenter;
 LsStatus ls_augmenter_create(
     const LsAugmentation *augmentation, const LsDatasetInfo *info, uint64_t seed, LsAugmenter **out);
 void ls_augmenter_destroy(LsAugmenter *augmenter);
+
+// Of encoded images, the enlarged part is taken before the image is brought to its size: of all pixels that
+// there are. Then this is true, the sample is made by ls_augmenter_take_part (of the partner that is mixed
+// in, where `partner` says so) into x, and what comes next leaves that step out. LS_INTERNAL.
+bool ls_augmenter_takes_parts(const LsAugmenter *augmenter);
+LsStatus ls_augmenter_take_part(
+    const LsAugmenter *augmenter, uint64_t position, bool partner, const struct LsImage *image, uint8_t *x);
 
 // Makes the training image of a stream position out of the sample `x` that lies there, in place; all but
 // mixing.

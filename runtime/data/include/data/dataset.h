@@ -6,10 +6,11 @@
 //   /train/x.chunks      [chunks] {offset, bytes, hash}: where the deflated chunks of x lie, if it is
 //   compressed /schema              scalar string: JSON with shapes, statistics, counts, import, and hashes
 // x is uint8 or float32 [samples][features…]; y is int32 [samples] (classes) or float32 [samples][outputs].
-// A token data set has /train/tokens, … instead: uint16 or uint32 [tokens], one after the other, which are
-// read as windows. Everything is little-endian and contiguous but a compressed x. The schema holds a hash of
-// every array of block hashes, and the root hash is that of the schema: it stands for every value, whether
-// compressed or not.
+// Encoded images have /train/encoded, … instead of x: their files' bytes, one after the other, and
+// /train/offsets, uint64 [samples + 1]; they are decoded when read. A token data set has /train/tokens, …
+// instead: uint16 or uint32 [tokens], one after the other, which are read as windows. Everything is
+// little-endian and contiguous but a compressed x. The schema holds a hash of every array of block hashes,
+// and the root hash is that of the schema: it stands for every value, whether compressed or not.
 #ifndef LOCKSTEP_DATA_DATASET_H
 #define LOCKSTEP_DATA_DATASET_H
 
@@ -37,6 +38,7 @@ typedef struct LsDatasetInfo {
     size_t feature_shape[4];
     int feature_dimensions;
     LsColumnType feature_type; // U8 or F32; of tokens as they are stored: U16 or U32
+    bool encoded;              // images are stored as JPEG or PNG; features are those of decoded ones
     bool classes;              // labels are int32 classes
     size_t outputs;            // classes, or regression outputs
     size_t samples[LS_SPLITS]; // 0: no such split
@@ -97,10 +99,11 @@ LsStatus ls_reader_create(const LsDataset *dataset, LsSplit split, LsReader **ou
 void ls_reader_destroy(LsReader *reader);
 
 // Reads `count` samples of the split by index into x [count][features] (feature_type) and y [count] int32 or
-// [count][outputs] float32; of tokens, x and y are int32 [count][window]. y may be NULL. Checks labels
+// [count][outputs] float32; of tokens, x and y are int32 [count][window]. x (but of tokens) or y may be NULL.
+// Checks labels
 // against the classes, tokens against the vocabulary and floats for NaN and infinity: LS_BAD_DATA names file,
 // split and sample. Values that are kept in memory or compressed are compared with their hashes when they are
-// first read.
+// first read, encoded images whenever they are.
 LsStatus ls_reader_read(LsReader *reader, const uint64_t *samples, size_t count, void *x, void *y);
 
 // Of tokens: the windows that begin at the given ones instead of at multiples of the window.
@@ -109,6 +112,11 @@ LsStatus ls_reader_read_windows(LsReader *reader, const uint64_t *firsts, size_t
 // Reads everything: block hashes, chunk hashes, root hash, label range, NaN. LS_BAD_DATA at the first
 // difference.
 LsStatus ls_dataset_verify(const LsDataset *dataset);
+
+// What decides the pixels of encoded images besides the data: names the JPEG decoder by a hash of what it
+// makes of a picture, for the fingerprint of a machine. "" of other data. LS_INTERNAL.
+enum { LS_DECODER_TEXT = 32 };
+LsStatus ls_dataset_decoder(const LsDataset *dataset, char text[LS_DECODER_TEXT]);
 
 // Prints shapes, classes with counts, means, deviations and missing values of each column, hashes and source
 // for people.
