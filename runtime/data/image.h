@@ -20,6 +20,8 @@ bool ls_image_recognize(const uint8_t *data, size_t size);
 // What the images of a data set are.
 typedef struct LsImageForm {
     size_t height, width, channels;
+    bool encoded; // an import keeps them as their files are; its store has the counts of their values, as of
+                  // LsPixels
 } LsImageForm;
 
 typedef struct LsImage {

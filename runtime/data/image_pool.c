@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "pixels.h"
 
 enum { MESSAGE_SIZE = 2048 };
 
@@ -21,6 +22,7 @@ typedef struct Pool {
     const LsImageForm *form;
     LsImageStore *store;
     LsImageResult *results;
+    bool again; // only what lies elsewhere
     atomic_size_t next;
     atomic_bool stopping;
     pthread_mutex_t lock; // of the two below
@@ -30,24 +32,12 @@ typedef struct Pool {
 
 // What one thread has.
 typedef struct Scratch {
-    uint8_t *bytes;
-    size_t capacity;
-    uint8_t *image; // of the form
+    LsImageBytes bytes;
+    uint8_t *image;  // of the form
+    LsPixels pixels; // its values, where it is kept encoded
 } Scratch;
 
-static LsStatus make_room(Scratch *scratch, size_t size, const char *name)
-{
-    if (size <= scratch->capacity)
-        return LS_OK;
-    uint8_t *grown = realloc(scratch->bytes, size);
-    if (grown == NULL)
-        return LS_FAIL(LS_INTERNAL, "%s: no memory for %zu bytes", name, size);
-    scratch->bytes = grown;
-    scratch->capacity = size;
-    return LS_OK;
-}
-
-static LsStatus read_open(int fd, const LsImageSource *source, Scratch *scratch, uint64_t *size)
+static LsStatus read_open(int fd, const LsImageSource *source, LsImageBytes *bytes, uint64_t *size)
 {
     struct stat information;
     *size = source->size;
@@ -60,16 +50,17 @@ static LsStatus read_open(int fd, const LsImageSource *source, Scratch *scratch,
     }
     // A larger one is refused for its size, of which the hash of its beginning is enough.
     size_t taken = *size > LS_IMAGE_FILE_MAX ? LS_IMAGE_FILE_MAX : *size;
-    LS_TRY(make_room(scratch, taken + 1, source->name));
-    return ls_file_read_at(fd, source->file, scratch->bytes, taken, source->offset);
+    LS_TRY(ls_image_bytes_reserve(bytes, taken + 1, source->name)); // an empty file has memory as well
+    bytes->size = taken;
+    return ls_file_read_at(fd, source->file, bytes->data, taken, source->offset);
 }
 
-static LsStatus read_source(const LsImageSource *source, Scratch *scratch, uint64_t *size)
+LsStatus ls_image_source_read(const LsImageSource *source, LsImageBytes *bytes, uint64_t *size)
 {
     int fd = open(source->file, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
         return ls_file_fail("open", source->file);
-    LsStatus status = read_open(fd, source, scratch, size);
+    LsStatus status = read_open(fd, source, bytes, size);
     close(fd);
     return status;
 }
@@ -78,26 +69,60 @@ static LsStatus decode(const Pool *pool, const char *name, uint64_t size, Scratc
 {
     const LsImageForm *form = pool->form;
     LsImage image = {0};
-    LS_TRY(ls_image_decode(scratch->bytes, size, name, form->channels, &image));
+    LS_TRY(ls_image_decode(scratch->bytes.data, size, name, form->channels, &image));
     LsStatus status = ls_image_resize(&image, form->height, form->width, scratch->image);
     free(image.pixels);
     return status;
+}
+
+size_t ls_image_record_bytes(const LsImageForm *form)
+{
+    const LsPixels *pixels = NULL;
+    return form->encoded ? form->channels * sizeof pixels->count[0]
+                         : form->height * form->width * form->channels;
+}
+
+// What the store keeps of the image that was decoded.
+static const uint8_t *record_of(const LsImageForm *form, Scratch *scratch)
+{
+    if (!form->encoded)
+        return scratch->image;
+    scratch->pixels = (LsPixels){.channels = form->channels};
+    ls_pixels_add(&scratch->pixels, scratch->image, form->height * form->width);
+    return (const uint8_t *)scratch->pixels.count;
+}
+
+// Whether the image is in the store, or is left alone.
+static LsStatus find_known(const Pool *pool, size_t i, LsHash128 hash, bool *known)
+{
+    LsImageResult *result = &pool->results[i];
+    if (!pool->again) {
+        result->hash = hash;
+        result->known = *known = ls_image_store_find(pool->store, hash, &result->place);
+        return LS_OK;
+    }
+    *known = false;
+    if (!ls_hash128_equal(hash, result->hash))
+        return LS_FAIL(
+            LS_IO, "%s was changed while it was imported; import again", pool->sources->source[i].name);
+    return LS_OK;
 }
 
 static LsStatus do_source(const Pool *pool, size_t i, Scratch *scratch)
 {
     const LsImageSource *source = &pool->sources->source[i];
     LsImageResult *result = &pool->results[i];
-    LS_TRY(read_source(source, scratch, &result->bytes));
-    size_t hashed = result->bytes > LS_IMAGE_FILE_MAX ? LS_IMAGE_FILE_MAX : result->bytes;
-    result->hash = ls_hash128(scratch->bytes, hashed);
-    result->known = ls_image_store_find(pool->store, result->hash, &result->place);
-    if (result->known)
+    bool known;
+    if (pool->again && !(result->place & LS_IMAGE_ELSEWHERE))
+        return LS_OK;
+    LS_TRY(ls_image_source_read(source, &scratch->bytes, &result->bytes));
+    LS_TRY(find_known(pool, i, ls_hash128(scratch->bytes.data, scratch->bytes.size), &known));
+    if (known)
         return LS_OK;
     LsStatus status = decode(pool, source->name, result->bytes, scratch);
     if (status == LS_OK)
-        return ls_image_store_add(pool->store, result->hash, scratch->image, &result->place);
-    if (status != LS_BAD_DATA)
+        return ls_image_store_add(pool->store, result->hash, record_of(pool->form, scratch), &result->place);
+    if (status != LS_BAD_DATA || pool->again)
         return status;
     result->corrupt = strdup(ls_status_message());
     return result->corrupt == NULL ? LS_FAIL(LS_INTERNAL, "data import: out of memory") : LS_OK;
@@ -128,7 +153,7 @@ static void *work(void *argument)
     }
     if (status != LS_OK)
         note_failure(pool, status);
-    free(scratch.bytes);
+    free(scratch.bytes.data);
     free(scratch.image);
     return NULL;
 }
@@ -157,9 +182,9 @@ static LsStatus run_threads(Pool *pool, int threads)
 }
 
 LsStatus ls_image_pool_decode(const LsImageSources *sources, const LsImageForm *form, int threads,
-    LsImageStore *store, LsImageResult *results)
+    LsImageStore *store, bool again, LsImageResult *results)
 {
-    Pool pool = {.sources = sources, .form = form, .store = store, .results = results};
+    Pool pool = {.sources = sources, .form = form, .store = store, .results = results, .again = again};
     pthread_mutex_init(&pool.lock, NULL);
     LsStatus status = run_threads(&pool, threads);
     pthread_mutex_destroy(&pool.lock);

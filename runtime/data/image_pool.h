@@ -6,6 +6,9 @@
 #include "image_sources.h"
 #include "image_store.h"
 
+// Bytes of what the store has of an image: its pixels, or the counts of their values.
+size_t ls_image_record_bytes(const LsImageForm *form);
+
 // What became of a source.
 typedef struct LsImageResult {
     LsHash128 hash; // of its bytes
@@ -15,9 +18,13 @@ typedef struct LsImageResult {
     char *corrupt;  // why it is none; NULL: it is sound. Freed by the caller
 } LsImageResult;
 
-// results [sources->count], zeroed. LS_IO and LS_NO_INPUT for what cannot be read or written; what is read
-// and is no image of this form is a result.
+// results [sources->count], zeroed. `again`: they are those of a call before, and what lay elsewhere is
+// decoded now. LS_IO and LS_NO_INPUT for what cannot be read or written; what is read and is no image of this
+// form is a result.
 LsStatus ls_image_pool_decode(const LsImageSources *sources, const LsImageForm *form, int threads,
-    LsImageStore *store, LsImageResult *results);
+    LsImageStore *store, bool again, LsImageResult *results);
+
+// Reads the file of a source, of which bytes beyond LS_IMAGE_FILE_MAX are left out; *size is all of it.
+LsStatus ls_image_source_read(const LsImageSource *source, LsImageBytes *bytes, uint64_t *size);
 
 #endif

@@ -1,7 +1,7 @@
 // Images that are decoded already, by the hash of their encoded bytes: those of the data set that an import
 // replaces, and those that an import under way has made. The latter lie in a file beside the output,
 // OUT.h5.decoded, from which an import that was killed goes on; it is gone when the import ends in another
-// way.
+// way. Of an image that the data set keeps encoded, the file has its statistics in place of its pixels.
 #ifndef LOCKSTEP_DATA_IMAGE_STORE_H
 #define LOCKSTEP_DATA_IMAGE_STORE_H
 

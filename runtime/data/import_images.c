@@ -8,50 +8,12 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
-#include "dataset_format.h"
-#include "image_pool.h"
-#include "import_common.h"
-#include "partitions.h"
-#include "pixels.h"
+#include "import_images.h"
 #include "split.h"
-#include "writer.h"
 
-enum { SIDE_MAX = 16384, THREADS_MAX = 1024, CLASSES_MAX = 1 << 16, ROW_BITS = 48 };
+enum { SIDE_MAX = 16384, THREADS_MAX = 1024, CLASSES_MAX = 1 << 16 };
 
 static const char filter[] = "triangle";
-
-// One image of the data set to be.
-typedef struct Row {
-    LsHash128 hash;
-    uint64_t place; // of its pixels: in the store, or a row of the old data set
-    int32_t class_; // -1: that of the old row
-    LsSplit split;
-    const char *partition; // NULL: there are none
-} Row;
-
-// What an import holds while it is under way.
-typedef struct Work {
-    const LsImportOptions *options;
-    const char *const *inputs;
-    size_t input_count;
-    LsImageForm form;
-    LsImageSources sources;
-    LsImageResult *results; // [sources.count]
-    LsImageStore *store;
-    LsDataset *old; // what the output holds, when its images are of this form; else NULL
-    LsHash128 *old_files[LS_SPLITS];
-    LsReader *old_rows[LS_SPLITS];
-    int32_t *old_class; // [classes of the old data set]: their numbers now
-    Row *row;
-    size_t rows, old_kept; // the old rows that stay are the first
-    LsPartitionRow *order; // [rows] in which they are written
-    json_t *partitions;    // the schema's key; NULL: there are none
-    const char **class_;   // names in order
-    size_t classes;
-    bool numbered; // all names are numbers, in whose order they are
-    LsWriter *writer;
-    LsPixels pixels;
-} Work;
 
 static LsStatus no_memory(void)
 {
@@ -75,11 +37,6 @@ static LsStatus check_options(const LsImportOptions *o)
 }
 
 // ---- What is there already ------------------------------------------------------------------------------
-
-static size_t image_bytes(const LsImageForm *form)
-{
-    return form->height * form->width * form->channels;
-}
 
 static bool same_form(const LsDataset *dataset, const LsImageForm *form)
 {
@@ -108,8 +65,22 @@ static LsStatus check_partitions(const LsImportOptions *options, const LsDataset
         column ? "partitions by " : "no partitions", column ? column : "");
 }
 
+// Pixels are not appended to encoded images, nor these to pixels: an output stays what it is.
+static LsStatus choose_kind(LsImageImport *work, const LsDataset *old)
+{
+    LsImageForm *form = &work->form;
+    if (work->options->append && old->info.encoded)
+        form->encoded = true;
+    if (form->encoded != old->info.encoded)
+        return LS_FAIL(LS_USAGE,
+            "data import: %s holds decoded images, to which no encoded ones can be appended; leave "
+            "--keep-encoded out, or name another file",
+            work->options->output);
+    return LS_OK;
+}
+
 // An output that is damaged or something else is replaced, but nothing can be appended to it.
-static LsStatus open_old(Work *work)
+static LsStatus open_old(LsImageImport *work)
 {
     const LsImportOptions *options = work->options;
     LsDataset *old = NULL;
@@ -121,6 +92,8 @@ static LsStatus open_old(Work *work)
             "data import: %s does not hold images of %zu x %zu with %zu channels; say the same, or another "
             "file",
             options->output, work->form.height, work->form.width, work->form.channels);
+    if (status == LS_OK)
+        status = choose_kind(work, old);
     if (status == LS_OK) // what is damaged must not get hashes of its own
         status = ls_dataset_verify(old);
     if (status != LS_OK) {
@@ -131,7 +104,7 @@ static LsStatus open_old(Work *work)
     return options->append ? check_partitions(options, old) : LS_OK;
 }
 
-static LsStatus remember_old(Work *work)
+static LsStatus remember_old(LsImageImport *work)
 {
     for (LsSplit split = LS_TRAIN; work->old != NULL && split < LS_SPLITS; split++) {
         if (!ls_dataset_has(&work->old->info, split))
@@ -140,26 +113,27 @@ static LsStatus remember_old(Work *work)
         LS_TRY(ls_reader_create(work->old, split, &work->old_rows[split]));
         for (uint64_t r = 0; work->old_files[split] && r < work->old->info.samples[split]; r++)
             LS_TRY(ls_image_store_add_known(work->store, work->old_files[split][r],
-                LS_IMAGE_ELSEWHERE | (uint64_t)split << ROW_BITS | r));
+                LS_IMAGE_ELSEWHERE | (uint64_t)split << LS_IMAGE_ROW_BITS | r));
     }
     return LS_OK;
 }
 
-static LsStatus open_store(Work *work)
+static LsStatus open_store(LsImageImport *work)
 {
     char text[128];
     const LsImageForm *form = &work->form;
-    snprintf(text, sizeof text, "%zu x %zu x %zu %s", form->height, form->width, form->channels, filter);
+    snprintf(text, sizeof text, "%zu x %zu x %zu %s%s", form->height, form->width, form->channels, filter,
+        form->encoded ? " counts" : "");
     bool fresh = work->options->force;
-    LS_TRY(ls_image_store_open(
-        work->options->output, ls_hash128(text, strlen(text)), image_bytes(form), fresh, &work->store));
+    LS_TRY(ls_image_store_open(work->options->output, ls_hash128(text, strlen(text)),
+        ls_image_record_bytes(form), fresh, &work->store));
     return remember_old(work);
 }
 
 // ---- Decoding -------------------------------------------------------------------------------------------
 
 // Names what is left out, or refuses when it is too much.
-static LsStatus judge_corrupt(const Work *work)
+static LsStatus judge_corrupt(const LsImageImport *work)
 {
     size_t count = work->sources.count, corrupt = 0, first = 0;
     for (size_t i = count; i-- > 0;)
@@ -180,16 +154,29 @@ static LsStatus judge_corrupt(const Work *work)
     return LS_OK;
 }
 
-static LsStatus decode(Work *work)
+static LsStatus run_pool(LsImageImport *work, bool again)
 {
     int threads = work->options->threads > 0 ? work->options->threads : (int)ls_cores_usable();
+    return ls_image_pool_decode(&work->sources, &work->form, threads, work->store, again, work->results);
+}
+
+// What an old data set of encoded images says of all of them is of use where all of them stay; else they are
+// decoded again.
+static bool old_serves(const LsImageImport *work)
+{
+    return !work->form.encoded || work->options->append;
+}
+
+static LsStatus decode(LsImageImport *work)
+{
     work->results = calloc(work->sources.count, sizeof *work->results);
     if (work->results == NULL)
         return no_memory();
-    LS_TRY(ls_image_pool_decode(&work->sources, &work->form, threads, work->store, work->results));
+    LS_TRY(run_pool(work, false));
     size_t known = 0;
     for (size_t i = 0; i < work->sources.count; i++)
-        known += work->results[i].known;
+        known +=
+            work->results[i].known && (old_serves(work) || !(work->results[i].place & LS_IMAGE_ELSEWHERE));
     if (known > 0)
         ls_info(
             "data import: %zu of %zu images were decoded by an import before", known, work->sources.count);
@@ -215,7 +202,7 @@ static int by_number(const void *a, const void *b)
 }
 
 // Sorts names and drops the repeated ones; numbers by their value, where all are.
-static void order_classes(Work *work, size_t count)
+static void order_classes(LsImageImport *work, size_t count)
 {
     qsort(work->class_, count, sizeof *work->class_, by_text);
     work->numbered = true;
@@ -229,18 +216,18 @@ static void order_classes(Work *work, size_t count)
 }
 
 // Whether a source becomes a row: it is sound, and no row that stays was made of the same file.
-static bool is_taken(const Work *work, size_t i)
+static bool is_taken(const LsImageImport *work, size_t i)
 {
     const LsImageResult *result = &work->results[i];
     return result->corrupt == NULL && !(work->options->append && (result->place & LS_IMAGE_ELSEWHERE));
 }
 
-static const json_t *old_names(const Work *work)
+static const json_t *old_names(const LsImageImport *work)
 {
     return work->old == NULL ? NULL : json_object_get(work->old->schema, "classes");
 }
 
-static LsStatus collect_classes(Work *work)
+static LsStatus collect_classes(LsImageImport *work)
 {
     const json_t *names = work->options->append ? old_names(work) : NULL;
     size_t count = 0;
@@ -262,14 +249,14 @@ static LsStatus collect_classes(Work *work)
     return LS_OK;
 }
 
-static int32_t number_of(const Work *work, const char *name)
+static int32_t number_of(const LsImageImport *work, const char *name)
 {
     const char **found = bsearch(
         &name, work->class_, work->classes, sizeof *work->class_, work->numbered ? by_number : by_text);
     return (int32_t)(found - work->class_);
 }
 
-static LsStatus renumber_old(Work *work)
+static LsStatus renumber_old(LsImageImport *work)
 {
     const json_t *names = old_names(work);
     if (!work->options->append || names == NULL)
@@ -284,7 +271,7 @@ static LsStatus renumber_old(Work *work)
 
 // ---- Rows -----------------------------------------------------------------------------------------------
 
-static const char *partition_of(const Work *work, const LsImageSource *source)
+static const char *partition_of(const LsImageImport *work, const LsImageSource *source)
 {
     const char *column = work->options->partition_by;
     if (column == NULL)
@@ -292,15 +279,15 @@ static const char *partition_of(const Work *work, const LsImageSource *source)
     return strcmp(column, "class") == 0 ? source->class_ : ls_import_base_name(work->inputs[source->input]);
 }
 
-static void keep_old_rows(Work *work, LsSplit split)
+static void keep_old_rows(LsImageImport *work, LsSplit split)
 {
     const char *partition = NULL;
     uint64_t end = 0; // of the partition
     for (uint64_t r = 0; r < work->old->info.samples[split]; r++) {
         if (r == end)
             partition = ls_partition_of(work->old->schema, split, r, &end);
-        work->row[work->rows++] = (Row){.hash = work->old_files[split][r],
-            .place = LS_IMAGE_ELSEWHERE | (uint64_t)split << ROW_BITS | r,
+        work->row[work->rows++] = (LsImageRow){.hash = work->old_files[split][r],
+            .place = LS_IMAGE_ELSEWHERE | (uint64_t)split << LS_IMAGE_ROW_BITS | r,
             .class_ = -1,
             .split = split,
             .partition = partition};
@@ -308,7 +295,7 @@ static void keep_old_rows(Work *work, LsSplit split)
 }
 
 // Those of the old data set that stay, and then the inputs', without what is there already.
-static LsStatus collect_rows(Work *work)
+static LsStatus collect_rows(LsImageImport *work)
 {
     size_t old = 0;
     for (LsSplit split = LS_TRAIN; work->old != NULL && split < LS_SPLITS; split++)
@@ -329,8 +316,9 @@ static LsStatus collect_rows(Work *work)
         if (source->class_ != last) // a class's name has one address
             number = number_of(work, source->class_);
         last = source->class_;
-        work->row[work->rows++] = (Row){.hash = result->hash,
+        work->row[work->rows++] = (LsImageRow){.hash = result->hash,
             .place = result->place,
+            .source = i,
             .class_ = number,
             .split = source->split,
             .partition = partition_of(work, source)};
@@ -339,7 +327,7 @@ static LsStatus collect_rows(Work *work)
 }
 
 // Gives away a part of the new training rows.
-static LsStatus divide(Work *work)
+static LsStatus divide(LsImageImport *work)
 {
     const LsImportOptions *options = work->options;
     if (work->sources.divided && (options->validation > 0 || options->test > 0))
@@ -363,7 +351,7 @@ static LsStatus divide(Work *work)
 }
 
 // In the order of the rows, or of their partitions.
-static LsStatus order_rows(Work *work)
+static LsStatus order_rows(LsImageImport *work)
 {
     work->order = calloc(work->rows, sizeof *work->order);
     if (work->order == NULL)
@@ -377,7 +365,7 @@ static LsStatus order_rows(Work *work)
 }
 
 // What a model cannot learn it cannot be asked for either.
-static LsStatus check_trained(const Work *work)
+static LsStatus check_trained(const LsImageImport *work)
 {
     bool *trained = calloc(work->classes, sizeof *trained);
     if (trained == NULL)
@@ -398,7 +386,7 @@ static LsStatus check_trained(const Work *work)
 // ---- What the schema says of the import -----------------------------------------------------------------
 
 // An input by its images: their hashes, classes and splits.
-static json_t *describe_input(const Work *work, size_t input)
+static json_t *describe_input(const LsImageImport *work, size_t input)
 {
     LsSha256 *sha = ls_sha256_create();
     char text[LS_SHA256_TEXT];
@@ -420,7 +408,7 @@ static json_t *describe_input(const Work *work, size_t input)
         (json_int_t)bytes, "images", (json_int_t)images, "sha256", text);
 }
 
-static LsStatus describe(const Work *work, json_t **import)
+static LsStatus describe(LsImageImport *work)
 {
     const LsImportOptions *o = work->options;
     const json_t *old = o->append && work->old ? json_object_get(work->old->schema, "import") : NULL;
@@ -434,94 +422,30 @@ static LsStatus describe(const Work *work, json_t **import)
         "filter", filter);
     if (o->partition_by && options)
         json_object_set_new(options, "partition_by", json_string(o->partition_by));
-    return ls_import_describe("images", inputs, options, import);
-}
-
-// ---- Writing --------------------------------------------------------------------------------------------
-
-// The pixels of a row, and its class.
-static LsStatus fetch(const Work *work, const Row *row, uint8_t *image, int32_t *class_)
-{
-    if (!(row->place & LS_IMAGE_ELSEWHERE)) {
-        *class_ = row->class_;
-        return ls_image_store_read(work->store, row->place, image);
-    }
-    uint64_t sample = row->place & (((uint64_t)1 << ROW_BITS) - 1);
-    LsSplit split = (LsSplit)(row->place >> ROW_BITS & 3);
-    int32_t before;
-    LS_TRY(ls_reader_read(work->old_rows[split], &sample, 1, image, &before));
-    *class_ = row->class_ >= 0 ? row->class_ : work->old_class[before];
-    return LS_OK;
-}
-
-static LsStatus write_split(Work *work, LsSplit split, uint8_t *image)
-{
-    for (size_t i = 0; i < work->rows; i++) {
-        const Row *row = &work->row[work->order[i].row];
-        int32_t class_;
-        if (row->split != split)
-            continue;
-        LS_TRY(fetch(work, row, image, &class_));
-        LS_TRY(ls_writer_append(work->writer, split, image, &class_, 1));
-        LS_TRY(ls_writer_append_files(work->writer, split, &row->hash, 1));
-        if (split == LS_TRAIN)
-            ls_pixels_add(&work->pixels, image, work->form.height * work->form.width);
-    }
-    return LS_OK;
-}
-
-static LsStatus write_rows(Work *work)
-{
-    const LsImageForm *form = &work->form;
-    LsWriterShape shape = {.feature_type = LS_COLUMN_U8,
-        .feature_shape = {form->height, form->width, form->channels},
-        .feature_dimensions = form->channels == 1 ? 2 : 3,
-        .classes = true,
-        .outputs = work->classes,
-        .compress = work->options->compress,
-        .files = true};
-    if (form->channels == 1)
-        shape.feature_shape[2] = 0;
-    for (size_t i = 0; i < work->rows; i++)
-        shape.samples[work->row[i].split]++;
-    uint8_t *image = malloc(image_bytes(form));
-    if (image == NULL)
-        return no_memory();
-    work->pixels.channels = form->channels;
-    LsStatus status = ls_writer_begin(work->options->output, &shape, &work->writer);
-    for (LsSplit split = LS_TRAIN; status == LS_OK && split < LS_SPLITS; split++)
-        status = write_split(work, split, image);
-    free(image);
-    return status;
-}
-
-static LsStatus commit(Work *work, json_t *import)
-{
-    json_t *names = json_array();
-    size_t corrupt = 0;
-    for (size_t i = 0; i < work->classes; i++)
-        json_array_append_new(names, json_string(work->class_[i]));
-    for (size_t i = 0; i < work->sources.count; i++)
-        corrupt += work->results[i].corrupt != NULL;
-    json_t *schema = json_pack("{s:s, s:o, s:I, s:O}", "kind", "images", "classes", names, "corrupt",
-        (json_int_t)corrupt, "import", import);
-    LsStatus status = schema == NULL ? no_memory() : ls_pixels_describe(&work->pixels, schema);
-    if (status == LS_OK && work->partitions && json_object_set(schema, "partitions", work->partitions) != 0)
-        status = no_memory();
-    if (status == LS_OK)
-        status = ls_writer_commit(work->writer, schema);
-    json_decref(schema);
-    return status;
+    if (work->form.encoded && options)
+        json_object_set_new(options, "keep_encoded", json_true());
+    return ls_import_describe("images", inputs, options, &work->import);
 }
 
 // ---- The import -----------------------------------------------------------------------------------------
 
-static LsStatus gather(Work *work)
+// Decodes, and says what the import is; where the output holds just this, there is nothing else to do.
+static LsStatus decode_all(LsImageImport *work)
+{
+    LS_TRY(decode(work));
+    LS_TRY(describe(work));
+    work->unchanged = ls_import_unchanged(work->options, work->import);
+    return work->unchanged || old_serves(work) ? LS_OK : run_pool(work, true);
+}
+
+static LsStatus gather(LsImageImport *work)
 {
     LS_TRY(ls_image_sources_list(work->inputs, work->input_count, &work->sources));
     LS_TRY(open_old(work));
+    if (work->form.encoded && work->options->compress)
+        return LS_FAIL(LS_USAGE, "data import: encoded images do not become smaller; leave out --compress");
     LS_TRY(open_store(work));
-    LS_TRY(decode(work));
+    LS_TRY(decode_all(work));
     LS_TRY(collect_classes(work));
     LS_TRY(renumber_old(work));
     LS_TRY(collect_rows(work));
@@ -530,23 +454,18 @@ static LsStatus gather(Work *work)
     return order_rows(work);
 }
 
-static LsStatus import_work(Work *work, bool *unchanged)
+static LsStatus import_work(LsImageImport *work, bool *unchanged)
 {
-    json_t *import = NULL;
     LS_TRY(gather(work));
-    LS_TRY(describe(work, &import));
     bool nothing_new = work->options->append && work->old != NULL && work->rows == work->old_kept;
-    bool same = nothing_new || ls_import_unchanged(work->options, import);
-    LsStatus status = same ? LS_OK : write_rows(work);
-    if (status == LS_OK && !same)
-        status = commit(work, import);
-    json_decref(import);
-    if (status == LS_OK)
-        *unchanged = same;
-    return status;
+    bool same = nothing_new || work->unchanged;
+    if (!same)
+        LS_TRY(ls_image_import_write(work));
+    *unchanged = same;
+    return LS_OK;
 }
 
-static void release(Work *work)
+static void release(LsImageImport *work)
 {
     ls_writer_destroy(work->writer);
     for (LsSplit split = LS_TRAIN; split < LS_SPLITS; split++) {
@@ -559,6 +478,7 @@ static void release(Work *work)
     free(work->results);
     free(work->row);
     free(work->order);
+    json_decref(work->import);
     json_decref(work->partitions);
     free(work->class_);
     free(work->old_class);
@@ -571,13 +491,15 @@ LsStatus ls_import_images(
 {
     LS_TRY(check_options(options));
     LS_TRY(ls_import_check(options, inputs, count));
-    Work *work = NULL;
+    LsImageImport *work = NULL;
     LS_TRY(ls_memory_allocate(sizeof *work, (void **)&work));
     work->options = options;
     work->inputs = inputs;
     work->input_count = count;
-    work->form =
-        (LsImageForm){.height = options->height, .width = options->width, .channels = options->channels};
+    work->form = (LsImageForm){.height = options->height,
+        .width = options->width,
+        .channels = options->channels,
+        .encoded = options->keep_encoded};
     LsStatus status = import_work(work, unchanged);
     release(work);
     free(work);

@@ -11,6 +11,45 @@ void ls_pixels_add(LsPixels *pixels, const uint8_t *x, size_t count)
             pixels->count[c][*x++]++;
 }
 
+void ls_pixels_merge(LsPixels *pixels, const uint64_t (*counts)[256])
+{
+    for (size_t c = 0; c < pixels->channels; c++)
+        for (size_t value = 0; value < 256; value++)
+            pixels->count[c][value] += counts[c][value];
+}
+
+json_t *ls_pixels_json(const LsPixels *pixels)
+{
+    json_t *json = json_array();
+    int failed = json == NULL;
+    for (size_t c = 0; !failed && c < pixels->channels; c++) {
+        json_t *counts = json_array();
+        for (size_t value = 0; value < 256; value++)
+            failed |= json_array_append_new(counts, json_integer((json_int_t)pixels->count[c][value]));
+        failed |= json_array_append_new(json, counts);
+    }
+    if (failed) {
+        json_decref(json);
+        return NULL;
+    }
+    return json;
+}
+
+bool ls_pixels_parse(const json_t *json, LsPixels *pixels)
+{
+    bool good = json_array_size(json) == pixels->channels;
+    for (size_t c = 0; good && c < pixels->channels; c++) {
+        const json_t *counts = json_array_get(json, c);
+        good = json_array_size(counts) == 256;
+        for (size_t value = 0; good && value < 256; value++) {
+            const json_t *count = json_array_get(counts, value);
+            good = json_is_integer(count) && json_integer_value(count) >= 0;
+            pixels->count[c][value] = (uint64_t)json_integer_value(count);
+        }
+    }
+    return good;
+}
+
 static void measure(const uint64_t count[256], double *mean, double *variance)
 {
     double total = 0.0, sum = 0.0, squares = 0.0;

@@ -1,4 +1,5 @@
-"""Importing JPEG and PNG: directories and shards, what is left out, going on after a kill, appending, training."""
+"""Importing JPEG and PNG: directories and shards, what is left out, going on after a kill, appending, files
+that are kept as they are, training."""
 
 import csv
 import fcntl
@@ -32,6 +33,15 @@ def png(pixels, level=6):
     rows = b"".join(b"\0" + row.tobytes() for row in pixels)
     header = struct.pack(">IIBBBBB", width, height, 8, 2 if pixels.ndim == 3 else 0, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows, level)) + chunk(b"IEND", b"")
+
+
+def jpeg(seed):
+    """A JPEG, 30 wide and 20 high, of other pixels for every seed: that of the fixtures with other steps of its first table."""
+    data = bytearray((FIXTURES / "colour.jpg").read_bytes())
+    table = data.index(b"\xff\xdb") + 5
+    for i, step in enumerate(numpy.random.default_rng(seed).integers(1, 40, 64)):
+        data[table + i] = step
+    return bytes(data)
 
 
 def picture(seed, height=8, width=6, channels=3):
@@ -332,6 +342,184 @@ class ImportImages(Case):
         for given, word in (("more", "more/broken.png"), ("again.h5", "looks like CSV"), ("none.png", "none.png")):
             code = 66 if given == "none.png" else BAD_DATA
             self.assert_refused(self.run_lockstep("predict", "--checkpoint", "run-1", given, code=code), word)
+
+    # ---- Encoded images ----------------------------------------------------------------------------------------------
+
+    def write_mixed(self, root, count, first=0, classes=("a", "b", "c")):
+        """JPEG and PNG of several sizes; returns the files' bytes in the order of the rows."""
+        files = []
+        for c, name in enumerate(classes):
+            for i in range(first, first + count):
+                shape = ((20, 30), (8, 6), (41, 23))[i % 3]
+                data = jpeg(1000 * c + i) if shape == (20, 30) else png(picture(5000 * c + i, *shape))
+                self.write(f"{root}/{name}/{i:04}.{'jpg' if shape == (20, 30) else 'png'}", data)
+                files.append(data)
+        return files
+
+    def encoded(self, split="train", name="out.h5"):
+        """The files of a split, and its labels."""
+        self.run_lockstep("data", "verify", name)
+        with h5py.File(self.dir / name) as file:
+            data, places = file[f"{split}/encoded"][:].tobytes(), [int(place) for place in file[f"{split}/offsets"]]
+            self.assertNotIn("x", file[split])
+            return [data[a:b] for a, b in zip(places, places[1:])], list(file[f"{split}/y"])
+
+    def schema(self, name="out.h5"):
+        with h5py.File(self.dir / name) as file:
+            return json.loads(file["schema"][()])
+
+    def test_keep_encoded(self):
+        """The files as they are, with the statistics of their pixels."""
+        files = self.write_mixed("in", 6)
+        self.import_("in", name="pixels.h5")
+        result = self.import_("in", "--keep-encoded")
+        self.assertIn("out.h5: imported; 18 training", result.stdout)
+        self.assertEqual(self.encoded(), (files, [0] * 6 + [1] * 6 + [2] * 6))
+        schema, pixels = self.schema(), self.schema("pixels.h5")
+        self.assertTrue(schema["encoded"])
+        for key in ("shift", "scale", "mean", "deviation", "feature_shape", "classes", "corrupt"):
+            self.assertEqual(schema[key], pixels[key])
+        self.assertEqual(schema["splits"]["train"]["files_hash"], pixels["splits"]["train"]["files_hash"])
+        shown = self.run_lockstep("data", "inspect", "out.h5").stdout
+        for text in ("8 x 6 x 3 uint8, decoded when read", f"{sum(map(len, files))} bytes of JPEG and PNG"):
+            self.assertIn(text, shown)
+        changed = (self.dir / "out.h5").stat().st_mtime_ns
+        self.assertIn("unchanged, nothing to do", self.import_("in", "--keep-encoded").stdout)
+        self.assertEqual((self.dir / "out.h5").stat().st_mtime_ns, changed)
+        # Other rows for training have other statistics.
+        for name, encoded in (("out.h5", ["--keep-encoded"]), ("pixels.h5", [])):
+            self.import_("in", "--validation", "0.4", *encoded, name=name)
+        schema, pixels = self.schema(), self.schema("pixels.h5")
+        self.assertEqual(schema["mean"], pixels["mean"])
+        self.assertEqual(len(self.encoded("validation")[0]), 7)
+        # An output that becomes the other kind is imported anew.
+        self.import_("in", "--validation", "0.4")
+        self.assertEqual(self.schema()["root_hash"], pixels["root_hash"])
+        self.assert_refused(self.import_("in", "--keep-encoded", "--compress", code=2), "--compress")
+
+    def test_corrupt_encoded(self):
+        """What cannot be decoded is found by the import, and left out."""
+        files = self.write_mixed("in", 20)
+        self.write("in/a/0003.jpg", files[3][:300])
+        del files[3]
+        self.assert_refused(self.import_("in", "--keep-encoded", code=BAD_DATA), "1 of 60 images", "0003.jpg")
+        self.assertIn("0003.jpg", self.import_("in", "--keep-encoded", "--corrupt-share", "0.05").stderr)
+        self.assertEqual(self.encoded()[0], files)
+        self.assertEqual(self.schema()["corrupt"], 1)
+
+    def test_encoded_goes_on_after_a_kill(self):
+        for label in "ab":
+            for i in range(40):
+                self.write(f"in/{label}/{i}.png", png(picture(f"{label}{i}".encode(), height=500, width=500), level=1))
+        arguments = ["data", "import", "images", "in", "-o", "out.h5", "--size", "224x224", "--threads", "1", "--keep-encoded"]
+        process = harness.start(arguments, 0, self.dir)
+        work, record = self.dir / "out.h5.decoded", 3 * 256 * 8  # how often each value of each channel comes
+        self.wait_until("ten images are decoded", lambda: work.exists() and work.stat().st_size > 10 * record, process)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        decoded = work.stat().st_size // record
+        self.assertLess(decoded, 80)
+        result = self.import_("in", "--keep-encoded", size="224x224")
+        known = int(result.stderr.split("data import: ")[1].split()[0])
+        self.assertTrue(decoded - 3 <= known < decoded + 1, f"{known} of {decoded}: {result}")
+        self.import_("in", "--keep-encoded", name="whole.h5", size="224x224")
+        self.assertEqual(self.schema()["root_hash"], self.schema("whole.h5")["root_hash"])
+
+    def test_append_encoded(self):
+        """An output stays what it is, with the statistics that an import of all would have found."""
+        first = self.write_mixed("one", 3)
+        more = self.write_mixed("two", 2, first=50, classes=("aa", "d"))
+        self.import_("one", "--keep-encoded")
+        self.write("two/d/again.png", first[1])
+        self.assertIn("13 training", self.import_("two", "--append").stdout)
+        files, labels = self.encoded()
+        self.assertEqual(files, first + more)
+        self.assertEqual(labels, [0] * 3 + [2] * 3 + [3] * 3 + [1] * 2 + [4] * 2)
+        (self.dir / "two/d/again.png").unlink()
+        self.import_("one", "two", name="pixels.h5")
+        self.assertEqual(self.schema()["mean"], self.schema("pixels.h5")["mean"])
+        self.assertEqual(self.schema()["deviation"], self.schema("pixels.h5")["deviation"])
+        changed = (self.dir / "out.h5").stat().st_mtime_ns
+        self.assertIn("unchanged", self.import_("two", "--append", "--keep-encoded").stdout)
+        self.assertEqual((self.dir / "out.h5").stat().st_mtime_ns, changed)
+        self.write_mixed("three", 1, first=90)
+        self.assert_refused(self.import_("three", "--append", "--keep-encoded", name="pixels.h5", code=2), "holds decoded images")
+        self.assert_refused(self.import_("three", "--append", "--compress", code=2), "--compress")
+        self.damage("train/encoded", 10)
+        self.assert_refused(self.import_("three", "--append", code=BAD_DATA), "block 0 of /train/encoded")
+
+    def damage(self, name, place, data=b"damage"):
+        with h5py.File(self.dir / "out.h5") as file:
+            offset = file[name].id.get_offset()
+        with open(self.dir / "out.h5", "r+b") as file:
+            file.seek(offset + place)
+            before = file.read(len(data))
+            file.seek(offset + place)
+            file.write(data)
+        return before
+
+    def prepare_runs(self, *settings):
+        """The same images twice, encoded.h5 and pixels.h5, and a configuration."""
+        self.write_mixed("in/train", 30)
+        self.write_mixed("in/test", 6, first=100)
+        for name, encoded in (("encoded.h5", ["--keep-encoded"]), ("pixels.h5", [])):
+            self.import_("in", "--partition-by", "class", *encoded, name=name)
+        self.write("config.yaml", harness.CONFIG.replace("{path: images.h5}", "{workers: 3, prefetch: 2, flip: true}")
+                   .replace("max_steps: 60", "max_steps: 8").replace("every: 20", "every: 4"))
+
+    def train(self, run, name, ranks, *settings, arguments=()):
+        options = [part for setting in (f"data.path={name}", *settings) for part in ("--set", setting)]
+        self.run_lockstep("train", "-q", "-c", "config.yaml", "--run-dir", run, *options, *arguments, ranks=ranks)
+        evaluations = [(event["step"], event["loss"], event["accuracy"]) for event in self.events(run, "eval")]
+        return self.hash(run), self.losses(run), evaluations
+
+    def test_encoded_has_the_bits_of_pixels(self):
+        self.prepare_runs()
+        settings = ("data.crop_padding=2", "data.mixup=0.3", "data.cutout=2")
+        expected = self.train("pixels", "pixels.h5", 1, *settings)
+        self.assertEqual(len(expected[2]), 3)
+        for ranks in (1, 3):
+            self.assertEqual(self.train(f"encoded-{ranks}", "encoded.h5", ranks, *settings), expected)
+        resumed = self.train("encoded-3", "encoded.h5", 2, *settings, arguments=("--resume", "encoded-3/checkpoints/step-00000004"))
+        self.assertEqual(resumed[:2], expected[:2])
+        answers = [json.loads(self.run_lockstep("eval", "--checkpoint", run).stdout) for run in ("pixels", "encoded-1")]
+        self.assertEqual(answers[0]["loss"], answers[1]["loss"])
+        self.assertEqual(answers[0]["accuracy"], answers[1]["accuracy"])
+        where = ("data.where=class == 'b'", "eval.every=0")
+        self.assertEqual(self.train("where-encoded", "encoded.h5", 2, *where), self.train("where-pixels", "pixels.h5", 1, *where))
+
+    def test_parts_of_encoded_images(self):
+        """Taken of all pixels that there are: other bits than of small images, the same on any number of ranks."""
+        self.prepare_runs()
+        settings = ("data.resized_crop=0.2", "data.mixup=0.3")
+        expected = self.train("alone", "encoded.h5", 1, *settings)
+        self.assertNotEqual(self.train("pixels", "pixels.h5", 1, *settings)[0], expected[0])
+        self.assertNotEqual(self.train("seed", "encoded.h5", 1, *settings, "train.seed=9")[0], expected[0])
+        self.assertEqual(self.train("four", "encoded.h5", 4, *settings, "data.workers=1"), expected)
+        resumed = self.train("four", "encoded.h5", 3, *settings, arguments=("--resume", "four/checkpoints/step-00000004"))
+        self.assertEqual(resumed[:2], expected[:2])
+        fingerprints = [json.loads((self.dir / run / "env.json").read_text())["fingerprint"] for run in ("alone", "pixels")]
+        self.assertRegex(fingerprints[0], ", JPEG [0-9a-f]{16}$")
+        self.assertNotIn("JPEG", fingerprints[1])
+
+    def test_damaged_encoded_images(self):
+        """Whoever reads a damaged image says which one it is."""
+        self.write_mixed("in", 20)
+        self.import_("in", "--keep-encoded")
+        self.write("config.yaml", harness.CONFIG.replace("images.h5", "out.h5").replace("every: 20", "every: 0"))
+        with h5py.File(self.dir / "out.h5") as file:
+            places = [int(place) for place in file["train/offsets"]]
+        for name, place, data, words in (
+                ("train/encoded", places[5] + 30, b"damage", ("sample 5 does not match the hash",)),
+                ("train/offsets", 8 * 6, struct.pack("<Q", 1 << 63), ("lies from byte",)),
+                ("train/offsets", 8 * 6, struct.pack("<Q", places[7]), ("does not match the hash", "lies from byte"))):
+            before = self.damage(name, place, data)
+            self.assert_refused(self.run_lockstep("data", "verify", "out.h5", code=BAD_DATA), f"/{name}")
+            result = self.run_lockstep("train", "-q", "-c", "config.yaml", "--run-dir", "run", ranks=2, code=BAD_DATA)
+            self.assert_refused(result, "out.h5: train sample")
+            self.assertTrue(any(word in result.failures[0] for word in words), result.failures[0])
+            self.damage(name, place, before)
+        self.run_lockstep("data", "verify", "out.h5")
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ typedef struct LsImportOptions {
     size_t channels;      // 1 or 3
     double corrupt_share; // of the images that may be unreadable
     bool append;          // to what the output holds
+    bool keep_encoded;    // stores the files' bytes instead of pixels
     int threads;          // that decode; 0: as many as there are cores
     // text and tokens
     const char *tokenizer; // a file, or "bytes"; NULL: bytes for text, not known for tokens
@@ -65,8 +66,9 @@ LsStatus ls_import_cifar(
 
 // JPEG and PNG in directories of classes or tar shards, decoded and brought to height × width
 // (image_sources.h, image.h). Images that cannot be decoded are named and left out, up to a share. With
-// `append`, images of the output stay and those whose file it lacks come behind them. What is decoded
-// outlives a kill. LS_NO_INPUT, LS_BAD_DATA, LS_IO.
+// `append`, images of the output stay and those whose file it lacks come behind them; an output of encoded
+// images stays one. With `keep_encoded`, every image is decoded as well, and what is stored of it are the
+// bytes of its file. What is decoded outlives a kill. LS_NO_INPUT, LS_BAD_DATA, LS_IO.
 LsStatus ls_import_images(
     const char *const *inputs, size_t count, const LsImportOptions *options, bool *unchanged);
 
