@@ -407,7 +407,8 @@ class ImportImages(Case):
         self.assertEqual(self.encoded()[0], files)
         self.assertEqual(self.schema()["corrupt"], 1)
 
-    def test_encoded_goes_on_after_a_kill(self):
+    def start_slow_import(self):
+        """An import of 80 large images that has decoded ten, the size of what it keeps of each, and where."""
         for label in "ab":
             for i in range(40):
                 self.write(f"in/{label}/{i}.png", png(picture(f"{label}{i}".encode(), height=500, width=500), level=1))
@@ -415,6 +416,21 @@ class ImportImages(Case):
         process = harness.start(arguments, 0, self.dir)
         work, record = self.dir / "out.h5.decoded", 3 * 256 * 8  # how often each value of each channel comes
         self.wait_until("ten images are decoded", lambda: work.exists() and work.stat().st_size > 10 * record, process)
+        return process, record, work
+
+    def test_changed_while_imported(self):
+        """What is stored is what was decoded, or nothing is."""
+        process, _, _ = self.start_slow_import()
+        process.send_signal(signal.SIGSTOP)
+        self.write("in/a/0.png", png(picture(1)))
+        process.send_signal(signal.SIGCONT)
+        result = harness.finish(process)
+        self.assertEqual(result.code, 74, str(result))
+        self.assert_refused(result, "in/a/0.png was changed while it was imported")
+        self.assertFalse((self.dir / "out.h5").exists())
+
+    def test_encoded_goes_on_after_a_kill(self):
+        process, record, work = self.start_slow_import()
         process.send_signal(signal.SIGKILL)
         process.communicate()
         decoded = work.stat().st_size // record
@@ -447,6 +463,14 @@ class ImportImages(Case):
         self.assert_refused(self.import_("three", "--append", "--compress", code=2), "--compress")
         self.damage("train/encoded", 10)
         self.assert_refused(self.import_("three", "--append", code=BAD_DATA), "block 0 of /train/encoded")
+
+    def test_append_encoded_to_partitions(self):
+        """Rows of the old file and of the inputs lie between each other."""
+        files = self.write_mixed("in", 4, classes=("a", "b"))
+        self.import_("in", "--keep-encoded", "--partition-by", "class")
+        more = self.write_mixed("more", 2, first=50, classes=("a", "b"))
+        self.import_("more", "--append", "--partition-by", "class")
+        self.assertEqual(self.encoded()[0], files[:4] + more[:2] + files[4:] + more[2:])
 
     def damage(self, name, place, data=b"damage"):
         with h5py.File(self.dir / "out.h5") as file:
@@ -494,6 +518,7 @@ class ImportImages(Case):
         settings = ("data.resized_crop=0.2", "data.mixup=0.3")
         expected = self.train("alone", "encoded.h5", 1, *settings)
         self.assertNotEqual(self.train("pixels", "pixels.h5", 1, *settings)[0], expected[0])
+        self.assertNotEqual(self.train("whole", "encoded.h5", 1, settings[1])[0], expected[0])
         self.assertNotEqual(self.train("seed", "encoded.h5", 1, *settings, "train.seed=9")[0], expected[0])
         self.assertEqual(self.train("four", "encoded.h5", 4, *settings, "data.workers=1"), expected)
         resumed = self.train("four", "encoded.h5", 3, *settings, arguments=("--resume", "four/checkpoints/step-00000004"))
