@@ -5,7 +5,7 @@
 
 #include "image.h"
 
-enum { WEIGHT_BITS = 14, WEIGHT_ONE = 1 << WEIGHT_BITS };
+enum { WEIGHT_BITS = 14, WEIGHT_ONE = 1 << WEIGHT_BITS, PIECE = 256 };
 
 // Where the pixels of one axis come from: pixel i is the sum of count[i] source pixels from first[i] on,
 // times weight[i × taps …], which are WEIGHT_ONE together.
@@ -25,7 +25,8 @@ static void release_axis(Axis *axis)
 // The weights of one pixel whose centre lies at `centre` of the source, rounded so that they add up.
 static void weigh(double centre, double support, size_t source, size_t *first, size_t *count, int32_t *weight)
 {
-    double low = floor(centre - support), high = ceil(centre + support), total = 0;
+    // Only pixels whose centres lie within the support have a weight.
+    double low = floor(centre - support - 0.5) + 1, high = ceil(centre + support - 0.5), total = 0;
     size_t begin = low < 0 ? 0 : (size_t)low, end = high > (double)source ? source : (size_t)high,
            largest = 0;
     for (size_t i = begin; i < end; i++)
@@ -79,16 +80,20 @@ static inline void resample_row(const Axis *axis, const uint8_t *from, size_t ch
     }
 }
 
+// A piece of a row for each source row in turn, so that the compiler's loops are over neighbours.
 static void resample_column(
     const Axis *axis, size_t i, const uint8_t *rows, size_t first_row, size_t row_bytes, uint8_t *to)
 {
     const int32_t *weight = axis->weight + i * axis->taps;
     const uint8_t *from = rows + (axis->first[i] - first_row) * row_bytes;
-    for (size_t b = 0; b < row_bytes; b++) {
-        int32_t sum = 0;
+    for (size_t start = 0, size; start < row_bytes; start += size) {
+        int32_t sum[PIECE] = {0};
+        size = row_bytes - start < PIECE ? row_bytes - start : PIECE;
         for (size_t t = 0; t < axis->count[i]; t++)
-            sum += weight[t] * from[t * row_bytes + b];
-        to[b] = rounded(sum);
+            for (size_t b = 0; b < size; b++)
+                sum[b] += weight[t] * from[t * row_bytes + start + b];
+        for (size_t b = 0; b < size; b++)
+            to[start + b] = rounded(sum[b]);
     }
 }
 
