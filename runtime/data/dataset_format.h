@@ -58,6 +58,10 @@ LsStatus ls_dataset_open_cached(const char *path, size_t cache_limit, LsDataset 
 LsStatus ls_schema_read(const char *text, size_t size, const char *name, LsDataset *dataset);
 void ls_schema_release(LsDataset *dataset);
 
+// Adds what a schema says of type and shape of the samples: the keys that ls_schema_read makes the same info
+// of.
+void ls_schema_describe(const LsDatasetInfo *info, json_t *schema);
+
 // XXH3-128 of the canonical text without root_hash. LS_INTERNAL when memory is short.
 LsStatus ls_schema_hash(const json_t *schema, LsHash128 *out);
 

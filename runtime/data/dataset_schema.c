@@ -304,3 +304,34 @@ void ls_schema_release(LsDataset *dataset)
     for (LsSplit split = LS_TRAIN; split < LS_SPLITS; split++)
         free(dataset->counts[split]);
 }
+
+// ---- Writing --------------------------------------------------------------------------------------------
+
+static void describe_rows(const LsDatasetInfo *info, json_t *schema)
+{
+    json_t *shape = json_array();
+    for (int i = 0; i < info->feature_dimensions; i++)
+        json_array_append_new(shape, json_integer((json_int_t)info->feature_shape[i]));
+    json_object_set_new(
+        schema, "feature_type", json_string(info->feature_type == LS_COLUMN_U8 ? "u8" : "f32"));
+    json_object_set_new(schema, "feature_shape", shape);
+    if (info->encoded)
+        json_object_set_new(schema, "encoded", json_true());
+    json_object_set_new(schema, "outputs", json_integer((json_int_t)info->outputs));
+}
+
+static void describe_tokens(const LsDatasetInfo *info, json_t *schema)
+{
+    const char *type = info->feature_type == LS_COLUMN_U16 ? "u16" : "u32";
+    json_object_set_new(schema, "kind", json_string("tokens"));
+    json_object_set_new(schema, "token_type", json_string(type));
+    json_object_set_new(schema, "vocabulary", json_integer((json_int_t)info->vocabulary));
+}
+
+void ls_schema_describe(const LsDatasetInfo *info, json_t *schema)
+{
+    if (ls_dataset_tokens(info))
+        describe_tokens(info, schema);
+    else
+        describe_rows(info, schema);
+}

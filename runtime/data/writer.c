@@ -458,27 +458,6 @@ static json_t *describe_split(const LsWriter *writer, LsSplit split)
     return entry;
 }
 
-static void describe_rows(const LsDatasetInfo *info, json_t *schema)
-{
-    json_t *shape = json_array();
-    for (int i = 0; i < info->feature_dimensions; i++)
-        json_array_append_new(shape, json_integer((json_int_t)info->feature_shape[i]));
-    json_object_set_new(
-        schema, "feature_type", json_string(info->feature_type == LS_COLUMN_U8 ? "u8" : "f32"));
-    json_object_set_new(schema, "feature_shape", shape);
-    if (info->encoded)
-        json_object_set_new(schema, "encoded", json_true());
-    json_object_set_new(schema, "outputs", json_integer((json_int_t)info->outputs));
-}
-
-static void describe_tokens(const LsDatasetInfo *info, json_t *schema)
-{
-    const char *type = info->feature_type == LS_COLUMN_U16 ? "u16" : "u32";
-    json_object_set_new(schema, "kind", json_string("tokens"));
-    json_object_set_new(schema, "token_type", json_string(type));
-    json_object_set_new(schema, "vocabulary", json_integer((json_int_t)info->vocabulary));
-}
-
 // Adds the writer's keys and the root hash to the schema.
 static LsStatus complete_schema(const LsWriter *writer, json_t *schema)
 {
@@ -488,10 +467,7 @@ static LsStatus complete_schema(const LsWriter *writer, json_t *schema)
         if (info->samples[split] > 0)
             json_object_set_new(splits, ls_split_name(split), describe_split(writer, split));
     json_object_set_new(schema, "format", json_integer(LS_DATASET_FORMAT));
-    if (ls_dataset_tokens(info))
-        describe_tokens(info, schema);
-    else
-        describe_rows(info, schema);
+    ls_schema_describe(info, schema);
     json_object_set_new(schema, "splits", splits);
     LsHash128 hash;
     char text[LS_HASH128_TEXT];
