@@ -30,8 +30,8 @@ static void note_signal(int number)
     stop_signal.number = number;
 }
 
-// On a stack of its own: oneDNN's generated AVX2 products use the stack pointer as a pointer into their operands,
-// and what a signal that comes then puts on "the stack" would overwrite the heap.
+// On a stack of its own: oneDNN's generated AVX2 products use the stack pointer as a pointer into their
+// operands, and what a signal that comes then puts on "the stack" would overwrite the heap.
 static void catch_signals(void)
 {
     static const int caught[] = {SIGUSR1, SIGUSR2, SIGTERM, SIGINT, SIGCONT};
