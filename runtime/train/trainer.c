@@ -202,6 +202,9 @@ static LsStatus open_device(LsTrainer *t)
     LS_TRY(take_fingerprint(t));
     LS_TRY(plan_memory(t, t->device->precision, t->device->discrete));
     t->device->expected_bytes = t->memory.device;
+    // A run can do without its peak: measuring takes memory that the run itself may not need.
+    if (ls_device_peak(t->device, &t->peak_flops, NULL) != LS_OK)
+        ls_warn("mfu will be missing: %s", ls_status_message());
     return LS_OK;
 }
 
@@ -212,13 +215,9 @@ static LsStatus attach_device(LsTrainer *t)
     return ls_comm_agree(t->comm, cut_lanes(t)); // what ranks read in place is known now
 }
 
-// Ranks have equal machines, and a neighbour's work can only lower a measurement: the best one counts. How
-// large its products are depends on the time they take, so it comes when the run's own have their algorithms.
-static LsStatus measure_peak(LsTrainer *t)
+// Ranks have equal machines, and a neighbour's work can only lower a measurement: the best one counts.
+static LsStatus share_peak(LsTrainer *t)
 {
-    // A run can do without its peak: measuring takes memory that the run itself may not need.
-    if (ls_device_peak(t->device, &t->peak_flops, NULL) != LS_OK)
-        ls_warn("mfu will be missing: %s", ls_status_message());
     size_t ranks = (size_t)ls_comm_size(t->comm);
     double *peaks = NULL;
     size_t *sizes = NULL;
@@ -467,6 +466,7 @@ static LsStatus set_up(LsTrainer *t)
     LS_TRY(ls_comm_agree(comm, choose_evaluation(t)));
     LS_TRY(ls_comm_agree(comm, open_device(t)));
     LS_TRY(attach_device(t));
+    LS_TRY(share_peak(t));
     if (t->config->collectives.reduction == LS_REDUCTION_EXACT)
         LS_TRY(require_same(comm, "the machine's fingerprint", t->fingerprint));
     LS_TRY(ls_comm_agree(comm, build_model(t)));
@@ -480,7 +480,6 @@ static LsStatus set_up(LsTrainer *t)
             ls_comm_agree(comm, ls_trace_create(ls_comm_rank(comm), t->options->profile_steps, &t->trace)));
     LS_TRY(ls_trainer_resume(t));
     LS_TRY(ls_trainer_tune(t));
-    LS_TRY(measure_peak(t));
     LS_TRY(ls_comm_agree(comm, enter_run(t)));
     LS_TRY(ls_saving_create(t));
     LS_TRY(ls_comm_agree(comm, ls_trainer_watch(t)));

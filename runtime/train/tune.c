@@ -59,9 +59,10 @@ static LsStatus rehearse_both(LsTrainer *t)
     return status == LS_OK ? done : status;
 }
 
+// Also without any: what measured the device's peak, or sizes of buckets, are no choices of the run.
 static LsStatus choose(LsTrainer *t)
 {
-    return t->algorithms ? t->device->ops->choose(t->device, t->algorithms) : LS_OK;
+    return t->device->ops->choose(t->device, t->algorithms ? t->algorithms : "");
 }
 
 // Rank 0. What was chosen before: the checkpoint's, or else an earlier attempt's.

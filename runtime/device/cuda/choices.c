@@ -120,8 +120,7 @@ static LsStatus take(LsProducts *products, const LsProductEntry *chosen)
     LsProductEntry *entry = ls_products_look_up(products, &chosen->kind);
     if (!entry)
         LS_TRY(ls_products_add(products, &chosen->kind, &entry));
-    ls_cublaslt_forget(entry->plan); // planned again at its next use
-    *entry = *chosen;
+    *entry = *chosen; // planned at its first use
     return LS_OK;
 }
 
@@ -129,6 +128,7 @@ LsStatus ls_products_choose(LsProducts *products, const char *choices)
 {
     char tag[TAG_SIZE];
     LS_TRY(ls_require_choices(choices));
+    ls_products_forget(products);
     make_tag(products, tag);
     size_t length = strlen(tag), number = 1;
     for (const char *line = choices; *line; number++) {

@@ -26,14 +26,22 @@ LsStatus ls_products_open(LsCudaDevice *cuda, LsProducts **out)
     return LS_OK;
 }
 
-void ls_products_close(LsProducts *products)
+void ls_products_forget(LsProducts *products)
 {
-    if (!products)
-        return;
     for (size_t i = 0; i < products->count; i++) {
         ls_cublaslt_forget(products->entries[i]->plan);
         free(products->entries[i]);
     }
+    products->count = 0;
+    if (products->slot_count > 0)
+        memset(products->slots, 0, products->slot_count * sizeof *products->slots);
+}
+
+void ls_products_close(LsProducts *products)
+{
+    if (!products)
+        return;
+    ls_products_forget(products);
     ls_cublaslt_close(products->library);
     ls_cuda_release(&products->cuda->base, products->workspace);
     free(products->entries);

@@ -1,6 +1,6 @@
 // The plans of a device's products: for each kind of product how it is computed (by the library in one call,
 // or by the library and kernels of ours) and with which of the library's algorithms. A plan is made when the
-// first product of its kind comes and stays for the device's life, so that a kind always has the same bits.
+// first product of its kind comes and stays until others are chosen, so that a kind always has the same bits.
 #ifndef LOCKSTEP_DEVICE_CUDA_PRODUCTS_H
 #define LOCKSTEP_DEVICE_CUDA_PRODUCTS_H
 
@@ -53,6 +53,9 @@ enum { LS_WORKSPACE_BYTES = 64 << 20, LS_MOST_CANDIDATES = 16 };
 
 LsStatus ls_products_open(LsCudaDevice *cuda, LsProducts **out);
 void ls_products_close(LsProducts *products); // NULL is fine
+
+// Forgets all entries, as if no product had come yet.
+void ls_products_forget(LsProducts *products);
 
 // The entry of a kind, NULL if there is none.
 LsProductEntry *ls_products_look_up(const LsProducts *products, const LsProductKind *kind);

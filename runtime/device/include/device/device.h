@@ -85,8 +85,9 @@ typedef struct LsDeviceOps {
 
     // Choices among algorithms, one line "shape algorithm" each, "" where there is nothing to choose. While
     // tuning, the first op of a shape without a choice measures the deterministic candidates and keeps the
-    // fastest; otherwise it keeps the library's first. *out is freed by the caller. choose: LS_BAD_DATA for a
-    // text that is none, lines of other library versions are passed over.
+    // fastest; otherwise it keeps the library's first. *out is freed by the caller. choose: these and no
+    // others; what ops before it chose is forgotten. LS_BAD_DATA for a text that is none, lines of other
+    // library versions are passed over.
     void (*tune)(LsDevice *device, bool on);
     LsStatus (*choices)(const LsDevice *device, char **out);
     LsStatus (*choose)(LsDevice *device, const char *choices);
