@@ -198,6 +198,19 @@ static LsStatus add_output(LsResnet *resnet, const Flow *flow)
     return add_parameter(resnet, &bias, &resnet->bias);
 }
 
+// What is normalised over a single value becomes zero, and nothing before it would ever learn.
+static LsStatus check_places(const LsConfig *config, const Flow *flow)
+{
+    if (config->train.batch != config->train.lanes * config->train.accumulation ||
+        flow->height * flow->width > 1)
+        return LS_OK;
+    return LS_FAIL(LS_CONFIG,
+        "the last stage of model.kind resnet has one place of each of these images, and a microbatch has one "
+        "image: nothing to normalise over; make train.batch larger, train.lanes or train.accumulation "
+        "smaller, "
+        "or set model.stem to small");
+}
+
 static LsStatus lay_out(LsResnet *resnet, const LsConfig *config)
 {
     const LsDataShape *shape = &resnet->base.shape;
@@ -205,6 +218,7 @@ static LsStatus lay_out(LsResnet *resnet, const LsConfig *config)
     size_t channels = (size_t)lround(FIRST_CHANNELS * config->model.width_multiplier);
     LS_TRY(add_stem(resnet, config, channels, &flow));
     LS_TRY(add_blocks(resnet, config, channels, &flow));
+    LS_TRY(check_places(config, &flow));
     return add_output(resnet, &flow);
 }
 

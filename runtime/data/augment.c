@@ -93,6 +93,10 @@ LsStatus ls_augmentation_check(const LsAugmentation *augmentation, const LsDatas
         return LS_FAIL(LS_CONFIG,
             "data.crop_padding is %zu, which leaves nothing of some images of %zu x %zu; make it smaller",
             augmentation->crop_padding, height, width);
+    if (augmentation->cutout > (height < width ? height : width))
+        return LS_FAIL(LS_CONFIG,
+            "data.cutout is %zu, which can hide all of an image of %zu x %zu; make it smaller",
+            augmentation->cutout, height, width);
     if (augmentation->crop_padding > 0 && augmentation->resized_crop > 0)
         return LS_FAIL(LS_CONFIG, "data.crop_padding and data.resized_crop both crop; set one of them to 0");
     if (augmentation->saturation > 0 && (dimensions != 3 || info->feature_shape[2] != 3))

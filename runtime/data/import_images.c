@@ -27,6 +27,10 @@ static LsStatus check_options(const LsImportOptions *o)
             "data import: say which size images get with --size HEIGHTxWIDTH, each from 1 to %d", SIDE_MAX);
     if (o->channels != 1 && o->channels != 3)
         return LS_FAIL(LS_USAGE, "data import: --channels is %zu; images have 1 (grey) or 3", o->channels);
+    if (o->height * o->width * o->channels > LS_ROW_BYTES_LIMIT / sizeof(float))
+        return LS_FAIL(LS_USAGE,
+            "data import: images of %zu x %zu are larger than a sample may be; %zu values are", o->height,
+            o->width, LS_ROW_BYTES_LIMIT / sizeof(float));
     if (!(o->corrupt_share >= 0 && o->corrupt_share <= 1))
         return LS_FAIL(LS_USAGE, "data import: --corrupt-share %g is no share from 0 to 1", o->corrupt_share);
     if (o->partition_by && strcmp(o->partition_by, "class") != 0 && strcmp(o->partition_by, "input") != 0)
@@ -330,8 +334,6 @@ static LsStatus collect_rows(LsImageImport *work)
 static LsStatus divide(LsImageImport *work)
 {
     const LsImportOptions *options = work->options;
-    if (work->sources.divided && (options->validation > 0 || options->test > 0))
-        return LS_FAIL(LS_USAGE, "data import: the inputs have their own splits; leave out the fractions");
     size_t count = work->rows - work->old_kept;
     if (work->sources.divided || count == 0)
         return LS_OK;
@@ -438,9 +440,34 @@ static LsStatus decode_all(LsImageImport *work)
     return work->unchanged || old_serves(work) ? LS_OK : run_pool(work, true);
 }
 
+// What can be refused before anything is decoded.
+static LsStatus check_sources(const LsImageImport *work)
+{
+    const LsImportOptions *o = work->options;
+    if (work->sources.divided && (o->validation > 0 || o->test > 0))
+        return LS_FAIL(LS_USAGE, "data import: the inputs have their own splits; leave out the fractions");
+    return LS_OK;
+}
+
+// Without the slash that a directory's name may end with.
+static LsStatus copy_inputs(LsImageImport *work, const char *const *inputs, size_t count)
+{
+    work->inputs = calloc(count, sizeof *work->inputs);
+    for (; work->inputs != NULL && work->input_count < count; work->input_count++) {
+        char *copy = strdup(inputs[work->input_count]);
+        if (copy == NULL)
+            break;
+        for (size_t end = strlen(copy); end > 1 && copy[end - 1] == '/'; end--)
+            copy[end - 1] = '\0';
+        work->inputs[work->input_count] = copy;
+    }
+    return work->input_count == count ? LS_OK : no_memory();
+}
+
 static LsStatus gather(LsImageImport *work)
 {
-    LS_TRY(ls_image_sources_list(work->inputs, work->input_count, &work->sources));
+    LS_TRY(ls_image_sources_list((const char *const *)work->inputs, work->input_count, &work->sources));
+    LS_TRY(check_sources(work));
     LS_TRY(open_old(work));
     if (work->form.encoded && work->options->compress)
         return LS_FAIL(LS_USAGE, "data import: encoded images do not become smaller; leave out --compress");
@@ -475,6 +502,9 @@ static void release(LsImageImport *work)
     for (size_t i = 0; work->results != NULL && i < work->sources.count; i++)
         free(work->results[i].corrupt);
     ls_image_store_close(work->store);
+    for (size_t i = 0; i < work->input_count; i++)
+        free(work->inputs[i]);
+    free(work->inputs);
     free(work->results);
     free(work->row);
     free(work->order);
@@ -494,13 +524,13 @@ LsStatus ls_import_images(
     LsImageImport *work = NULL;
     LS_TRY(ls_memory_allocate(sizeof *work, (void **)&work));
     work->options = options;
-    work->inputs = inputs;
-    work->input_count = count;
     work->form = (LsImageForm){.height = options->height,
         .width = options->width,
         .channels = options->channels,
         .encoded = options->keep_encoded};
-    LsStatus status = import_work(work, unchanged);
+    LsStatus status = copy_inputs(work, inputs, count);
+    if (status == LS_OK)
+        status = import_work(work, unchanged);
     release(work);
     free(work);
     return status;

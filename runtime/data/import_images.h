@@ -25,7 +25,7 @@ enum { LS_IMAGE_ROW_BITS = 48 };
 // What an import holds while it is under way.
 typedef struct LsImageImport {
     const LsImportOptions *options;
-    const char *const *inputs;
+    char **inputs; // [input_count]
     size_t input_count;
     LsImageForm form;
     LsImageSources sources;

@@ -143,7 +143,9 @@ static LsStatus write_rows(LsImageImport *work)
 static LsStatus commit(LsImageImport *work)
 {
     json_t *names = json_array();
-    size_t corrupt = 0;
+    size_t corrupt = 0; // of all that the data set was made of
+    if (work->old_kept > 0)
+        corrupt = (size_t)json_integer_value(json_object_get(work->old->schema, "corrupt"));
     for (size_t i = 0; i < work->classes; i++)
         json_array_append_new(names, json_string(work->class_[i]));
     for (size_t i = 0; i < work->sources.count; i++)

@@ -116,7 +116,7 @@ static LsStatus compare_options(LsTrainer *t, const LsConfig *before, json_t *ch
             return LS_FAIL(LS_CHECKPOINT,
                 "%s is %s, but the checkpoint was trained with %s: use that, or another --run-dir, or "
                 "--resume never",
-                options[i].name, new_value, old_value);
+                options[i].name, *new_value ? new_value : "not set", *old_value ? old_value : "none");
         json_object_set_new(changes, options[i].name, json_pack("[s, s]", old_value, new_value));
     }
     return LS_OK;

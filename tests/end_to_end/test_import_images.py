@@ -159,6 +159,7 @@ class ImportImages(Case):
         self.assert_refused(self.import_("in", code=BAD_DATA), "class one")
         for size in ("8", "0x8", "8x", "8x8x3", "99999x8", "-8x8"):
             self.assert_refused(self.import_("in", code=2, size=size), "--size")
+        self.assert_refused(self.import_("in", code=2, size="16384x16384"), "larger than a sample")
         self.assert_refused(self.import_("in", "--channels", "2", code=2), "--channels")
         self.assert_refused(self.import_("in", "--corrupt-share", "1.5", code=2), "--corrupt-share")
 
@@ -289,7 +290,7 @@ class ImportImages(Case):
 
     def test_partitions(self):
         made = {name: self.write_classes(name, 3, first=first) for name, first in (("south", 0), ("north", 50))}
-        self.import_("south", "north", "--partition-by", "input")
+        self.import_("south/", "north//", "--partition-by", "input")
         expected = made["north"]["a"] + made["north"]["b"] + made["south"]["a"] + made["south"]["b"]
         numpy.testing.assert_array_equal(self.read()[0], expected)
         more = self.write_classes("east", 1, first=90)
@@ -313,6 +314,13 @@ class ImportImages(Case):
             self.run_lockstep("train", "-c", "config.yaml", "--run-dir", f"run-{ranks}", ranks=ranks)
         self.assertEqual(self.hash("run-1"), self.hash("run-3"))
         self.predict()
+        one_image = ("model.kind=resnet", "train.batch=8", "train.lanes=8")
+        for settings, word in ((["data.cutout=7"], "hide all of an image"), (one_image, "nothing to normalise over")):
+            options = [part for setting in settings for part in ("--set", setting)]
+            self.assert_refused(self.run_lockstep("train", "-c", "config.yaml", "--run-dir", "no", *options, code=78), word)
+        self.write("out.h5.decoded", "what a killed import left")  # is not lost to a wrong option
+        self.assert_refused(self.import_("in", "--validation", "0.1", code=2), "leave out the fractions")
+        (self.dir / "out.h5.decoded").unlink()
 
     def predictions(self, given):
         """Rows without their first field, by it."""
@@ -339,7 +347,7 @@ class ImportImages(Case):
         self.write("large-idx", harness.idx(pixels.shape, pixels.tobytes()))
         self.assertEqual(self.predictions("large-idx"), ("line", {"1": large["more/deep/large, wide.png"]}))
         self.write("more/broken.png", png(picture(8))[:60])
-        for given, word in (("more", "more/broken.png"), ("again.h5", "looks like CSV"), ("none.png", "none.png")):
+        for given, word in (("more", "more/broken.png"), ("again.h5", "neither JPEG, PNG nor IDX"), ("none.png", "none.png")):
             code = 66 if given == "none.png" else BAD_DATA
             self.assert_refused(self.run_lockstep("predict", "--checkpoint", "run-1", given, code=code), word)
 
