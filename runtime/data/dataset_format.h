@@ -82,6 +82,14 @@ static inline size_t ls_token_bytes(const LsDatasetInfo *info)
     return info->feature_type == LS_COLUMN_U16 ? sizeof(uint16_t) : sizeof(uint32_t);
 }
 
+// Whether samples can be encoded images: bytes, grey or RGB.
+static inline bool ls_dataset_encodable(const LsDatasetInfo *info)
+{
+    bool grey = info->feature_dimensions == 2,
+         colour = info->feature_dimensions == 3 && info->feature_shape[2] == 3;
+    return info->feature_type == LS_COLUMN_U8 && (grey || colour);
+}
+
 // Bytes of one sample as it is read: those of its row in the file, but for tokens and encoded images.
 size_t ls_dataset_x_bytes(const LsDatasetInfo *info);
 size_t ls_dataset_y_bytes(const LsDatasetInfo *info);

@@ -186,9 +186,7 @@ static LsStatus read_encoded(const char *name, const json_t *schema, LsDatasetIn
     const json_t *encoded = json_object_get(schema, "encoded");
     if (encoded == NULL)
         return LS_OK;
-    bool grey = info->feature_dimensions == 2,
-         colour = info->feature_dimensions == 3 && info->feature_shape[2] == 3;
-    if (!json_is_true(encoded) || info->feature_type != LS_COLUMN_U8 || !(grey || colour))
+    if (!json_is_true(encoded) || !ls_dataset_encodable(info))
         return fail(name, "has an impossible encoded");
     info->encoded = true;
     return LS_OK;

@@ -75,3 +75,13 @@ LsStatus ls_image_decode(const uint8_t *data, size_t size, const char *name, siz
         return ls_png_decode(data, size, name, channels, out);
     return LS_FAIL(LS_BAD_DATA, "%s: the file begins neither as JPEG nor as PNG does", name);
 }
+
+LsStatus ls_image_make(
+    const uint8_t *data, size_t size, const char *name, const LsImageForm *form, uint8_t *out)
+{
+    LsImage image = {0};
+    LS_TRY(ls_image_decode(data, size, name, form->channels, &image));
+    LsStatus status = ls_image_resize(&image, form->height, form->width, out);
+    free(image.pixels);
+    return status;
+}

@@ -48,8 +48,12 @@ LsStatus ls_image_decode(const uint8_t *data, size_t size, const char *name, siz
 // pixels where it becomes larger. LS_INTERNAL when memory is short.
 LsStatus ls_image_resize(const LsImage *image, size_t height, size_t width, uint8_t *out);
 
-// The same for a part of any shape, in whole pixels within the image, which is stretched where it has not the
-// wanted one. The filter looks beyond its edges where there is more of the image.
+// Both: the bytes of a file to an image of a form, out [height][width][channels].
+LsStatus ls_image_make(
+    const uint8_t *data, size_t size, const char *name, const LsImageForm *form, uint8_t *out);
+
+// ls_image_resize for a part of any shape, in whole pixels within the image, which is stretched where it has
+// not the wanted one. The filter looks beyond its edges where there is more of the image.
 typedef struct LsImagePart {
     size_t top, left, height, width;
 } LsImagePart;

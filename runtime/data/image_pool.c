@@ -65,16 +65,6 @@ LsStatus ls_image_source_read(const LsImageSource *source, LsImageBytes *bytes, 
     return status;
 }
 
-static LsStatus decode(const Pool *pool, const char *name, uint64_t size, Scratch *scratch)
-{
-    const LsImageForm *form = pool->form;
-    LsImage image = {0};
-    LS_TRY(ls_image_decode(scratch->bytes.data, size, name, form->channels, &image));
-    LsStatus status = ls_image_resize(&image, form->height, form->width, scratch->image);
-    free(image.pixels);
-    return status;
-}
-
 size_t ls_image_record_bytes(const LsImageForm *form)
 {
     const LsPixels *pixels = NULL;
@@ -119,7 +109,8 @@ static LsStatus do_source(const Pool *pool, size_t i, Scratch *scratch)
     LS_TRY(find_known(pool, i, ls_hash128(scratch->bytes.data, scratch->bytes.size), &known));
     if (known)
         return LS_OK;
-    LsStatus status = decode(pool, source->name, result->bytes, scratch);
+    LsStatus status =
+        ls_image_make(scratch->bytes.data, result->bytes, source->name, pool->form, scratch->image);
     if (status == LS_OK)
         return ls_image_store_add(pool->store, result->hash, record_of(pool->form, scratch), &result->place);
     if (status != LS_BAD_DATA || pool->again)

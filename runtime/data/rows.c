@@ -240,16 +240,12 @@ static LsStatus recognize(const char *kind, const char *path, Input *out)
 
 LsStatus ls_rows_read(const json_t *schema, const char *path, LsRows *out)
 {
-    static const char *const names[] = {"CSV", "IDX", "images", "CIFAR"};
     const char *kind = json_string_value(json_object_get(schema, "kind"));
     Input input;
     LS_TRY(recognize(kind ? kind : "", path, &input));
-    if (kind && input == INPUT_CSV && strcmp(kind, "csv") != 0)
-        return LS_FAIL(LS_BAD_DATA, "%s: the file is neither JPEG, PNG nor IDX, and the training data was %s",
-            path, kind);
     if (!kind || (input == INPUT_CSV) != (strcmp(kind, "csv") == 0))
-        return LS_FAIL(LS_BAD_DATA, "%s: the file looks like %s, the training data was %s", path,
-            names[input], kind ? kind : "of no known kind");
+        return LS_FAIL(LS_BAD_DATA, "%s: the file is %s JPEG, PNG or IDX, the training data was %s", path,
+            input == INPUT_CSV ? "no" : "a", kind ? kind : "of no known kind");
     switch (input) {
     case INPUT_IDX:
         return read_idx(schema, path, out);

@@ -8,8 +8,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
-#include "image.h"
-#include "image_sources.h"
+#include "image_pool.h"
 #include "import_cifar.h"
 
 enum { CIFAR_FILE_MAX = 1 << 30 };
@@ -48,20 +47,6 @@ static LsStatus form_of(const json_t *schema, const char *path, LsImageForm *out
     return LS_OK;
 }
 
-static LsStatus decode(const LsImageSource *source, const LsImageForm *form, uint8_t *out)
-{
-    char *data = NULL;
-    size_t size = 0;
-    LsImage image = {0};
-    LS_TRY(ls_file_read(source->file, LS_IMAGE_FILE_MAX, &data, &size));
-    LsStatus status = ls_image_decode((const uint8_t *)data, size, source->name, form->channels, &image);
-    free(data);
-    LS_TRY(status);
-    status = ls_image_resize(&image, form->height, form->width, out);
-    free(image.pixels);
-    return status;
-}
-
 // Memory of `rows` rows of `bytes`, numbered from 1.
 static LsStatus make_rows(const char *path, size_t rows, size_t bytes, LsRows *out)
 {
@@ -82,12 +67,19 @@ static LsStatus decode_all(LsImageSources *sources, const LsImageForm *form, con
     size_t bytes = form->height * form->width * form->channels;
     LS_TRY(make_rows(path, sources->count, bytes, rows));
     LS_TRY(ls_memory_allocate(sources->count * sizeof *rows->names, (void **)&rows->names));
-    for (size_t r = 0; r < rows->rows; r++) {
-        LS_TRY(decode(&sources->source[r], form, (uint8_t *)rows->x + r * bytes));
-        rows->names[r] = sources->source[r].name;
-        sources->source[r].name = NULL;
+    LsImageBytes file = {0};
+    LsStatus status = LS_OK;
+    for (size_t r = 0; status == LS_OK && r < rows->rows; r++) {
+        LsImageSource *source = &sources->source[r];
+        uint64_t size;
+        status = ls_image_source_read(source, &file, &size);
+        if (status == LS_OK)
+            status = ls_image_make(file.data, size, source->name, form, (uint8_t *)rows->x + r * bytes);
+        rows->names[r] = source->name;
+        source->name = NULL;
     }
-    return LS_OK;
+    free(file.data);
+    return status;
 }
 
 LsStatus ls_rows_read_images(const json_t *schema, const char *path, LsRows *out)

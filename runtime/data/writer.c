@@ -64,11 +64,6 @@ static LsStatus check_shape(const char *path, const LsWriterShape *shape, LsData
                bytes <= SIZE_MAX / 4;
     if (!good)
         return LS_FAIL(LS_BAD_DATA, "%s: samples have an impossible shape", path);
-    bool grey = shape->feature_dimensions == 2,
-         colour = shape->feature_dimensions == 3 && shape->feature_shape[2] == 3;
-    if (shape->encoded &&
-        (shape->feature_type != LS_COLUMN_U8 || !(grey || colour) || shape->compress || !shape->files))
-        return LS_FAIL(LS_INTERNAL, "%s: samples of this shape cannot be encoded images", path);
     if (shape->outputs < 1 || shape->outputs > LS_OUTPUTS_LIMIT)
         return LS_FAIL(LS_BAD_DATA, "%s: %zu %s; there must be 1 to %d", path, shape->outputs,
             shape->classes ? "classes" : "targets", LS_OUTPUTS_LIMIT);
@@ -81,6 +76,8 @@ static LsStatus check_shape(const char *path, const LsWriterShape *shape, LsData
         .classes = shape->classes,
         .outputs = shape->outputs};
     memcpy(info->feature_shape, shape->feature_shape, sizeof info->feature_shape);
+    if (shape->encoded && (!ls_dataset_encodable(info) || shape->compress || !shape->files))
+        return LS_FAIL(LS_INTERNAL, "%s: samples of this shape cannot be encoded images", path);
     memcpy(info->samples, shape->samples, sizeof info->samples);
     return LS_OK;
 }

@@ -161,6 +161,15 @@ static inline LsStatus write_example(const Example *e, const char *path)
     return status;
 }
 
+static inline LsStatus verify_file(const char *path)
+{
+    LsDataset *dataset = NULL;
+    LS_TRY(ls_dataset_open(path, &dataset));
+    LsStatus status = ls_dataset_verify(dataset);
+    ls_dataset_close(dataset);
+    return status;
+}
+
 // Reads every sample of a split, a few at a time, forwards (neighbours are read together) or backwards (they
 // are not), and compares all bits.
 static inline LsStatus compare_split(

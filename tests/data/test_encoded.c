@@ -313,15 +313,6 @@ static LsStatus read_sample(const char *path, LsSplit split, uint64_t sample)
     return status;
 }
 
-static LsStatus verify_file(const char *path)
-{
-    LsDataset *dataset = NULL;
-    LS_TRY(ls_dataset_open(path, &dataset));
-    LsStatus status = ls_dataset_verify(dataset);
-    ls_dataset_close(dataset);
-    return status;
-}
-
 // Writes other bytes in the place of some; reading sample 7 says `reads`, verification `verifies`.
 static void assert_damage(const char *path, uint64_t offset, const void *bytes, size_t size,
     const char *reads, const char *verifies)

@@ -24,15 +24,6 @@ static const Example floats = {.type = LS_COLUMN_F32,
     .outputs = 2,
     .samples = {40000, 0, 3}};
 
-static LsStatus verify_file(const char *path)
-{
-    LsDataset *dataset = NULL;
-    LS_TRY(ls_dataset_open(path, &dataset));
-    LsStatus status = ls_dataset_verify(dataset);
-    ls_dataset_close(dataset);
-    return status;
-}
-
 // Flips one bit, verifies, and puts it back.
 static void assert_flip_found(const char *path, uint64_t offset, const char *says)
 {

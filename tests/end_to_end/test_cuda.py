@@ -92,6 +92,15 @@ class SameBits(Gpu):
     def test_fp16(self):
         self.over_ranks_and_transports("fp16", self.FEW)
 
+    def test_shards(self):
+        """Gradients and moments of a shard alone, and all of them, over both transports."""
+        expected = self.train("alone")
+        for backend, ranks, mode in (("nccl", 3 if EMULATED else 1, "state+gradients"), ("mpi", 2, "state+gradients"),
+                                     ("nccl", 2 if EMULATED else 1, "none")):
+            found = self.train(f"{backend}-{ranks}-{mode}", f"collectives.backend={backend}", f"optimizer.shard={mode}", ranks=ranks,
+                               env={"EMULATED_GPUS": str(ranks if backend == "nccl" else 1)})
+            self.assertEqual(found, expected)
+
     def test_sums_in_bf16(self):
         self.over_ranks_and_transports("bf16", self.FEW, "collectives.wire=bf16")
 

@@ -347,7 +347,7 @@ class ImportImages(Case):
         self.write("large-idx", harness.idx(pixels.shape, pixels.tobytes()))
         self.assertEqual(self.predictions("large-idx"), ("line", {"1": large["more/deep/large, wide.png"]}))
         self.write("more/broken.png", png(picture(8))[:60])
-        for given, word in (("more", "more/broken.png"), ("again.h5", "neither JPEG, PNG nor IDX"), ("none.png", "none.png")):
+        for given, word in (("more", "more/broken.png"), ("again.h5", "no JPEG, PNG or IDX"), ("none.png", "none.png")):
             code = 66 if given == "none.png" else BAD_DATA
             self.assert_refused(self.run_lockstep("predict", "--checkpoint", "run-1", given, code=code), word)
 

@@ -100,10 +100,9 @@ void ls_reader_destroy(LsReader *reader);
 
 // Reads `count` samples of the split by index into x [count][features] (feature_type) and y [count] int32 or
 // [count][outputs] float32; of tokens, x and y are int32 [count][window]. x (but of tokens) or y may be NULL.
-// Checks labels
-// against the classes, tokens against the vocabulary and floats for NaN and infinity: LS_BAD_DATA names file,
-// split and sample. Values that are kept in memory or compressed are compared with their hashes when they are
-// first read, encoded images whenever they are.
+// Checks labels against the classes, tokens against the vocabulary and floats for NaN and infinity:
+// LS_BAD_DATA names file, split and sample. Values that are kept in memory or compressed are compared with
+// their hashes when they are first read, encoded images whenever they are.
 LsStatus ls_reader_read(LsReader *reader, const uint64_t *samples, size_t count, void *x, void *y);
 
 // Of tokens: the windows that begin at the given ones instead of at multiples of the window.
