@@ -15,7 +15,6 @@ typedef struct Predictor {
     LsInference inference;
     LsRows rows;
     LsDeviceBatch *batch;
-    size_t row_bytes;
     char *block;   // host, one batch of rows
     float *scores; // host, [rows][outputs]
 } Predictor;
@@ -29,10 +28,10 @@ static LsStatus predict_block(Predictor *p, size_t first, size_t count)
     LsDevice *device = p->inference.device;
     LsModel *model = p->inference.model;
     size_t outputs = model->shape.outputs, batch = model->max_rows;
-    for (size_t r = 0; r < batch; r++) {
-        size_t from = first + (r < count ? r : count - 1);
-        memcpy(p->block + r * p->row_bytes, (const char *)p->rows.x + from * p->row_bytes, p->row_bytes);
-    }
+    size_t bytes = p->rows.row_bytes;
+    LS_TRY(ls_rows_fetch(&p->rows, first, count, p->block));
+    for (size_t r = count; r < batch; r++)
+        memcpy(p->block + r * bytes, p->block + (count - 1) * bytes, bytes);
     LsBatch uploaded;
     LS_TRY(ls_device_batch_upload(p->batch, p->block, NULL, NULL, batch, &uploaded));
     LS_TRY(model->ops->forward(model, p->inference.weights, &uploaded, false));
@@ -54,9 +53,8 @@ static LsStatus predict(Predictor *p)
     LsInference *inference = &p->inference;
     const LsDatasetInfo *info = ls_dataset_info(inference->described);
     size_t batch = inference->model->max_rows;
-    p->row_bytes = info->features * (info->feature_type == LS_COLUMN_U8 ? 1 : sizeof(float));
     LS_TRY(allocate(p->rows.rows, inference->shape.outputs * sizeof(float), &p->scores));
-    LS_TRY(allocate(batch, p->row_bytes, &p->block));
+    LS_TRY(allocate(batch, p->rows.row_bytes, &p->block));
     LS_TRY(ls_device_batch_create(inference->device, info, &inference->shape, batch, 1, &p->batch));
     for (size_t first = 0; first < p->rows.rows; first += batch) {
         size_t left = p->rows.rows - first;
@@ -214,10 +212,6 @@ static LsStatus run_predictor(Predictor *p, const PredictArguments *a, const cha
             LS_USAGE, "%s is a language model, which lockstep generate writes text with", a->checkpoint);
     LS_TRY(ls_inference_load(&p->inference, 0));
     LS_TRY(ls_rows_read(ls_checkpoint_data_schema(p->inference.checkpoint), input, &p->rows));
-    if (p->rows.dropped)
-        ls_warn("%s: %zu rows with missing values were left out", input, p->rows.dropped);
-    if (p->rows.unseen)
-        ls_warn("%s: %zu values are categories that training never saw", input, p->rows.unseen);
     LS_TRY(predict(p));
     return write_output(p, a->output);
 }

@@ -29,24 +29,47 @@ size_t ls_text_decode(const char *text, uint32_t *code_point)
     return length;
 }
 
+// The length of the character that text begins with, of at least 1, and whether a message can show it.
+static size_t measure(const char *text, bool *shown)
+{
+    uint32_t code_point;
+    size_t length = ls_text_decode(text, &code_point);
+    *shown = length != 0 && code_point >= 0x20 && (code_point < 0x7F || code_point > 0x9F) &&
+             code_point != 0x2028 && code_point != 0x2029;
+    return length == 0 ? 1 : length;
+}
+
+void ls_text_clean(char *text)
+{
+    char *to = text;
+    bool shown;
+    for (size_t step; *text != '\0'; text += step) {
+        step = measure(text, &shown);
+        if (shown) {
+            memmove(to, text, step);
+            to += step;
+        } else {
+            *to++ = '?';
+        }
+    }
+    *to = '\0';
+}
+
 const char *ls_text_quote(char quote[LS_QUOTE_SIZE], const char *text)
 {
     size_t used = 0;
     quote[used++] = '"';
     while (*text != '\0') {
-        uint32_t code_point;
-        size_t length = ls_text_decode(text, &code_point);
-        bool shown = length != 0 && code_point >= 0x20 && (code_point < 0x7F || code_point > 0x9F) &&
-                     code_point != 0x2028 && code_point != 0x2029;
-        size_t step = length == 0 ? 1 : length;
+        bool shown;
+        size_t step = measure(text, &shown);
         if (used + step + sizeof "…\"" > LS_QUOTE_SIZE) {
             memcpy(quote + used, "…", sizeof "…" - 1);
             used += sizeof "…" - 1;
             break;
         }
         if (shown) {
-            memcpy(quote + used, text, length);
-            used += length;
+            memcpy(quote + used, text, step);
+            used += step;
         } else {
             quote[used++] = '?';
         }

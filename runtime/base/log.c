@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/text.h"
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; // guards everything below
 static LsLogLevel shown = LS_LOG_INFO;
@@ -51,6 +52,7 @@ void ls_log(LsLogLevel level, const char *format, ...)
     va_start(arguments, format);
     vsnprintf(line, sizeof line, format, arguments);
     va_end(arguments);
+    ls_text_clean(line);
 
     pthread_mutex_lock(&lock);
     if (file != NULL) {

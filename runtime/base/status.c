@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/text.h"
+
 enum { MESSAGE_SIZE = 2048, ORIGIN_SIZE = 256 };
 
 static _Thread_local char message[MESSAGE_SIZE];
@@ -36,6 +38,7 @@ LsStatus ls_status_fail(LsStatus status, const char *file, int line, const char 
     va_start(arguments, format);
     vsnprintf(composed, sizeof composed, format, arguments);
     va_end(arguments);
+    ls_text_clean(composed);
     memcpy(message, composed, sizeof message);
     snprintf(origin, sizeof origin, "%s:%d", file, line);
     return status;

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/memory.h"
 #include "image.h"
 
 // Leaves the last of `values` values of every pixel out, in place.
@@ -37,12 +38,41 @@ static LsStatus decode_pixels(png_image *png, const char *name, size_t channels,
     return status;
 }
 
+// The file without the chunks that say which colours its values mean (PNG specification, 11.3.2), since
+// libpng would convert the values by them: a sample is what is stored, as with any other loader. The rest,
+// broken or not, stays as it is. out [size], *left bytes of it are used.
+static void drop_colour_spaces(const uint8_t *data, size_t size, uint8_t *out, size_t *left)
+{
+    static const char dropped[][5] = {"gAMA", "cHRM", "sRGB", "iCCP", "cICP"};
+    enum { SIGNATURE = 8, AROUND = 12 }; // a chunk: its length, its type, its data, a checksum
+    size_t at = size < SIGNATURE ? size : SIGNATURE, used = at;
+    memcpy(out, data, at);
+    while (size - at >= AROUND) {
+        const uint8_t *chunk = data + at;
+        size_t bytes = (size_t)chunk[0] << 24 | (size_t)chunk[1] << 16 | (size_t)chunk[2] << 8 | chunk[3];
+        bool drop = false;
+        if (bytes > size - at - AROUND)
+            break;
+        for (size_t i = 0; i < sizeof dropped / sizeof *dropped; i++)
+            drop = drop || memcmp(chunk + 4, dropped[i], 4) == 0;
+        if (!drop)
+            memcpy(out + used, chunk, bytes + AROUND);
+        used += drop ? 0 : bytes + AROUND;
+        at += bytes + AROUND;
+    }
+    memcpy(out + used, data + at, size - at);
+    *left = used + size - at;
+}
+
 LsStatus ls_png_decode(const uint8_t *data, size_t size, const char *name, size_t channels, LsImage *out)
 {
     png_image png = {.version = PNG_IMAGE_VERSION};
     LsImage image = {.channels = channels};
+    uint8_t *plain = NULL;
+    LS_TRY(ls_memory_allocate(size, (void **)&plain));
+    drop_colour_spaces(data, size, plain, &size);
     LsStatus status = LS_OK;
-    if (!png_image_begin_read_from_memory(&png, data, size))
+    if (!png_image_begin_read_from_memory(&png, plain, size))
         status = LS_FAIL(LS_BAD_DATA, "%s: PNG: %s", name, png.message);
     if (status == LS_OK)
         status =
@@ -53,6 +83,7 @@ LsStatus ls_png_decode(const uint8_t *data, size_t size, const char *name, size_
         status = decode_pixels(&png, name, channels, &image);
     }
     png_image_free(&png);
+    free(plain);
     if (status != LS_OK) {
         free(image.pixels);
         return status;

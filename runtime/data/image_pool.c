@@ -98,6 +98,15 @@ static LsStatus find_known(const Pool *pool, size_t i, LsHash128 hash, bool *kno
     return LS_OK;
 }
 
+// An image that cannot be read, for the reason of the last failure, is left out.
+static LsStatus note_corrupt(const Pool *pool, LsImageResult *result, LsStatus status)
+{
+    if (pool->again)
+        return status;
+    result->corrupt = strdup(ls_status_message());
+    return result->corrupt == NULL ? LS_FAIL(LS_INTERNAL, "data import: out of memory") : LS_OK;
+}
+
 static LsStatus do_source(const Pool *pool, size_t i, Scratch *scratch)
 {
     const LsImageSource *source = &pool->sources->source[i];
@@ -105,18 +114,17 @@ static LsStatus do_source(const Pool *pool, size_t i, Scratch *scratch)
     bool known;
     if (pool->again && !(result->place & LS_IMAGE_ELSEWHERE))
         return LS_OK;
-    LS_TRY(ls_image_source_read(source, &scratch->bytes, &result->bytes));
+    LsStatus status = ls_image_source_read(source, &scratch->bytes, &result->bytes);
+    if (status == LS_NO_INPUT) // a link to nothing
+        return note_corrupt(pool, result, status);
+    LS_TRY(status);
     LS_TRY(find_known(pool, i, ls_hash128(scratch->bytes.data, scratch->bytes.size), &known));
     if (known)
         return LS_OK;
-    LsStatus status =
-        ls_image_make(scratch->bytes.data, result->bytes, source->name, pool->form, scratch->image);
+    status = ls_image_make(scratch->bytes.data, result->bytes, source->name, pool->form, scratch->image);
     if (status == LS_OK)
         return ls_image_store_add(pool->store, result->hash, record_of(pool->form, scratch), &result->place);
-    if (status != LS_BAD_DATA || pool->again)
-        return status;
-    result->corrupt = strdup(ls_status_message());
-    return result->corrupt == NULL ? LS_FAIL(LS_INTERNAL, "data import: out of memory") : LS_OK;
+    return status == LS_BAD_DATA ? note_corrupt(pool, result, status) : status;
 }
 
 static void note_failure(Pool *pool, LsStatus status)

@@ -1,5 +1,6 @@
 #include "image_sources.h"
 
+#include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -26,12 +27,12 @@ static int compare_names(const void *a, const void *b)
     return strcmp(a, b);
 }
 
-// The one copy of a class's name.
-static LsStatus keep_class(LsImageSources *sources, const char *name, const char **out)
+// The one copy of a class's name, which is found in `place`.
+static LsStatus keep_class(LsImageSources *sources, const char *place, const char *name, const char **out)
 {
     char quote[LS_QUOTE_SIZE];
     if (name[0] == '\0' || strlen(name) > CLASS_NAME_MAX || !ls_text_valid(name))
-        return LS_FAIL(LS_BAD_DATA, "%s is no name for a class: it must be UTF-8 of 1 to %d bytes",
+        return LS_FAIL(LS_BAD_DATA, "%s: %s is no name for a class: it must be UTF-8 of 1 to %d bytes", place,
             ls_text_quote(quote, name), CLASS_NAME_MAX);
     void *found = tfind(name, &sources->names, compare_names);
     if (found == NULL) {
@@ -123,9 +124,10 @@ static LsStatus list_entry(const Place *place, const char *directory, const char
         return list_files(place, path, depth + 1);
     const char *dot = strrchr(name, '.');
     bool image = dot != NULL && is_image(dot + 1);
-    // A link to a file is one; a link to a directory could lead around for ever.
-    if (image && S_ISLNK(information.st_mode))
-        image = stat(path, &information) == 0;
+    // A link to a file is one; a link to a directory could lead around for ever. A link to nothing is an
+    // image that cannot be read.
+    if (image && S_ISLNK(information.st_mode) && stat(path, &information) != 0)
+        return add_file(place, path);
     if (!image || !S_ISREG(information.st_mode)) {
         place->sources->ignored++;
         return LS_OK;
@@ -165,7 +167,7 @@ static LsStatus list_classes(Place place, const char *directory)
             continue;
         }
         if (status == LS_OK)
-            status = keep_class(place.sources, entries[i]->d_name, &place.class_);
+            status = keep_class(place.sources, directory, entries[i]->d_name, &place.class_);
         if (status == LS_OK)
             status = list_files(&place, path, 0);
     }
@@ -173,7 +175,8 @@ static LsStatus list_classes(Place place, const char *directory)
     return status;
 }
 
-static bool split_of_directory(const char *name, LsSplit *split)
+// Whether a word means a split.
+static bool split_of_word(const char *word, size_t length, LsSplit *split)
 {
     static const struct {
         const char *name;
@@ -181,42 +184,78 @@ static bool split_of_directory(const char *name, LsSplit *split)
     } names[] = {{"train", LS_TRAIN}, {"val", LS_VALIDATION}, {"valid", LS_VALIDATION},
         {"validation", LS_VALIDATION}, {"test", LS_TEST}};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        if (strcmp(names[i].name, name) == 0) {
+        if (strlen(names[i].name) == length && strncasecmp(names[i].name, word, length) == 0) {
             *split = names[i].split;
             return true;
         }
     return false;
 }
 
-// Splits when there is a "train" and no directory of another name, else classes.
+static bool split_of_directory(const char *name, LsSplit *split)
+{
+    return split_of_word(name, strlen(name), split);
+}
+
+// How the directories in one are called.
+typedef struct Division {
+    bool train;        // one is the training split
+    const char *held;  // one that is another split; NULL: none
+    const char *other; // one that is none; NULL: none
+} Division;
+
+static LsStatus find_division(
+    const char *directory, struct dirent *const *entries, int count, Division *division)
+{
+    char path[LS_PATH_MAX];
+    LsSplit split;
+    for (int i = 0; i < count; i++) {
+        const char *name = entries[i]->d_name;
+        LS_TRY(ls_path_join(path, directory, name));
+        if (!ls_directory_exists(path))
+            continue;
+        if (!split_of_directory(name, &split))
+            division->other = name;
+        else if (split == LS_TRAIN)
+            division->train = true;
+        else
+            division->held = name;
+    }
+    return LS_OK;
+}
+
+static LsStatus list_splits(Place place, const char *directory, struct dirent *const *entries, int count)
+{
+    char path[LS_PATH_MAX];
+    for (int i = 0; i < count; i++) {
+        if (!split_of_directory(entries[i]->d_name, &place.split))
+            continue;
+        LS_TRY(ls_path_join(path, directory, entries[i]->d_name));
+        LS_TRY(list_classes(place, path));
+    }
+    return LS_OK;
+}
+
+// Splits when there are "train" and no directory that is none, else classes, one of which may be "train".
 static LsStatus list_directory(LsImageSources *sources, size_t input, const char *directory)
 {
     struct dirent **entries = NULL;
-    char path[LS_PATH_MAX];
-    bool splits = true, train = false;
-    LsSplit split;
+    Division division = {0};
+    Place place = {.sources = sources, .input = input};
+    char quote[LS_QUOTE_SIZE];
     int count = scandir(directory, &entries, visible, by_bytes);
     if (count < 0)
         return ls_file_fail("list", directory);
-    LsStatus status = LS_OK;
-    for (int i = 0; status == LS_OK && i < count; i++) {
-        status = ls_path_join(path, directory, entries[i]->d_name);
-        if (status == LS_OK && ls_directory_exists(path)) {
-            bool known = split_of_directory(entries[i]->d_name, &split);
-            splits = splits && known;
-            train = train || (known && split == LS_TRAIN);
-        }
-    }
-    Place place = {.sources = sources, .input = input};
-    if (status == LS_OK && !(splits && train))
+    LsStatus status = find_division(directory, entries, count, &division);
+    if (status == LS_OK && division.train && division.held != NULL && division.other != NULL)
+        status = LS_FAIL(LS_BAD_DATA,
+            "%s: beside the splits train and %s lies the directory %s, which is none; move it away, or "
+            "rename "
+            "those if they are classes",
+            directory, division.held, ls_text_quote(quote, division.other));
+    else if (status == LS_OK && division.train && division.other == NULL)
+        status = list_splits(place, directory, entries, count);
+    else if (status == LS_OK)
         status = list_classes(place, directory);
-    for (int i = 0; status == LS_OK && splits && train && i < count; i++) {
-        if (!split_of_directory(entries[i]->d_name, &place.split))
-            continue;
-        status = ls_path_join(path, directory, entries[i]->d_name);
-        if (status == LS_OK)
-            status = list_classes(place, path);
-    }
     free_entries(entries, count);
     return status;
 }
@@ -231,6 +270,21 @@ typedef struct Sample {
     char class_[CLASS_NAME_MAX + 1];
 } Sample;
 
+// Words are runs of letters: the first that means a split, as in "imagenet-val-0042.tar".
+static LsSplit split_of_shard(const char *path)
+{
+    LsSplit split = LS_TRAIN;
+    for (const char *word = ls_import_base_name(path); *word != '\0';) {
+        size_t length = 0;
+        while (isalpha((unsigned char)word[length]))
+            length++;
+        if (split_of_word(word, length, &split))
+            break;
+        word += length > 0 ? length : 1;
+    }
+    return split;
+}
+
 static LsStatus end_sample(LsImageSources *sources, size_t input, const char *path, const Sample *sample)
 {
     const char *class_ = NULL;
@@ -241,11 +295,7 @@ static LsStatus end_sample(LsImageSources *sources, size_t input, const char *pa
         return LS_FAIL(LS_BAD_DATA,
             "%s: %s has no class: there is neither a .cls nor a .json with a label beside it", path,
             ls_text_quote(quote, sample->name));
-    LS_TRY(keep_class(sources, sample->class_, &class_));
-    const char *base = ls_import_base_name(path);
-    LsSplit split = strcasestr(base, "test") != NULL  ? LS_TEST
-                    : strcasestr(base, "val") != NULL ? LS_VALIDATION
-                                                      : LS_TRAIN;
+    LS_TRY(keep_class(sources, path, sample->class_, &class_));
     if (asprintf(&name, "%s:%s", path, ls_text_quote(quote, sample->name)) < 0)
         return no_memory();
     return add(sources, (LsImageSource){.name = name,
@@ -253,7 +303,7 @@ static LsStatus end_sample(LsImageSources *sources, size_t input, const char *pa
                             .offset = sample->offset,
                             .size = sample->size,
                             .class_ = class_,
-                            .split = split,
+                            .split = split_of_shard(path),
                             .input = input});
 }
 

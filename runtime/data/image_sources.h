@@ -24,9 +24,9 @@ typedef struct LsImageSources {
 } LsImageSources;
 
 // Lists the inputs. A directory has one of classes in it for each class, in which images (.jpg, .jpeg, .png)
-// lie at any depth, or directories train, val (or valid, validation) and test of such ones. A file is a tar
-// shard (WebDataset): members KEY.jpg, .jpeg or .png beside KEY.cls or KEY.json with a "label", the split by
-// its name. LS_NO_INPUT, LS_IO, LS_BAD_DATA.
+// lie at any depth, or directories train, val (or valid, validation) and test of such ones, and then no
+// others. A file is a tar shard (WebDataset): members KEY.jpg, .jpeg or .png beside KEY.cls or KEY.json with
+// a "label", of the split whose name is a word of its own. LS_NO_INPUT, LS_IO, LS_BAD_DATA.
 LsStatus ls_image_sources_list(const char *const *inputs, size_t count, LsImageSources *out);
 
 // An image file, or all below a directory at any depth, by path, of no class. LS_NO_INPUT, LS_IO,

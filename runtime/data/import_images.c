@@ -231,6 +231,12 @@ static const json_t *old_names(const LsImageImport *work)
     return work->old == NULL ? NULL : json_object_get(work->old->schema, "classes");
 }
 
+static LsStatus fail_single(const LsImageImport *work, const char *name)
+{
+    return LS_FAIL(
+        LS_BAD_DATA, "%s: every image has the class %s; a classification needs two", work->inputs[0], name);
+}
+
 static LsStatus collect_classes(LsImageImport *work)
 {
     const json_t *names = work->options->append ? old_names(work) : NULL;
@@ -245,8 +251,7 @@ static LsStatus collect_classes(LsImageImport *work)
             work->class_[count++] = work->sources.source[i].class_;
     order_classes(work, count);
     if (work->classes < 2)
-        return LS_FAIL(LS_BAD_DATA, "%s: every image has the class %s; a classification needs two",
-            work->inputs[0], work->classes ? work->class_[0] : "(none)");
+        return fail_single(work, work->classes ? work->class_[0] : "(none)");
     if (work->classes > CLASSES_MAX)
         return LS_FAIL(LS_BAD_DATA, "%s: there are %zu classes, more than %d", work->inputs[0], work->classes,
             CLASSES_MAX);
@@ -446,7 +451,11 @@ static LsStatus check_sources(const LsImageImport *work)
     const LsImportOptions *o = work->options;
     if (work->sources.divided && (o->validation > 0 || o->test > 0))
         return LS_FAIL(LS_USAGE, "data import: the inputs have their own splits; leave out the fractions");
-    return LS_OK;
+    const LsImageSource *source = work->sources.source;
+    size_t same = 1; // a class's name has one address
+    while (same < work->sources.count && source[same].class_ == source[0].class_)
+        same++;
+    return o->append || same < work->sources.count ? LS_OK : fail_single(work, source[0].class_);
 }
 
 // Without the slash that a directory's name may end with.

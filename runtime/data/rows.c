@@ -2,6 +2,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/file.h"
 #include "base/log.h"
@@ -15,8 +16,7 @@
 
 void ls_rows_free(LsRows *rows)
 {
-    for (size_t r = 0; rows->names && r < rows->rows; r++)
-        free(rows->names[r]);
+    ls_rows_free_images(rows->images);
     free(rows->names);
     free(rows->x);
     free(rows->y);
@@ -59,7 +59,8 @@ static LsStatus read_idx(const json_t *schema, const char *path, LsRows *out)
     if (status == LS_OK)
         status = ls_memory_allocate(idx.shape[0] * sizeof *out->lines, &lines);
     if (status == LS_OK) {
-        *out = (LsRows){.rows = idx.shape[0], .x = idx.values, .lines = lines};
+        *out = (LsRows){
+            .rows = idx.shape[0], .row_bytes = idx.bytes / idx.shape[0], .x = idx.values, .lines = lines};
         for (size_t r = 0; r < out->rows; r++)
             out->lines[r] = r + 1;
         idx.values = NULL;
@@ -185,6 +186,7 @@ static LsStatus transform_table(const LsTransform *transform, LsCsvTable *table,
     if (status == LS_OK && transform->missing == LS_MISSING_DROP)
         status = drop_incomplete(transform, source, table);
     rows->rows = table->rows;
+    rows->row_bytes = transform->features * sizeof(float);
     rows->dropped = read - table->rows;
     if (status == LS_OK && rows->dropped)
         ls_warn(
@@ -228,6 +230,9 @@ typedef enum Input { INPUT_CSV, INPUT_IDX, INPUT_IMAGES, INPUT_CIFAR } Input;
 static LsStatus recognize(const char *kind, const char *path, Input *out)
 {
     bool idx, image = ls_directory_exists(path);
+    struct stat information;
+    if (!image && stat(path, &information) == 0 && !S_ISREG(information.st_mode))
+        return LS_FAIL(LS_BAD_DATA, "%s is neither a directory nor a regular file", path);
     if (!image)
         LS_TRY(ls_rows_recognize_image(path, &image));
     *out = INPUT_IMAGES;
@@ -238,7 +243,18 @@ static LsStatus recognize(const char *kind, const char *path, Input *out)
     return LS_OK;
 }
 
-LsStatus ls_rows_read(const json_t *schema, const char *path, LsRows *out)
+// What a model that was trained on the schema's data reads.
+static size_t row_bytes(const json_t *schema)
+{
+    const json_t *shape = json_object_get(schema, "feature_shape");
+    const char *type = json_string_value(json_object_get(schema, "feature_type"));
+    size_t bytes = type && strcmp(type, "u8") == 0 ? 1 : sizeof(float);
+    for (size_t d = 0; d < json_array_size(shape); d++)
+        bytes *= (size_t)json_integer_value(json_array_get(shape, d));
+    return bytes;
+}
+
+static LsStatus read_any(const json_t *schema, const char *path, LsRows *out)
 {
     const char *kind = json_string_value(json_object_get(schema, "kind"));
     Input input;
@@ -250,10 +266,30 @@ LsStatus ls_rows_read(const json_t *schema, const char *path, LsRows *out)
     case INPUT_IDX:
         return read_idx(schema, path, out);
     case INPUT_IMAGES:
-        return ls_rows_read_images(schema, path, out);
+        return ls_rows_list_images(schema, path, out);
     case INPUT_CIFAR:
         return ls_rows_read_cifar(path, out);
     default:
         return read_csv(schema, path, out);
     }
+}
+
+LsStatus ls_rows_read(const json_t *schema, const char *path, LsRows *out)
+{
+    LsRows rows = {0};
+    LS_TRY(read_any(schema, path, &rows));
+    if (rows.row_bytes != row_bytes(schema)) {
+        ls_rows_free(&rows);
+        return LS_FAIL(LS_BAD_DATA, "%s: its samples are of another size than the training data's", path);
+    }
+    *out = rows;
+    return LS_OK;
+}
+
+LsStatus ls_rows_fetch(const LsRows *rows, size_t first, size_t count, void *x)
+{
+    if (rows->images != NULL)
+        return ls_rows_fetch_images(rows, first, count, x);
+    memcpy(x, (const char *)rows->x + first * rows->row_bytes, count * rows->row_bytes);
+    return LS_OK;
 }

@@ -47,57 +47,76 @@ static LsStatus form_of(const json_t *schema, const char *path, LsImageForm *out
     return LS_OK;
 }
 
-// Memory of `rows` rows of `bytes`, numbered from 1.
-static LsStatus make_rows(const char *path, size_t rows, size_t bytes, LsRows *out)
+// Files that are decoded when their rows are wanted: a directory may hold more than memory does.
+struct LsRowsImages {
+    LsImageSources sources;
+    LsImageForm form;
+    LsImageBytes file; // the one that is being decoded
+};
+
+void ls_rows_free_images(struct LsRowsImages *images)
 {
-    size_t size;
-    if (!ls_size_multiply(rows, bytes, &size))
-        return LS_FAIL(
-            LS_BAD_DATA, "%s: %zu images of %zu bytes are too many for one prediction", path, rows, bytes);
-    LS_TRY(ls_memory_allocate(size, &out->x));
-    LS_TRY(ls_memory_allocate(rows * sizeof *out->lines, (void **)&out->lines));
-    for (size_t r = 0; r < rows; r++)
-        out->lines[r] = r + 1;
-    out->rows = rows;
+    if (images == NULL)
+        return;
+    ls_image_sources_free(&images->sources);
+    free(images->file.data);
+    free(images);
+}
+
+static LsStatus list(const json_t *schema, const char *path, LsRows *rows)
+{
+    LS_TRY(ls_memory_allocate(sizeof *rows->images, (void **)&rows->images));
+    LsImageSources *sources = &rows->images->sources;
+    LsImageForm *form = &rows->images->form;
+    LS_TRY(form_of(schema, path, form));
+    rows->row_bytes = form->height * form->width * form->channels;
+    LS_TRY(ls_image_sources_find(path, sources));
+    if (sources->ignored > 0)
+        ls_warn("%s: %zu files are no images by their names", path, sources->ignored);
+    LS_TRY(ls_memory_allocate(sources->count * sizeof *rows->names, (void **)&rows->names));
+    for (size_t r = 0; r < sources->count; r++)
+        rows->names[r] = sources->source[r].name;
+    rows->rows = sources->count;
     return LS_OK;
 }
 
-static LsStatus decode_all(LsImageSources *sources, const LsImageForm *form, const char *path, LsRows *rows)
+LsStatus ls_rows_list_images(const json_t *schema, const char *path, LsRows *out)
 {
-    size_t bytes = form->height * form->width * form->channels;
-    LS_TRY(make_rows(path, sources->count, bytes, rows));
-    LS_TRY(ls_memory_allocate(sources->count * sizeof *rows->names, (void **)&rows->names));
-    LsImageBytes file = {0};
-    LsStatus status = LS_OK;
-    for (size_t r = 0; status == LS_OK && r < rows->rows; r++) {
-        LsImageSource *source = &sources->source[r];
-        uint64_t size;
-        status = ls_image_source_read(source, &file, &size);
-        if (status == LS_OK)
-            status = ls_image_make(file.data, size, source->name, form, (uint8_t *)rows->x + r * bytes);
-        rows->names[r] = source->name;
-        source->name = NULL;
-    }
-    free(file.data);
-    return status;
-}
-
-LsStatus ls_rows_read_images(const json_t *schema, const char *path, LsRows *out)
-{
-    LsImageForm form;
-    LsImageSources sources;
     LsRows rows = {0};
-    LS_TRY(form_of(schema, path, &form));
-    LS_TRY(ls_image_sources_find(path, &sources));
-    if (sources.ignored > 0)
-        ls_warn("%s: %zu files are no images by their names", path, sources.ignored);
-    LsStatus status = decode_all(&sources, &form, path, &rows);
-    ls_image_sources_free(&sources);
+    LsStatus status = list(schema, path, &rows);
     if (status != LS_OK) {
         ls_rows_free(&rows);
         return status;
     }
     *out = rows;
+    return LS_OK;
+}
+
+LsStatus ls_rows_fetch_images(const LsRows *rows, size_t first, size_t count, uint8_t *x)
+{
+    struct LsRowsImages *images = rows->images;
+    for (size_t r = first; r < first + count; r++, x += rows->row_bytes) {
+        const LsImageSource *source = &images->sources.source[r];
+        uint64_t size;
+        LS_TRY(ls_image_source_read(source, &images->file, &size));
+        LS_TRY(ls_image_make(images->file.data, size, source->name, &images->form, x));
+    }
+    return LS_OK;
+}
+
+static LsStatus copy_records(const LsCifar *file, const char *path, LsRows *rows)
+{
+    size_t bytes;
+    if (!ls_size_multiply(file->count, LS_CIFAR_BYTES, &bytes))
+        return LS_FAIL(LS_BAD_DATA, "%s: %zu images are too many for one prediction", path, file->count);
+    LS_TRY(ls_memory_allocate(bytes, &rows->x));
+    LS_TRY(ls_memory_allocate(file->count * sizeof *rows->lines, (void **)&rows->lines));
+    rows->rows = file->count;
+    rows->row_bytes = LS_CIFAR_BYTES;
+    for (size_t r = 0; r < file->count; r++) {
+        rows->lines[r] = r + 1;
+        ls_cifar_record(file, r, false, (uint8_t *)rows->x + r * LS_CIFAR_BYTES);
+    }
     return LS_OK;
 }
 
@@ -110,9 +129,7 @@ LsStatus ls_rows_read_cifar(const char *path, LsRows *out)
     LS_TRY(ls_file_read(path, CIFAR_FILE_MAX, &data, &size));
     LsStatus status = ls_cifar_parse((const uint8_t *)data, size, path, &file);
     if (status == LS_OK)
-        status = make_rows(path, file.count, LS_CIFAR_BYTES, &rows);
-    for (size_t r = 0; status == LS_OK && r < file.count; r++)
-        ls_cifar_record(&file, r, false, (uint8_t *)rows.x + r * LS_CIFAR_BYTES);
+        status = copy_records(&file, path, &rows);
     free(data);
     if (status != LS_OK) {
         ls_rows_free(&rows);

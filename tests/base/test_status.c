@@ -60,6 +60,14 @@ static void test_long_message_is_cut(void **state)
     assert_true(strlen(ls_status_message()) > 1000 && strlen(ls_status_message()) < sizeof text - 1);
 }
 
+// Whatever an argument holds, a message is one line of text that moves no terminal's cursor.
+static void test_message_is_clean(void **state)
+{
+    (void)state;
+    assert_int_equal(LS_FAIL(LS_IO, "a\n\x1b[2J%s\xff|%s|", "\xc2\x9b", "\xe2\x80\xa8größer…"), LS_IO);
+    assert_string_equal(ls_status_message(), "a??[2J??|?größer…|");
+}
+
 static void *fail_in_thread(void *message)
 {
     assert_int_equal(LS_FAIL(LS_IO, "in the thread"), LS_IO);
@@ -118,6 +126,7 @@ int main(void)
         cmocka_unit_test(test_exit_codes),
         cmocka_unit_test(test_message),
         cmocka_unit_test(test_long_message_is_cut),
+        cmocka_unit_test(test_message_is_clean),
         cmocka_unit_test(test_threads_have_their_own),
         cmocka_unit_test(test_sizes),
         cmocka_unit_test(test_memory),

@@ -102,6 +102,43 @@ static void test_png(void **state)
     }
 }
 
+static uint8_t *put_chunk(uint8_t *to, const char *type, const uint8_t *data, size_t size)
+{
+    uint8_t length[4] = {0, 0, (uint8_t)(size >> 8), (uint8_t)size};
+    memcpy(to, length, 4);
+    memcpy(to + 4, type, 4);
+    if (size > 0)
+        memcpy(to + 8, data, size);
+    uint32_t sum = (uint32_t)crc32(0, to + 4, (uInt)size + 4);
+    for (size_t b = 0; b < 4; b++)
+        to[8 + size + b] = (uint8_t)(sum >> (24 - 8 * b));
+    return to + 12 + size;
+}
+
+// A grey file that says that its values are linear light, or what is white, is read as one that says nothing.
+static void test_png_colours(void **state)
+{
+    (void)state;
+    enum { SIDE = 16 };
+    static const uint8_t head[] = {0, 0, 0, SIDE, 0, 0, 0, SIDE, 8, 0, 0, 0, 0},
+                         linear[] = {0, 1, 0x86, 0xA0},
+                         white[32] = {0, 0, 0x7A, 0x26, 0, 0, 0x80, 0x84, 0, 0, 0xFA, 0, 0, 0, 0x80, 0xE8, 0,
+                             0, 0x75, 0x30, 0, 0, 0xEA, 0x60, 0, 0, 0x3A, 0x98, 0, 0, 0x17, 0x70};
+    static const int grey[3] = {0, 0, 0};
+    uint8_t pixels[SIDE * SIDE], rows[SIDE * (1 + SIDE)] = {0}, packed[1024], file[2048];
+    for (size_t i = 0; i < SIDE * SIDE; i++)
+        rows[i / SIDE * (1 + SIDE) + 1 + i % SIDE] = pixels[i] = (uint8_t)i;
+    uLongf bytes = sizeof packed;
+    assert_int_equal(compress(packed, &bytes, rows, sizeof rows), Z_OK);
+    memcpy(file, "\x89PNG\r\n\x1a\n", 8);
+    uint8_t *end = put_chunk(file + 8, "IHDR", head, sizeof head);
+    end = put_chunk(end, "gAMA", linear, sizeof linear);
+    end = put_chunk(end, "cHRM", white, sizeof white);
+    end = put_chunk(end, "IDAT", packed, bytes);
+    end = put_chunk(end, "IEND", NULL, 0);
+    check_pixels(file, (size_t)(end - file), 3, pixels, 1, grey, 0);
+}
+
 // At the best quality a value is off by rounding in two transforms and, but for grey, two changes of colours.
 static void test_jpeg(void **state)
 {
@@ -270,6 +307,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_png),
+        cmocka_unit_test(test_png_colours),
         cmocka_unit_test(test_jpeg),
         cmocka_unit_test(test_cmyk),
         cmocka_unit_test(test_limits),

@@ -99,6 +99,13 @@ class ImportImages(Case):
         self.assert_refused(self.import_("in", "--validation", "0.1", code=2), "splits")
         self.write_classes("in/test", 1, classes=("z",))
         self.assert_refused(self.import_("in", code=BAD_DATA), "class z has no training image")
+        self.write_classes("in/notes", 1)
+        self.assert_refused(self.import_("in", code=BAD_DATA), "beside the splits train and val", '"notes"')
+
+    def test_class_called_train(self):
+        self.write_classes("in", 1, classes=("car", "train"))
+        self.import_("in")
+        self.assertEqual(list(self.read()[1]), [0, 1])
 
     def test_statistics_of_channels(self):
         self.write_classes("in", 6)
@@ -143,6 +150,24 @@ class ImportImages(Case):
         self.assertFalse((self.dir / "out.h5").exists())
         self.assertIn("98 training", self.import_("in", "--corrupt-share", "0.02").stdout)
 
+    def test_links(self):
+        """A link to a file is that file, a link to nothing an image that cannot be read."""
+        self.write_classes("in", 50)
+        (self.dir / "in/b/0007.png").rename(self.dir / "elsewhere.png")
+        (self.dir / "in/b/0007.png").symlink_to(self.dir / "elsewhere.png")
+        (self.dir / "in/a/0003.png").unlink()
+        (self.dir / "in/a/0003.png").symlink_to(self.dir / "nowhere.png")
+        result = self.import_("in")
+        self.assertIn("a/0003.png: No such file or directory; the image is left out", result.stderr)
+        self.assertIn("99 training", result.stdout)
+
+    def test_names_that_move_the_cursor(self):
+        self.write_classes("in", 1)
+        self.write("in/a/\x1b[2J\x9b\n.png", b"")
+        self.assert_refused(self.import_("in", code=BAD_DATA), "in/a/?[2J??.png: the file is empty")
+        os.rename(os.fsencode(self.dir / "in/b"), os.fsencode(self.dir / "in") + b"/b\xff")
+        self.assert_refused(self.import_("in", code=BAD_DATA), 'in: "b?" is no name for a class')
+
     def test_bombs(self):
         """A header that declares a gigabyte is refused for what it declares, also where it would be the only one."""
         self.write_classes("in", 1)
@@ -185,8 +210,8 @@ class ImportImages(Case):
                        ("2.png", png(pixels[2])), ("2.json", b'{"label": 10, "more": [1]}'), ("2.txt", b"about it"),
                        (f"{deep}/3.png", png(pixels[3])), (f"{deep}/3.cls", b" 0 "), ("4.txt", b"no image")]
             self.shard("data-train-0.tar", members, form)
-            self.shard("data-val-0.tar", [("5.png", png(pixels[5])), ("5.json", b'{"label": "2"}')], form)
-            self.import_("data-train-0.tar", "data-val-0.tar", "--force")
+            self.shard("latest-val-0.tar", [("5.png", png(pixels[5])), ("5.json", b'{"label": "2"}')], form)
+            self.import_("data-train-0.tar", "latest-val-0.tar", "--force")
             x, y = self.read()
             numpy.testing.assert_array_equal(x, pixels[:4])
             self.assertEqual(list(y), [2, 1, 2, 0])  # classes 0, 2, 10, in the order of numbers
@@ -350,6 +375,8 @@ class ImportImages(Case):
         for given, word in (("more", "more/broken.png"), ("again.h5", "no JPEG, PNG or IDX"), ("none.png", "none.png")):
             code = 66 if given == "none.png" else BAD_DATA
             self.assert_refused(self.run_lockstep("predict", "--checkpoint", "run-1", given, code=code), word)
+        os.mkfifo(self.dir / "pipe")
+        self.assert_refused(self.run_lockstep("predict", "--checkpoint", "run-1", "pipe", code=BAD_DATA), "regular file")
 
     # ---- Encoded images ----------------------------------------------------------------------------------------------
 

@@ -102,7 +102,7 @@ class Predict(Case):
         self.write("new.csv", "width,height,colour\n0.5,5,purple\n0.5,5,red\n")
         result = self.run_lockstep("predict", "--checkpoint", "run", "new.csv")
         self.assertEqual(len(result.stdout.splitlines()), 3)
-        self.assertIn("1 values are categories that training never saw", result.stderr)
+        self.assertIn('column "colour": 1 rows have a category that the training data lacks', result.stderr)
 
     def test_any_precision_of_a_run(self):
         """The configuration of the checkpoint decides, and an option can be set over it."""

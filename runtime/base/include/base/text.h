@@ -8,8 +8,11 @@
 
 enum { LS_QUOTE_SIZE = 80 };
 
-// `text` in double quotes, shortened to fit, with control characters and what is not UTF-8 shown as '?', so
-// that a message stays one line whatever the input was. Returns `quote`.
+// Control characters, and what is not UTF-8, become '?', so that a message stays one line and moves no
+// terminal's cursor, whatever the input was. Every failure's sentence and line of the log goes through here.
+void ls_text_clean(char *text);
+
+// `text` in double quotes, clean and shortened to fit. Returns `quote`.
 const char *ls_text_quote(char quote[LS_QUOTE_SIZE], const char *text);
 
 // Decodes one code point of well-formed UTF-8 and returns its length in bytes; 0 at anything else, the NUL

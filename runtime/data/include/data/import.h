@@ -89,22 +89,27 @@ LsStatus ls_import_tokens(
 
 // New data through the stored preprocessing: rows in the model's raw feature layout of `dataset` schema.
 typedef struct LsRows {
-    size_t rows;
-    void *x; // [rows][features] of the schema's feature type
+    size_t rows, row_bytes;
+    void *x; // [rows][features] of the schema's feature type; NULL: image files, which ls_rows_fetch decodes
     void *y; // labels or targets when every row has one (as in the data set), else NULL
     uint64_t
-        *lines;     // [rows] of the input: where in a CSV file the row begins, or the sample's number; from 1
-    char **names;   // [rows] paths of image files; NULL: the rows are not files
-    size_t dropped; // rows left out for missing values (LS_MISSING_DROP)
-    size_t unseen;  // categories that the training split lacks; their features are all zero
+        *lines; // [rows] of the input: where in a CSV file the row begins, or the sample's number; from 1
+    const char **names;          // [rows] paths of image files; NULL: the rows are not files
+    size_t dropped;              // rows left out for missing values (LS_MISSING_DROP)
+    size_t unseen;               // categories that the training split lacks; their features are all zero
+    struct LsRowsImages *images; // NULL: x is there
 } LsRows;
 
 // Reads input according to `schema` (a data set's or the copy stored in a checkpoint): CSV, or of images IDX,
 // JPEG and PNG files, directories of these, and CIFAR's binary files where the data set was made of such. All
 // but the last are recognised by content. The label column may be missing; CSV columns are found by name in
-// any order and others are ignored (without header: by position). Image files are brought to the samples'
-// size as ls_import_images does. Freed by ls_rows_free. LS_NO_INPUT, LS_BAD_DATA.
+// any order and others are ignored (without header: by position). Image files are listed, not decoded. Freed
+// by ls_rows_free. LS_NO_INPUT, LS_BAD_DATA.
 LsStatus ls_rows_read(const json_t *schema, const char *path, LsRows *out);
+
+// Rows [first, first + count) to x [count][row_bytes]. Image files are brought to the samples' size as
+// ls_import_images does: LS_NO_INPUT, LS_IO, LS_BAD_DATA for one that cannot be.
+LsStatus ls_rows_fetch(const LsRows *rows, size_t first, size_t count, void *x);
 void ls_rows_free(LsRows *rows);
 
 #endif
