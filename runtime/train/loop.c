@@ -131,6 +131,7 @@ static LsStatus evaluate(LsTrainer *t, LsSplit split, const uint64_t *indexes, s
     if (*stop)
         return LS_OK;
     t->evaluated = true;
+    t->evaluation_holds = count == 0;
     return ls_comm_agree(t->comm, report_evaluation(t));
 }
 
@@ -259,7 +260,7 @@ static LsStatus read_steps(LsTrainer *t, int64_t last, uint32_t *stop)
 static LsStatus run_step(LsTrainer *t, uint32_t *stop)
 {
     ls_trace_begin(t->trace, "step");
-    t->went_back = false;
+    t->went_back = t->evaluation_holds = false;
     ls_trainer_step(t);
     LsStatus status = read_steps(t, t->issued - !needed(t, t->issued), stop);
     if (status == LS_OK && (*stop || t->saving.wanted))
@@ -309,9 +310,14 @@ static LsStatus evaluate_in_full(LsTrainer *t)
 {
     static const LsSplit order[] = {LS_VALIDATION, LS_TEST};
     uint32_t stop = LS_STOP_NONE;
-    for (size_t i = 0; i < sizeof order / sizeof *order && stop == LS_STOP_NONE; i++)
-        if (t->info->samples[order[i]] > 0)
+    for (size_t i = 0; i < sizeof order / sizeof *order && stop == LS_STOP_NONE; i++) {
+        if (t->info->samples[order[i]] == 0)
+            continue;
+        if (t->evaluation_holds && t->newest_evaluation.split == order[i])
+            LS_TRY(ls_comm_agree(t->comm, report_evaluation(t)));
+        else
             LS_TRY(evaluate(t, order[i], NULL, 0, &stop));
+    }
     return stop ? ls_trainer_stop(t, stop) : LS_OK;
 }
 

@@ -443,6 +443,11 @@ static LsStatus enter_run(LsTrainer *t)
     t->entered = true;
     if (ls_comm_rank(t->comm) != 0)
         return LS_OK;
+    int64_t warmup = t->config->schedule.warmup_steps;
+    if (warmup >= t->total_steps)
+        ls_warn(
+            "schedule.warmup_steps is %lld, and the run ends after %lld steps: its learning rate only rises",
+            (long long)warmup, (long long)t->total_steps);
     LS_TRY(ls_run_dir_write_config(&t->run, t->config));
     LS_TRY(write_environment(t));
     LS_TRY(ls_trainer_report_buckets(t));

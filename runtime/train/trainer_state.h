@@ -156,6 +156,7 @@ typedef struct LsTrainer {
     int64_t saved_step; // newest durable checkpoint's step, -1: none
     LsEvaluation newest_evaluation;
     bool evaluated;
+    bool evaluation_holds; // newest_evaluation is of its whole split, and no step came after it
     LsStepTimes times;
     LsStatus failed; // of this rank's lanes or saves; the others learn of it from the votes
     char failure[LS_FAILURE_MAX];

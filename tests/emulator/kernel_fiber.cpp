@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "address_sanitizer.h"
 #include "emulator.h"
 
 #ifdef LS_ADDRESS_SANITIZER

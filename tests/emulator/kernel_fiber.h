@@ -4,14 +4,6 @@
 
 #include <stddef.h>
 
-#if defined(__SANITIZE_ADDRESS__) // g++
-#define LS_ADDRESS_SANITIZER
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define LS_ADDRESS_SANITIZER
-#endif
-#endif
-
 typedef struct LsFiber {
     void *stack_pointer; // while it is not running
     const void *stack;   // lowest address

@@ -1,4 +1,5 @@
 // The program's own symbol table: where its __shared__ variables are and what its kernels are called.
+#include "address_sanitizer.h"
 #include "kernel_state.h"
 
 #include <algorithm>
@@ -62,6 +63,13 @@ const char *map_program()
     return static_cast<const char *>(image);
 }
 
+// What of a variable is its own: clang's address sanitizer counts the poisoned bytes behind it as a part.
+size_t own_bytes(char *address, size_t bytes)
+{
+    void *poisoned = __asan_region_is_poisoned(address, bytes);
+    return poisoned ? (size_t)((char *)poisoned - address) : bytes;
+}
+
 void take_symbol(Symbols *symbols, const ElfW(Sym) & symbol, const char *name)
 {
     if (symbol.st_shndx == SHN_UNDEF)
@@ -70,8 +78,8 @@ void take_symbol(Symbols *symbols, const ElfW(Sym) & symbol, const char *name)
     int type = ELF64_ST_TYPE(symbol.st_info);
     if (type == STT_FUNC)
         symbols->functions.push_back({address, symbol.st_size, name});
-    else if (type == STT_OBJECT && strstr(name, "B6shared"))
-        symbols->shared.push_back({address, symbol.st_size, name});
+    else if (type == STT_OBJECT && strncmp(name, "_Z", 2) == 0 && strstr(name, "B6shared"))
+        symbols->shared.push_back({address, own_bytes(address, symbol.st_size), name});
 }
 
 Symbols *read_symbols()

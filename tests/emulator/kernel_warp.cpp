@@ -125,3 +125,8 @@ void ls_warp_lane_ended(unsigned warp)
         if ((waiting >> lane & 1) && (ls_kernel_warp(warp)->waiting >> lane & 1))
             try_complete(warp, lane);
 }
+
+void ls_emulator_copy_lanes(void *to, const void *from, size_t bytes)
+{
+    memcpy(to, from, bytes);
+}

@@ -12,15 +12,9 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "address_sanitizer.h"
 #include "kernel_fiber.h"
 #include "kernel_warp.h"
-
-#ifdef LS_ADDRESS_SANITIZER
-#include <sanitizer/asan_interface.h>
-#else
-#define ASAN_POISON_MEMORY_REGION(address, bytes) ((void)(address), (void)(bytes))
-#define ASAN_UNPOISON_MEMORY_REGION(address, bytes) ((void)(address), (void)(bytes))
-#endif
 
 uint3 threadIdx, blockIdx;
 dim3 blockDim, gridDim;

@@ -40,6 +40,15 @@ struct Cell {               // of one byte
     Accesses writes, reads; // an atomic update is a write
 };
 
+// Word by word: the sanitizer's memcmp looks at the memory first.
+bool same(const Cell &a, const Cell &b)
+{
+    uint64_t words[2][sizeof(Cell) / sizeof(uint64_t)];
+    memcpy(words[0], &a, sizeof a);
+    memcpy(words[1], &b, sizeof b);
+    return std::equal(words[0], words[0] + sizeof words[0] / sizeof *words[0], words[1]);
+}
+
 struct Page {
     uint32_t launch;                // for which the rest was recorded
     uint32_t owned[PAGE / GRANULE]; // launch in which the granule was seen to be live memory
@@ -254,15 +263,22 @@ void check(const void *start, size_t bytes, bool write, bool atomic, const void 
     event.thread = place.thread;
     event.atomic = atomic;
     event.clock = clocks[place.thread][place.thread % LS_WARP];
+    Cell found, left; // of the last byte that was looked at
     for (size_t i = 0; i < bytes; i++) {
         uintptr_t byte = (uintptr_t)address + i;
         Cell *cell = &page_of(byte)->cells[byte % PAGE];
+        if (i > 0 && same(*cell, found)) { // mostly: bytes of a word go together
+            *cell = left;
+            continue;
+        }
+        found = *cell;
         if (const Event *before = find_race(cell->writes, event, memory))
             report_race(address + i, memory, write, event, *before, true, code);
         const Event *reader = write ? find_race(cell->reads, event, memory) : NULL;
         if (reader)
             report_race(address + i, memory, write, event, *reader, false, code);
         record(write ? &cell->writes : &cell->reads, event);
+        left = *cell;
     }
 }
 
@@ -375,4 +391,25 @@ extern "C" void __tsan_read_range(void *address, long bytes)
 extern "C" void __tsan_write_range(void *address, long bytes)
 {
     check(address, (size_t)bytes, true, false, __builtin_return_address(0));
+}
+
+// What clang's code calls to fill and to copy structures, by the names that watch-copies gives the calls.
+extern "C" void *__tsan_memset(void *to, int byte, size_t bytes)
+{
+    check(to, bytes, true, false, __builtin_return_address(0));
+    return memset(to, byte, bytes);
+}
+
+extern "C" void *__tsan_memcpy(void *to, const void *from, size_t bytes)
+{
+    check(from, bytes, false, false, __builtin_return_address(0));
+    check(to, bytes, true, false, __builtin_return_address(0));
+    return memcpy(to, from, bytes);
+}
+
+extern "C" void *__tsan_memmove(void *to, const void *from, size_t bytes)
+{
+    check(from, bytes, false, false, __builtin_return_address(0));
+    check(to, bytes, true, false, __builtin_return_address(0));
+    return memmove(to, from, bytes);
 }

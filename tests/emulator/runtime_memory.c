@@ -10,19 +10,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#if defined(__SANITIZE_ADDRESS__)
-#define LS_ASAN 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define LS_ASAN 1
-#endif
-#endif
-#ifdef LS_ASAN
-#include <sanitizer/asan_interface.h>
-#else
-#define ASAN_POISON_MEMORY_REGION(address, bytes) ((void)(address), (void)(bytes))
-#define ASAN_UNPOISON_MEMORY_REGION(address, bytes) ((void)(address), (void)(bytes))
-#endif
+#include "address_sanitizer.h"
 
 enum { ALIGNMENT = 256, GUARD = 256, PAGE = 4096, FRESH = 0xff, GUARDED = 0xa5, PINNED_ALIGNMENT = 4096 };
 static const size_t huge_page = (size_t)2 << 20;

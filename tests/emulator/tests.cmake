@@ -17,6 +17,12 @@ target_link_libraries(test_conversions PRIVATE lockstep_device)
 
 # The race checker: kernels that tell of every access (the compiler's thread sanitizer without its library), in a test
 # of the checker and in the device library's own kernels under all op cases.
+function(lockstep_watch_copies target)
+  if(CMAKE_CXX_COMPILER_ID STREQUAL Clang)
+    add_custom_command(TARGET ${target} PRE_LINK COMMAND_EXPAND_LISTS VERBATIM
+      COMMAND ${PROJECT_SOURCE_DIR}/tests/emulator/watch-copies ${CMAKE_OBJCOPY} $<TARGET_OBJECTS:${target}>)
+  endif()
+endfunction()
 if(NOT LOCKSTEP_SANITIZE MATCHES thread)
   file(GLOB kernels CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/runtime/device/cuda/kernels/*.cu)
   set_source_files_properties(${kernels} ${CMAKE_CURRENT_LIST_DIR}/tests/test_races.cu PROPERTIES LANGUAGE CXX
@@ -26,6 +32,8 @@ if(NOT LOCKSTEP_SANITIZE MATCHES thread)
   target_include_directories(kernel_races PRIVATE ${CMAKE_CURRENT_LIST_DIR})
   target_link_libraries(kernel_races PRIVATE lockstep_flags lockstep_op_cases lockstep_device lockstep_emulator
                         PkgConfig::CMOCKA)
+  lockstep_watch_copies(kernel_races)
+  lockstep_watch_copies(test_races)
   add_test(NAME emulator/kernel_races COMMAND kernel_races)
   # Attention and convolutions are our own kernels' here.
   set_tests_properties(emulator/kernel_races PROPERTIES TIMEOUT 300 LABELS "unit;emulator"

@@ -17,7 +17,7 @@ class Cloud:
 
     def __init__(self, case, answers):
         self.answers, self.asked = answers, []
-        self.clients, self.spared = [], None  # ports of who asks, oldest first; the one who is told of nothing
+        self.clients, self.spared = [], None  # ports of who is connected, oldest first; the one who is told of nothing
         cloud = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -25,12 +25,19 @@ class Cloud:
 
             protocol_version = "HTTP/1.1"
 
+            def setup(self):
+                """One that waited too long for an answer comes again, on another connection."""
+                super().setup()
+                cloud.clients.append(self.client_address[1])
+
+            def finish(self):
+                cloud.clients.remove(self.client_address[1])
+                super().finish()
+
             def answer(self):
                 """Any request."""
                 path, client = self.path.split("?")[0], self.client_address[1]
                 cloud.asked.append((self.command, path, dict(self.headers)))
-                if client not in cloud.clients:
-                    cloud.clients.append(client)
                 code, body = cloud.answers.get(path, (404, ""))
                 if cloud.spared not in (None, client):
                     body = "TRUE"

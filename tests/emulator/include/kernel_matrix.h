@@ -15,6 +15,7 @@ enum { LS_GATHERED_BYTES = 48 }; // of a lane, at most
 
 extern "C" {
 unsigned ls_emulator_lane(void);
+void ls_emulator_copy_lanes(void *to, const void *from, size_t bytes); // memory of the emulator's own
 }
 
 template <typename T> struct LsEmulatedLanes {
@@ -31,7 +32,7 @@ __attribute__((no_sanitize("thread"))) static inline LsEmulatedLanes<T> ls_emula
     LsEmulatedLanes<T> lanes;
     uint64_t all = ls_emulator_meet_warp(
         LS_MEET_GATHER, 0xffffffffu, (uint64_t)(uintptr_t)&value, sizeof value, warpSize, site);
-    memcpy(&lanes, (const void *)(uintptr_t)all, sizeof lanes);
+    ls_emulator_copy_lanes(&lanes, (const void *)(uintptr_t)all, sizeof lanes);
     return lanes;
 }
 
