@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/memory.h"
 #include "image.h"
 
 // Leaves the last of `values` values of every pixel out, in place.
@@ -68,8 +67,9 @@ LsStatus ls_png_decode(const uint8_t *data, size_t size, const char *name, size_
 {
     png_image png = {.version = PNG_IMAGE_VERSION};
     LsImage image = {.channels = channels};
-    uint8_t *plain = NULL;
-    LS_TRY(ls_memory_allocate(size, (void **)&plain));
+    uint8_t *plain = malloc(size + 1);
+    if (plain == NULL)
+        return LS_FAIL(LS_INTERNAL, "%s: no memory for %zu bytes", name, size);
     drop_colour_spaces(data, size, plain, &size);
     LsStatus status = LS_OK;
     if (!png_image_begin_read_from_memory(&png, plain, size))

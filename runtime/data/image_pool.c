@@ -114,14 +114,14 @@ static LsStatus do_source(const Pool *pool, size_t i, Scratch *scratch)
     bool known;
     if (pool->again && !(result->place & LS_IMAGE_ELSEWHERE))
         return LS_OK;
-    LsStatus status = ls_image_source_read(source, &scratch->bytes, &result->bytes);
-    if (status == LS_NO_INPUT) // a link to nothing
-        return note_corrupt(pool, result, status);
-    LS_TRY(status);
+    if (source->dangling)
+        return note_corrupt(pool, result, LS_FAIL(LS_BAD_DATA, "%s is a link to nothing", source->name));
+    LS_TRY(ls_image_source_read(source, &scratch->bytes, &result->bytes));
     LS_TRY(find_known(pool, i, ls_hash128(scratch->bytes.data, scratch->bytes.size), &known));
     if (known)
         return LS_OK;
-    status = ls_image_make(scratch->bytes.data, result->bytes, source->name, pool->form, scratch->image);
+    LsStatus status =
+        ls_image_make(scratch->bytes.data, result->bytes, source->name, pool->form, scratch->image);
     if (status == LS_OK)
         return ls_image_store_add(pool->store, result->hash, record_of(pool->form, scratch), &result->place);
     return status == LS_BAD_DATA ? note_corrupt(pool, result, status) : status;

@@ -20,7 +20,7 @@ typedef struct LsImageResult {
 
 // results [sources->count], zeroed. `again`: they are those of a call before, and what lay elsewhere is
 // decoded now. LS_IO and LS_NO_INPUT for what cannot be read or written; what is read and is no image of this
-// form is a result.
+// form, and a dangling link, are results.
 LsStatus ls_image_pool_decode(const LsImageSources *sources, const LsImageForm *form, int threads,
     LsImageStore *store, bool again, LsImageResult *results);
 

@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "base/text.h"
 #include "import_common.h"
 #include "tar.h"
@@ -100,7 +101,7 @@ typedef struct Place {
 
 static LsStatus list_files(const Place *place, const char *directory, int depth);
 
-static LsStatus add_file(const Place *place, const char *path)
+static LsStatus add_file(const Place *place, const char *path, bool dangling)
 {
     char *copy = strdup(path);
     if (copy == NULL)
@@ -108,6 +109,7 @@ static LsStatus add_file(const Place *place, const char *path)
     return add(place->sources, (LsImageSource){.name = copy,
                                    .file = copy,
                                    .size = UINT64_MAX,
+                                   .dangling = dangling,
                                    .class_ = place->class_,
                                    .split = place->split,
                                    .input = place->input});
@@ -124,15 +126,17 @@ static LsStatus list_entry(const Place *place, const char *directory, const char
         return list_files(place, path, depth + 1);
     const char *dot = strrchr(name, '.');
     bool image = dot != NULL && is_image(dot + 1);
-    // A link to a file is one; a link to a directory could lead around for ever. A link to nothing is an
-    // image that cannot be read.
-    if (image && S_ISLNK(information.st_mode) && stat(path, &information) != 0)
-        return add_file(place, path);
+    // A link to a file is one; a link to a directory could lead around for ever.
+    if (image && S_ISLNK(information.st_mode) && stat(path, &information) != 0) {
+        if (errno != ENOENT && errno != ENOTDIR && errno != ELOOP)
+            return ls_file_fail("examine", path);
+        return add_file(place, path, true);
+    }
     if (!image || !S_ISREG(information.st_mode)) {
         place->sources->ignored++;
         return LS_OK;
     }
-    return add_file(place, path);
+    return add_file(place, path, false);
 }
 
 static LsStatus list_files(const Place *place, const char *directory, int depth)
@@ -227,15 +231,17 @@ static LsStatus list_splits(Place place, const char *directory, struct dirent *c
 {
     char path[LS_PATH_MAX];
     for (int i = 0; i < count; i++) {
-        if (!split_of_directory(entries[i]->d_name, &place.split))
-            continue;
         LS_TRY(ls_path_join(path, directory, entries[i]->d_name));
-        LS_TRY(list_classes(place, path));
+        if (split_of_directory(entries[i]->d_name, &place.split) && ls_directory_exists(path))
+            LS_TRY(list_classes(place, path));
+        else
+            place.sources->ignored++;
     }
     return LS_OK;
 }
 
-// Splits when there are "train" and no directory that is none, else classes, one of which may be "train".
+// Splits when there is "train" and no directory that is none. Else classes, of which one may be called
+// "train".
 static LsStatus list_directory(LsImageSources *sources, size_t input, const char *directory)
 {
     struct dirent **entries = NULL;
@@ -246,16 +252,16 @@ static LsStatus list_directory(LsImageSources *sources, size_t input, const char
     if (count < 0)
         return ls_file_fail("list", directory);
     LsStatus status = find_division(directory, entries, count, &division);
-    if (status == LS_OK && division.train && division.held != NULL && division.other != NULL)
+    bool splits = division.train && division.other == NULL;
+    if (status == LS_OK && division.train && division.held != NULL && !splits)
         status = LS_FAIL(LS_BAD_DATA,
-            "%s: beside the splits train and %s lies the directory %s, which is none; move it away, or "
-            "rename "
-            "those if they are classes",
+            "%s: beside the splits train and %s lies the directory %s, which is none; move it away",
             directory, division.held, ls_text_quote(quote, division.other));
-    else if (status == LS_OK && division.train && division.other == NULL)
-        status = list_splits(place, directory, entries, count);
     else if (status == LS_OK)
-        status = list_classes(place, directory);
+        status = splits ? list_splits(place, directory, entries, count) : list_classes(place, directory);
+    if (status == LS_OK && !splits && (division.train || division.held))
+        ls_warn("%s: %s is taken for a class, as every directory in it", directory,
+            division.train ? "train" : division.held);
     free_entries(entries, count);
     return status;
 }
@@ -274,18 +280,21 @@ typedef struct Sample {
 static LsSplit split_of_shard(const char *path)
 {
     LsSplit split = LS_TRAIN;
-    for (const char *word = ls_import_base_name(path); *word != '\0';) {
+    const char *base = ls_import_base_name(path);
+    for (const char *word = base; *word != '\0';) {
         size_t length = 0;
         while (isalpha((unsigned char)word[length]))
             length++;
         if (split_of_word(word, length, &split))
-            break;
+            return split;
         word += length > 0 ? length : 1;
     }
+    if (strcasestr(base, "val") != NULL || strcasestr(base, "test") != NULL)
+        ls_warn("%s is a shard for training: neither val nor test is a word of its own in its name", path);
     return split;
 }
 
-static LsStatus end_sample(LsImageSources *sources, size_t input, const char *path, const Sample *sample)
+static LsStatus end_sample(const Place *place, const char *path, const Sample *sample)
 {
     const char *class_ = NULL;
     char quote[LS_QUOTE_SIZE], *name = NULL;
@@ -295,16 +304,16 @@ static LsStatus end_sample(LsImageSources *sources, size_t input, const char *pa
         return LS_FAIL(LS_BAD_DATA,
             "%s: %s has no class: there is neither a .cls nor a .json with a label beside it", path,
             ls_text_quote(quote, sample->name));
-    LS_TRY(keep_class(sources, path, sample->class_, &class_));
+    LS_TRY(keep_class(place->sources, path, sample->class_, &class_));
     if (asprintf(&name, "%s:%s", path, ls_text_quote(quote, sample->name)) < 0)
         return no_memory();
-    return add(sources, (LsImageSource){.name = name,
-                            .file = path,
-                            .offset = sample->offset,
-                            .size = sample->size,
-                            .class_ = class_,
-                            .split = split_of_shard(path),
-                            .input = input});
+    return add(place->sources, (LsImageSource){.name = name,
+                                   .file = path,
+                                   .offset = sample->offset,
+                                   .size = sample->size,
+                                   .class_ = class_,
+                                   .split = place->split,
+                                   .input = place->input});
 }
 
 // The text without the white space around it, or a JSON object's "label", a text or a whole number.
@@ -360,17 +369,16 @@ static LsStatus read_class(const LsTar *tar, const LsTarMember *member, bool jso
         LS_BAD_DATA, "%s: %s holds no class's name or number", tar->path, ls_text_quote(quote, member->name));
 }
 
-static LsStatus take_member(
-    LsImageSources *sources, size_t input, const LsTar *tar, const LsTarMember *member, Sample *sample)
+static LsStatus take_member(const Place *place, const LsTar *tar, const LsTarMember *member, Sample *sample)
 {
     const char *dot = strchr(ls_import_base_name(member->name), '.');
     if (dot == NULL || dot == ls_import_base_name(member->name)) {
-        sources->ignored++;
+        place->sources->ignored++;
         return LS_OK;
     }
     size_t length = (size_t)(dot - member->name);
     if (strlen(sample->key) != length || memcmp(sample->key, member->name, length) != 0) {
-        LS_TRY(end_sample(sources, input, tar->path, sample));
+        LS_TRY(end_sample(place, tar->path, sample));
         sample->name[0] = sample->class_[0] = '\0';
         snprintf(sample->key, sizeof sample->key, "%.*s", (int)length, member->name);
     }
@@ -383,7 +391,7 @@ static LsStatus take_member(
     bool json = strcasecmp(dot, ".json") == 0;
     if (strcasecmp(dot, ".cls") == 0 || (json && sample->class_[0] == '\0'))
         return read_class(tar, member, json, sample);
-    sources->ignored += !json;
+    place->sources->ignored += !json;
     return LS_OK;
 }
 
@@ -394,6 +402,7 @@ static LsStatus list_shard(LsImageSources *sources, size_t input, const char *pa
     if (fd < 0)
         return ls_file_fail("open", path);
     LsTar tar = {.path = path, .fd = fd};
+    Place place = {.sources = sources, .input = input, .split = split_of_shard(path)};
     LsTarMember *member = malloc(sizeof *member);
     Sample *sample = calloc(1, sizeof *sample);
     bool end = false;
@@ -407,8 +416,7 @@ static LsStatus list_shard(LsImageSources *sources, size_t input, const char *pa
     while (status == LS_OK && !end) {
         status = ls_tar_next(&tar, member, &end);
         if (status == LS_OK)
-            status = end ? end_sample(sources, input, path, sample)
-                         : take_member(sources, input, &tar, member, sample);
+            status = end ? end_sample(&place, path, sample) : take_member(&place, &tar, member, sample);
     }
     free(sample);
     free(member);
@@ -442,7 +450,7 @@ LsStatus ls_image_sources_find(const char *path, LsImageSources *out)
 {
     LsImageSources sources = {0};
     const Place place = {.sources = &sources};
-    LsStatus status = ls_directory_exists(path) ? list_files(&place, path, 0) : add_file(&place, path);
+    LsStatus status = ls_directory_exists(path) ? list_files(&place, path, 0) : add_file(&place, path, false);
     if (status == LS_OK && sources.count == 0)
         status = LS_FAIL(LS_BAD_DATA, "%s: there are no .jpg, .jpeg or .png files in it", path);
     if (status != LS_OK) {

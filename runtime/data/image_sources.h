@@ -10,6 +10,7 @@ typedef struct LsImageSource {
     const char *file;   // to read; `name` itself, or the shard's path (lent by the caller of the listing)
     uint64_t offset;    // in the file
     uint64_t size;      // UINT64_MAX: the whole file
+    bool dangling;      // a link to nothing: an image that cannot be read
     const char *class_; // name; NULL: none
     LsSplit split;
     size_t input; // number of the input that it comes from
@@ -24,9 +25,10 @@ typedef struct LsImageSources {
 } LsImageSources;
 
 // Lists the inputs. A directory has one of classes in it for each class, in which images (.jpg, .jpeg, .png)
-// lie at any depth, or directories train, val (or valid, validation) and test of such ones, and then no
-// others. A file is a tar shard (WebDataset): members KEY.jpg, .jpeg or .png beside KEY.cls or KEY.json with
-// a "label", of the split whose name is a word of its own. LS_NO_INPUT, LS_IO, LS_BAD_DATA.
+// lie at any depth, or train and perhaps val (or valid, validation) and test, and no other directory, each of
+// such ones. Capitals make no difference. A file is a tar shard (WebDataset): members KEY.jpg, .jpeg or .png
+// beside KEY.cls or KEY.json with a "label", of the split whose name is a word of its own. LS_NO_INPUT,
+// LS_IO, LS_BAD_DATA.
 LsStatus ls_image_sources_list(const char *const *inputs, size_t count, LsImageSources *out);
 
 // An image file, or all below a directory at any depth, by path, of no class. LS_NO_INPUT, LS_IO,

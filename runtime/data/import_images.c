@@ -15,6 +15,9 @@ enum { SIDE_MAX = 16384, THREADS_MAX = 1024, CLASSES_MAX = 1 << 16 };
 
 static const char filter[] = "triangle";
 
+// Goes up when the same file comes to give other pixels: 2, PNG as stored, without gamma and profiles.
+enum { DECODING = 2 };
+
 static LsStatus no_memory(void)
 {
     return LS_FAIL(LS_INTERNAL, "data import: out of memory");
@@ -51,7 +54,9 @@ static bool same_form(const LsDataset *dataset, const LsImageForm *form)
     const char *kind = json_string_value(json_object_get(schema, "kind"));
     const json_t *options = json_object_get(json_object_get(schema, "import"), "options");
     const char *resized = json_string_value(json_object_get(options, "filter"));
-    return kind != NULL && strcmp(kind, "images") == 0 && resized != NULL && strcmp(resized, filter) == 0 &&
+    return kind != NULL && strcmp(kind, "images") == 0 &&
+           json_integer_value(json_object_get(options, "decoding")) == DECODING && resized != NULL &&
+           strcmp(resized, filter) == 0 &&
            json_integer_value(json_object_get(options, "height")) == (json_int_t)form->height &&
            json_integer_value(json_object_get(options, "width")) == (json_int_t)form->width &&
            json_integer_value(json_object_get(options, "channels")) == (json_int_t)form->channels;
@@ -93,8 +98,9 @@ static LsStatus open_old(LsImageImport *work)
     LsStatus status = ls_dataset_open(options->output, &old);
     if (status == LS_OK && !same_form(old, &work->form))
         status = LS_FAIL(LS_USAGE,
-            "data import: %s does not hold images of %zu x %zu with %zu channels; say the same, or another "
-            "file",
+            "data import: %s does not hold images of %zu x %zu with %zu channels as this version decodes "
+            "them; "
+            "say the same, or another file",
             options->output, work->form.height, work->form.width, work->form.channels);
     if (status == LS_OK)
         status = choose_kind(work, old);
@@ -126,8 +132,8 @@ static LsStatus open_store(LsImageImport *work)
 {
     char text[128];
     const LsImageForm *form = &work->form;
-    snprintf(text, sizeof text, "%zu x %zu x %zu %s%s", form->height, form->width, form->channels, filter,
-        form->encoded ? " counts" : "");
+    snprintf(text, sizeof text, "%zu x %zu x %zu %s %d%s", form->height, form->width, form->channels, filter,
+        DECODING, form->encoded ? " counts" : "");
     bool fresh = work->options->force;
     LS_TRY(ls_image_store_open(work->options->output, ls_hash128(text, strlen(text)),
         ls_image_record_bytes(form), fresh, &work->store));
@@ -423,10 +429,10 @@ static LsStatus describe(LsImageImport *work)
     for (size_t i = 0; inputs != NULL && i < work->input_count; i++)
         if (json_array_append_new(inputs, describe_input(work, i)) != 0)
             return LS_FAIL(LS_BAD_DATA, "the name of %s is not UTF-8; rename it", work->inputs[i]);
-    json_t *options = json_pack("{s:o, s:f, s:f, s:I, s:I, s:I, s:s}", "seed",
+    json_t *options = json_pack("{s:o, s:f, s:f, s:I, s:I, s:I, s:s, s:i}", "seed",
         json_sprintf("%llu", (unsigned long long)o->seed), "validation", o->validation, "test", o->test,
         "height", (json_int_t)o->height, "width", (json_int_t)o->width, "channels", (json_int_t)o->channels,
-        "filter", filter);
+        "filter", filter, "decoding", DECODING);
     if (o->partition_by && options)
         json_object_set_new(options, "partition_by", json_string(o->partition_by));
     if (work->form.encoded && options)

@@ -260,8 +260,11 @@ static LsStatus read_any(const json_t *schema, const char *path, LsRows *out)
     Input input;
     LS_TRY(recognize(kind ? kind : "", path, &input));
     if (!kind || (input == INPUT_CSV) != (strcmp(kind, "csv") == 0))
-        return LS_FAIL(LS_BAD_DATA, "%s: the file is %s JPEG, PNG or IDX, the training data was %s", path,
-            input == INPUT_CSV ? "no" : "a", kind ? kind : "of no known kind");
+        return LS_FAIL(LS_BAD_DATA, "%s is %s, the training data was %s", path,
+            input == INPUT_CSV          ? "no JPEG, PNG or IDX file"
+            : ls_directory_exists(path) ? "a directory"
+                                        : "a JPEG, PNG or IDX file",
+            kind ? kind : "of no known kind");
     switch (input) {
     case INPUT_IDX:
         return read_idx(schema, path, out);

@@ -233,10 +233,10 @@ static void test_images(void **state)
     write_bytes(in_directory("cut"), images, size - 1);
     assert_int_equal(ls_rows_read(schema, in_directory("cut"), &rows), LS_BAD_DATA);
     assert_fails(ls_rows_read(schema, write_text("text.csv", "a,b\n1,2\n"), &rows), LS_BAD_DATA,
-        "the file is no JPEG, PNG or IDX, the training data was idx");
+        "is no JPEG, PNG or IDX file, the training data was idx");
     LsDataset *dataset = import_small(true);
     assert_fails(ls_rows_read(ls_dataset_info(dataset)->schema, in_directory("images"), &rows), LS_BAD_DATA,
-        "the file is a JPEG, PNG or IDX, the training data was csv");
+        "is a JPEG, PNG or IDX file, the training data was csv");
     ls_dataset_close(dataset);
     json_decref(floats);
     json_decref(taller);

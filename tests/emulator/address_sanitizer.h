@@ -11,12 +11,21 @@
 #endif
 #endif
 
-#ifdef LS_ADDRESS_SANITIZER
+#ifdef LS_ADDRESS_SANITIZER // the functions: the macros do nothing in a file that is not instrumented
 #include <sanitizer/asan_interface.h>
 #else
 #include <stddef.h>
-#define ASAN_POISON_MEMORY_REGION(address, bytes) ((void)(address), (void)(bytes))
-#define ASAN_UNPOISON_MEMORY_REGION(address, bytes) ((void)(address), (void)(bytes))
+
+static inline void __asan_poison_memory_region(void const volatile *begin, size_t bytes)
+{
+    (void)begin, (void)bytes;
+}
+
+static inline void __asan_unpoison_memory_region(void const volatile *begin, size_t bytes)
+{
+    (void)begin, (void)bytes;
+}
+
 // The first poisoned byte of a range; NULL: none.
 static inline void *__asan_region_is_poisoned(void *begin, size_t bytes)
 {

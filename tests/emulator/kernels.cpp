@@ -246,8 +246,8 @@ char *dynamic_begin()
 void lay_out_dynamic_shared()
 {
     char *all = dynamic_end() - LS_SHARED_BYTES_OPT_IN;
-    ASAN_POISON_MEMORY_REGION(all, LS_SHARED_BYTES_OPT_IN);
-    ASAN_UNPOISON_MEMORY_REGION(dynamic_begin(), kernel.shared_bytes);
+    __asan_poison_memory_region(all, LS_SHARED_BYTES_OPT_IN);
+    __asan_unpoison_memory_region(dynamic_begin(), kernel.shared_bytes);
 }
 
 // A read of what the block did not write gives NaN, or an index that is out of all bounds.

@@ -253,11 +253,11 @@ static cudaError_t allocate(size_t bytes, bool pending, void **out)
     list_pages();
     const char *from = round_down(base, huge_page), *to = round_up(base + span, huge_page);
     protect(from, to, PROT_READ | PROT_WRITE); // also when the rest is open
-    ASAN_UNPOISON_MEMORY_REGION(base, span);
+    __asan_unpoison_memory_region(base, span);
     memset(base, FRESH, bytes);
     memset(base + bytes, GUARDED, span - bytes);
     size_t usable = pending ? 0 : bytes;
-    ASAN_POISON_MEMORY_REGION(base + usable, (size_t)(to - base) - usable);
+    __asan_poison_memory_region(base + usable, (size_t)(to - base) - usable);
     if (!open_depth)
         protect(from, to, PROT_NONE);
     *out = base;
@@ -266,7 +266,7 @@ static cudaError_t allocate(size_t bytes, bool pending, void **out)
 
 static void check_guard(const Allocation *allocation)
 {
-    ASAN_UNPOISON_MEMORY_REGION(allocation->base, allocation->span);
+    __asan_unpoison_memory_region(allocation->base, allocation->span);
     for (size_t i = allocation->bytes; i < allocation->span; i++)
         if ((unsigned char)allocation->base[i] != GUARDED)
             ls_emulator_fault("something wrote %zu bytes beyond the end of an allocation of %zu bytes at %p",
@@ -304,7 +304,7 @@ static void release(Allocation *allocation)
     }
     fill_fresh(base, from < end ? from : end); // what shares a page with a neighbour stays open
     fill_fresh(to, end);
-    ASAN_POISON_MEMORY_REGION(base, (size_t)(end - base));
+    __asan_poison_memory_region(base, (size_t)(end - base));
     ls_memory_close();
 }
 
@@ -364,7 +364,7 @@ static bool come_alive(void *context)
 {
     Allocation *allocation = find(&device_table, context, 0);
     allocation->pending = false;
-    ASAN_UNPOISON_MEMORY_REGION(allocation->base, allocation->bytes);
+    __asan_unpoison_memory_region(allocation->base, allocation->bytes);
     return true;
 }
 

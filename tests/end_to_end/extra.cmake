@@ -1,10 +1,6 @@
 # The whole program from outside: one Python program for each subject, run alone with a deadline.
 add_library(slow_steps MODULE end_to_end/slow_steps.c)
-# What is loaded into a launcher as well, which has no sanitizer, can have none.
-set_source_files_properties(end_to_end/slow_steps.c supervisor/abort_at_step.c PROPERTIES COMPILE_OPTIONS -fno-sanitize=all)
-foreach(library IN ITEMS slow_steps abort_at_step)
-  target_link_libraries(${library} PRIVATE -fno-sanitize=all)
-endforeach()
+lockstep_preloaded(slow_steps end_to_end/slow_steps.c)
 target_include_directories(slow_steps PRIVATE $<TARGET_PROPERTY:DNNL::dnnl,INTERFACE_INCLUDE_DIRECTORIES>)
 target_link_libraries(slow_steps PRIVATE lockstep_flags ${CMAKE_DL_LIBS})
 file(GLOB end_to_end_tests CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/end_to_end/test_*.py)

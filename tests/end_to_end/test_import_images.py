@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pathlib
+import shutil
 import signal
 import struct
 import tarfile
@@ -99,12 +100,17 @@ class ImportImages(Case):
         self.assert_refused(self.import_("in", "--validation", "0.1", code=2), "splits")
         self.write_classes("in/test", 1, classes=("z",))
         self.assert_refused(self.import_("in", code=BAD_DATA), "class z has no training image")
+        self.write("in/Val.txt", "no directory")
+        (self.dir / "in/valid").symlink_to("nowhere")
+        shutil.rmtree(self.dir / "in/test")
+        self.write("in/test", "no directory")
+        self.assertIn("8 training, 4 validation", self.import_("in", "--force").stdout)
         self.write_classes("in/notes", 1)
         self.assert_refused(self.import_("in", code=BAD_DATA), "beside the splits train and val", '"notes"')
 
     def test_class_called_train(self):
         self.write_classes("in", 1, classes=("car", "train"))
-        self.import_("in")
+        self.assertIn("train is taken for a class", self.import_("in").stderr)
         self.assertEqual(list(self.read()[1]), [0, 1])
 
     def test_statistics_of_channels(self):
@@ -158,8 +164,11 @@ class ImportImages(Case):
         (self.dir / "in/a/0003.png").unlink()
         (self.dir / "in/a/0003.png").symlink_to(self.dir / "nowhere.png")
         result = self.import_("in")
-        self.assertIn("a/0003.png: No such file or directory; the image is left out", result.stderr)
+        self.assertIn("a/0003.png is a link to nothing; the image is left out", result.stderr)
         self.assertIn("99 training", result.stdout)
+        (self.dir / "in/a/0003.png").unlink()
+        (self.dir / "in/a/0003.png").symlink_to("0003.png")
+        self.assertIn("a/0003.png is a link to nothing", self.import_("in", "--force").stderr)
 
     def test_names_that_move_the_cursor(self):
         self.write_classes("in", 1)
@@ -216,6 +225,12 @@ class ImportImages(Case):
             numpy.testing.assert_array_equal(x, pixels[:4])
             self.assertEqual(list(y), [2, 1, 2, 0])  # classes 0, 2, 10, in the order of numbers
             self.assertEqual(list(self.read("validation")[1]), [1])
+
+    def test_shard_for_training_whose_name_has_val(self):
+        self.shard("testset.tar", [("0.png", png(picture(0))), ("0.cls", b"0"), ("1.png", png(picture(1))), ("1.cls", b"1")])
+        result = self.import_("testset.tar")
+        self.assertEqual(result.stderr.count("testset.tar is a shard for training"), 1)
+        self.assertIn("2 training", result.stdout)
 
     def test_path_tricks(self):
         """Names are text: nothing is written but the output, whatever they look like, and links are not followed."""
@@ -372,7 +387,7 @@ class ImportImages(Case):
         self.write("large-idx", harness.idx(pixels.shape, pixels.tobytes()))
         self.assertEqual(self.predictions("large-idx"), ("line", {"1": large["more/deep/large, wide.png"]}))
         self.write("more/broken.png", png(picture(8))[:60])
-        for given, word in (("more", "more/broken.png"), ("again.h5", "no JPEG, PNG or IDX"), ("none.png", "none.png")):
+        for given, word in (("more", "more/broken.png"), ("again.h5", "no JPEG, PNG or IDX file"), ("none.png", "none.png")):
             code = 66 if given == "none.png" else BAD_DATA
             self.assert_refused(self.run_lockstep("predict", "--checkpoint", "run-1", given, code=code), word)
         os.mkfifo(self.dir / "pipe")

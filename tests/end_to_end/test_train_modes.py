@@ -132,9 +132,12 @@ class Images(Modes):
         self.assertGreater(self.status("fast")["eval"]["accuracy"], 0.6)
 
     def test_max_epochs(self):
-        self.train("epochs", "train.max_steps=0", "train.max_epochs=2.5")
         # 2.5 epochs of 600 samples in batches of 64.
-        self.assertEqual(self.status("epochs")["step"], math.ceil(2.5 * 600 / 64))
+        steps = math.ceil(2.5 * 600 / 64)
+        for warmup, told in ((steps - 1, False), (steps, True)):
+            result = self.train(f"epochs-{warmup}", "train.max_steps=0", "train.max_epochs=2.5", f"schedule.warmup_steps={warmup}")
+            self.assertEqual(self.status(f"epochs-{warmup}")["step"], steps)
+            self.assertEqual(f"schedule.warmup_steps is {steps}, and the run ends after {steps} steps" in result.stderr, told)
 
     def test_early_stopping(self):
         """A rate of zero never gets better: the first evaluation is the best, and patience ends the run."""

@@ -1,4 +1,5 @@
 // Faults that a GPU answers with silence are planted in kernels here, and the emulated GPU must see each one.
+#include "address_sanitizer.h"
 #include "kernel_test.h"
 
 #include <math.h>
@@ -69,6 +70,13 @@ void write_behind_dynamic_shared(void)
     (void)cudaDeviceSynchronize();
 }
 
+// It is laid out in 16 bytes.
+void write_in_the_padding_of_dynamic_shared(void)
+{
+    (void)launch(dim3(1), dim3(1), sizeof(float), write_dynamic_at, (size_t)1);
+    (void)cudaDeviceSynchronize();
+}
+
 void use_dynamic_shared_that_was_not_asked_for(void)
 {
     run(1, write_dynamic_at, (size_t)0);
@@ -91,10 +99,12 @@ void out_of_bounds_shared_memory_is_seen(void **)
 {
     expect_crash(write_behind_dynamic_shared);
     expect_crash(use_dynamic_shared_that_was_not_asked_for);
-#ifdef __SANITIZE_ADDRESS__
+#ifdef LS_ADDRESS_SANITIZER
     expect_crash(write_behind_static_shared);
+    expect_crash(write_in_the_padding_of_dynamic_shared);
 #else
     (void)write_behind_static_shared;
+    (void)write_in_the_padding_of_dynamic_shared;
 #endif
 }
 

@@ -92,8 +92,9 @@ typedef struct LsRows {
     size_t rows, row_bytes;
     void *x; // [rows][features] of the schema's feature type; NULL: image files, which ls_rows_fetch decodes
     void *y; // labels or targets when every row has one (as in the data set), else NULL
-    uint64_t
-        *lines; // [rows] of the input: where in a CSV file the row begins, or the sample's number; from 1
+    // [rows] of the input: where in a CSV file the row begins, or the sample's number; from 1. NULL: the rows
+    // have names.
+    uint64_t *lines;
     const char **names;          // [rows] paths of image files; NULL: the rows are not files
     size_t dropped;              // rows left out for missing values (LS_MISSING_DROP)
     size_t unseen;               // categories that the training split lacks; their features are all zero
@@ -104,7 +105,7 @@ typedef struct LsRows {
 // JPEG and PNG files, directories of these, and CIFAR's binary files where the data set was made of such. All
 // but the last are recognised by content. The label column may be missing; CSV columns are found by name in
 // any order and others are ignored (without header: by position). Image files are listed, not decoded. Freed
-// by ls_rows_free. LS_NO_INPUT, LS_BAD_DATA.
+// by ls_rows_free. LS_NO_INPUT, LS_IO, LS_BAD_DATA.
 LsStatus ls_rows_read(const json_t *schema, const char *path, LsRows *out);
 
 // Rows [first, first + count) to x [count][row_bytes]. Image files are brought to the samples' size as
