@@ -214,10 +214,10 @@ class Preempted(Case):
         """Each evaluation is given up at once when the run is asked to stop in it, and made by a later attempt."""
         self.write("config.yaml", CONFIG.replace("max_steps: 60", "max_steps: 40, early_stopping: 9").replace(
             "checkpoint: {every: 20", "checkpoint: {every: 30").replace(
-                "eval: {every: 20, quick_samples: 100, batch: 40}", "eval: {every: 20, quick_samples: 0, batch: 1}"))
+                "eval: {every: 20, quick_samples: 100, batch: 40}", "eval: {every: 20, quick_samples: 100, batch: 1}"))
         result = harness.finish(self.start("whole", ranks=3))
         self.assertEqual(result.code, 0, str(result))
-        # Of three evaluations, at step 20, at step 40 and at the end, the first is asked to stop twice.
+        # Of three evaluations, of a part at step 20 and step 40 and of all at the end, the first is asked to stop twice.
         self.take_time(product=20, since=20)
         self.stop_in_evaluation(3, 20, [])
         self.take_time(product=20)

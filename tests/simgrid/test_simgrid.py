@@ -97,7 +97,7 @@ class Checker:
         self.folder = pathlib.Path(folder)
         self.failed = self.compared = 0
         sources = [STEP, *sorted((ROOT / "collectives").glob("plan*.c")),
-                   *(ROOT / "runtime" / "base" / name for name in ("memory.c", "status.c"))]
+                   *(ROOT / "runtime" / "base" / name for name in ("memory.c", "status.c", "text.c"))]
         words = ["-D_GNU_SOURCE", "-std=gnu11", "-O2", "-Wall", "-I", ROOT / "collectives" / "include", "-I",
                  ROOT / "runtime" / "base" / "include", *sources, "-lm"]
         run("smpicc", *words, "-o", self.folder / "live")
