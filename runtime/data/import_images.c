@@ -99,8 +99,7 @@ static LsStatus open_old(LsImageImport *work)
     if (status == LS_OK && !same_form(old, &work->form))
         status = LS_FAIL(LS_USAGE,
             "data import: %s does not hold images of %zu x %zu with %zu channels as this version decodes "
-            "them; "
-            "say the same, or another file",
+            "them; say the same, or another file",
             options->output, work->form.height, work->form.width, work->form.channels);
     if (status == LS_OK)
         status = choose_kind(work, old);
